@@ -1,0 +1,122 @@
+// The machine as the layers above see it: Device, Stream, Event, Buffer. kernels/cpu and kernels/cuda implement it.
+// All work is asynchronous; order comes from streams and events alone.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "kernels/ops.h"
+
+namespace longhaul {
+
+/// The name of an ordering edge between streams; offload/edges.h lists them all. Tests drop edges by name.
+struct Edge {
+  std::string_view name;
+};
+
+/// A point in a stream's work. Waiting refers to the latest record() made before the wait; an event never recorded is
+/// already passed.
+class Event {
+ public:
+  virtual ~Event() = default;
+};
+
+enum class CopyKind { host_to_device, device_to_host, device_to_device };
+
+/// A strided copy: `height` pieces of `width` bytes. With height 1 the pitches do not matter.
+struct CopyArgs {
+  void* dst;
+  const void* src;
+  std::int64_t width;
+  std::int64_t height = 1;
+  std::int64_t dst_pitch = 0;  // bytes between pieces
+  std::int64_t src_pitch = 0;
+  CopyKind kind = CopyKind::device_to_device;
+};
+
+/// Work in order. Every call enqueues and returns; arguments are copied, what they point to must stay until it has run.
+/// An operator's failure surfaces as an exception at the next host_wait of the device.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  virtual void copy(const CopyArgs&) = 0;
+  virtual void record(Event&) = 0;
+  virtual void wait(const Event&, Edge) = 0;
+
+  virtual void launch(const EmbedArgs&) = 0;
+  virtual void launch(const RmsNormArgs&) = 0;
+  virtual void launch(const LinearArgs&) = 0;
+  virtual void launch(const RopeArgs&) = 0;
+  virtual void launch(const SiluMulArgs&) = 0;
+  virtual void launch(const AppendArgs&) = 0;
+  virtual void launch(const AttendArgs&) = 0;
+  virtual void launch(const MergeArgs&) = 0;
+  virtual void launch(const FinishArgs&) = 0;
+  virtual void launch(const SampleArgs&) = 0;
+};
+
+/// What a device has done since it was made.
+struct DeviceCounters {
+  std::int64_t h2d_bytes = 0, d2h_bytes = 0;
+  std::int64_t launches = 0, copies = 0;
+  std::int64_t host_waits = 0;                  // times the host blocked on the device
+  std::map<std::string, double> busy_seconds;   // by stream name: running copies and operators
+  std::map<std::string, double> stall_seconds;  // by edge name: a stream or the host standing at that wait
+};
+
+class Device;
+
+/// Device memory, given back in the destructor. Moves; never copies; has no default state.
+class Buffer {
+ public:
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&&) = delete;
+  ~Buffer();
+  std::byte* data() const { return data_; }
+  std::int64_t size() const { return size_; }
+
+ private:
+  friend class Device;
+  Buffer(Device& device, std::byte* data, std::int64_t size) : device_(&device), data_(data), size_(size) {}
+  Device* device_;
+  std::byte* data_;
+  std::int64_t size_;
+};
+
+class Device {
+ public:
+  explicit Device(std::int64_t budget) : budget_(budget) {}
+  Device(const Device&) = delete;
+  virtual ~Device() = default;
+
+  virtual std::string describe() const = 0;
+  virtual std::unique_ptr<Stream> make_stream(std::string_view name) = 0;
+  virtual std::unique_ptr<Event> make_event() = 0;
+
+  /// Blocks the calling thread until `event` has passed; rethrows what failed on any stream before it.
+  virtual void host_wait(const Event& event, Edge edge) = 0;
+  /// Makes [data, data + bytes) reachable by DMA, in chunks; nothing stays pinned when it throws.
+  virtual void pin(std::byte* data, std::int64_t bytes) = 0;
+  virtual void unpin(std::byte* data) noexcept = 0;
+  virtual DeviceCounters counters() const = 0;
+
+  /// Debits the budget. Throws OutOfMemory{what, bytes, left}.
+  Buffer allocate(std::int64_t bytes, std::string_view what);
+  std::int64_t budget() const { return budget_; }
+  std::int64_t used_bytes() const { return used_; }
+  std::int64_t peak_bytes() const { return peak_; }
+
+ protected:
+  virtual std::byte* raw_allocate(std::int64_t bytes) = 0;  // null when the machine refuses
+  virtual void raw_free(std::byte* data, std::int64_t bytes) noexcept = 0;
+
+ private:
+  friend class Buffer;
+  std::int64_t budget_, used_ = 0, peak_ = 0;
+};
+
+}  // namespace longhaul
