@@ -1,0 +1,51 @@
+// All KV memory, laid out once: run with counting arenas it is the plan, with carving arenas the use.
+#pragma once
+#include "kernels/arena.h"
+#include "offload/layout.h"
+#include "offload/row_block.h"
+
+namespace longhaul {
+
+struct KvBuffers {
+  /// `chunk`: most tokens attended in one call.
+  KvBuffers(const KvShape& shape, const KvLayout& layout, std::int64_t chunk, Arena& device, Arena& host)
+      : shape(shape), layout(layout),
+        prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows),
+        ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows),
+        staging(device, "kv staging slots", shape, 2, layout.tile_rows),
+        prefill(device, "kv prefill buffers", shape, 2, layout.capacity),
+        host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows()),
+        state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
+              device.take<float>(chunk * shape.q_heads, "attention state"),
+              device.take<float>(chunk * shape.q_heads, "attention state")} {}
+
+  std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
+  KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
+    return prefix.tile(outer(slot, layer), first, first, rows);
+  }
+  KvTile host_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
+    return host.tile(outer(slot, layer), first - layout.prefix_rows, first, rows);
+  }
+  /// [first, first + rows) must not cross the ring's end: cut at multiples of ring_rows.
+  KvTile ring_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
+    return ring.tile(outer(slot, layer), first % layout.ring_rows, first, rows);
+  }
+
+  KvShape shape;
+  KvLayout layout;
+  RowBlock prefix, ring, staging, prefill;  // device
+  RowBlock host;
+  AttnState state;
+};
+
+/// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
+template <class F>
+void for_each_piece(std::int64_t begin, std::int64_t end, std::int64_t step, const F& f) {
+  while (begin < end) {
+    std::int64_t rows = std::min(end, begin / step * step + step) - begin;
+    f(begin, rows);
+    begin += rows;
+  }
+}
+
+}  // namespace longhaul

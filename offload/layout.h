@@ -1,0 +1,32 @@
+// Where each row of a session lives: resident prefix [0, prefix), host store [prefix, window_begin(n)), recent window
+// [window_begin(n), n). Disjoint, and together all n rows (design law 4).
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "offload/policy.h"
+#include "offload/shape.h"
+
+namespace longhaul {
+
+struct KvLayout {
+  std::int64_t sessions;     // slots
+  std::int64_t capacity;     // rows of one session
+  std::int64_t prefix_rows;  // resident rows; capacity when everything is
+  std::int64_t ring_rows;    // of the recent window; 0 when everything is resident
+  std::int64_t tile_rows;    // of a staging slot; 0 when everything is resident
+
+  bool all_resident() const { return prefix_rows >= capacity; }
+  std::int64_t host_rows() const { return capacity - prefix_rows; }
+
+  /// First row of the recent window of a session with n rows: a multiple of kAttendBlock, or prefix_rows.
+  std::int64_t window_begin(std::int64_t n) const {
+    std::int64_t oldest = (std::max<std::int64_t>(n - ring_rows, 0) + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
+    return all_resident() ? n : std::max(prefix_rows, oldest);
+  }
+};
+
+/// The layout of `sessions` slots of `capacity` rows with `resident` (a share) of them on the device.
+KvLayout make_layout(const KvPolicy& policy, double resident, std::int64_t sessions, std::int64_t capacity);
+
+}  // namespace longhaul

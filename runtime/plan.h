@@ -1,0 +1,40 @@
+// The memory plan: what an engine will take, to the byte, before anything is allocated or loaded.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/arena.h"
+#include "offload/layout.h"
+#include "runtime/model_config.h"
+
+namespace longhaul {
+
+struct EngineOptions {
+  KvPolicy policy;
+  DType activations = DType::bf16;
+  std::int64_t max_len = 0;         // rows a session may need: longest prompt + answer
+  std::int64_t max_sessions = 1;    // decoded together
+  std::int64_t prefill_chunk = 512; // tokens a prefill pushes through a layer at a time
+  double resident = 0;              // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
+};
+
+struct MemoryPlan {
+  std::vector<Arena::Item> device, host;
+  std::int64_t device_bytes = 0, host_bytes = 0;
+  std::string table() const;  // item, bytes; one line each, totals last
+};
+
+KvShape kv_shape(const ModelConfig& config, DType act);
+MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
+
+struct Budget {
+  std::int64_t device, host;  // bytes
+};
+
+/// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as far
+/// as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the
+/// longest context that fits.
+EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
+
+}  // namespace longhaul

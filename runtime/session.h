@@ -1,0 +1,40 @@
+// One sequence being answered: its tokens, how they are sampled, when it ends. Owned by the caller; the engine holds its
+// KV rows in `slot`.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace longhaul {
+
+enum class Finish { none, stop, length };
+
+class Session {
+ public:
+  /// `sampling.step` is ignored; max_tokens >= 1 counts answer tokens, an end token included.
+  Session(std::int64_t slot, std::vector<std::int32_t> prompt, const SampleParams& sampling, std::int64_t max_tokens,
+          std::vector<std::int32_t> eos);
+
+  std::int64_t slot() const { return slot_; }
+  std::int64_t prompt_size() const { return prompt_; }
+  /// Prompt and answer, the end token included.
+  const std::vector<std::int32_t>& tokens() const { return tokens_; }
+  std::int64_t answer_size() const { return static_cast<std::int64_t>(tokens_.size()) - prompt_; }
+  Finish finish() const { return finish_; }
+  bool done() const { return finish_ != Finish::none; }
+
+  /// Rows in the KV cache: all tokens but the newest answer token.
+  std::int64_t rows() const { return rows_; }
+  SampleParams next_sampling() const;
+  /// The engine gives the token it has sampled after `rows` rows.
+  void accept(std::int32_t token, std::int64_t rows);
+
+ private:
+  std::int64_t slot_, prompt_, rows_ = 0, max_tokens_;
+  std::vector<std::int32_t> tokens_, eos_;
+  SampleParams sampling_;
+  Finish finish_ = Finish::none;
+};
+
+}  // namespace longhaul
