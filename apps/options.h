@@ -1,0 +1,42 @@
+// The flags that run and batch share, their config file, and what they resolve to once the model's files are known.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kernels/device.h"
+#include "runtime/model_files.h"
+#include "runtime/plan.h"
+
+namespace longhaul {
+
+struct Options {
+  std::string model, device = "auto", policy = "stream", activations = "bf16", log_level = "info";
+  std::optional<std::int64_t> gpu_memory, host_memory;  // bytes
+  std::optional<std::int64_t> max_model_len, max_tokens;
+  std::optional<double> temperature, top_p;
+  std::optional<std::int64_t> top_k;
+  std::int64_t seed = 0, prefill_chunk = 512;
+  double cpu_link = 0;  // GB/s; 0: as fast as memory
+  std::string config;
+  bool print_config = false;
+};
+
+void add_options(CLI::App& verb, Options& options);
+/// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
+bool finish_options(CLI::App& verb, const Options& options);
+
+SampleParams sampling(const Options& options, const GenerationDefaults& defaults);
+std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaults);
+/// Most tokens of prompt and answer together.
+std::int64_t context(const Options& options, const ModelConfig& config);
+
+/// The budgets given, or what the machine has.
+Budget budget(const Options& options);
+/// Engine options that fit the budget. `wanted_sessions` may be lowered.
+EngineOptions engine_options(const Options& options, const ModelConfig& config, const Budget& budget,
+                             std::int64_t longest, std::int64_t wanted_sessions);
+std::unique_ptr<Device> make_device(const Options& options, const Budget& budget);
+
+}  // namespace longhaul
