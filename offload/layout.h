@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/ops.h"
 #include "offload/policy.h"
 #include "offload/shape.h"
 

@@ -29,6 +29,8 @@ class Session {
   SampleParams next_sampling() const;
   /// The engine gives the token it has sampled after `rows` rows.
   void accept(std::int32_t token, std::int64_t rows);
+  /// Teacher forcing: the newest answer token becomes `token`, and the session goes on whatever it is.
+  void force(std::int32_t token);
 
  private:
   std::int64_t slot_, prompt_, rows_ = 0, max_tokens_;

@@ -1,0 +1,34 @@
+// One decode step: a new row for each session, attended with all rows before it in ascending order: the resident prefix,
+// the streamed tiles, the recent window. A block of the window goes to the host store when its last row is written.
+#pragma once
+#include "offload/kv_cache.h"
+#include "offload/prefetcher.h"
+
+namespace longhaul {
+
+class DecodePass final : public KvPass {
+ public:
+  DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
+
+  void begin(std::span<const Span> spans);
+  void begin_layer(std::int64_t) override {}
+  void append(std::int64_t layer, const Span& span, const void* qkv) override;
+  void attend(std::int64_t layer, const Span& span, const void* qkv, void* out) override;
+  void end_layer(std::int64_t) override {}
+  void end() override;
+
+ private:
+  SlotState& state(const Span& span) { return slots_[static_cast<std::size_t>(span.slot)]; }
+  Event& flushed(const Span& span, std::int64_t row);
+  bool in_ring(std::int64_t row) const { return row >= buffers_.layout.prefix_rows; }
+  bool fills_block(const Span& span) const { return in_ring(span.pos) && (span.pos + 1) % kAttendBlock == 0; }
+
+  Streams streams_;
+  const KvBuffers& buffers_;
+  std::vector<SlotState>& slots_;
+  Prefetcher prefetcher_;
+  std::unique_ptr<Event> row_written_;
+  std::vector<Span> spans_;
+};
+
+}  // namespace longhaul

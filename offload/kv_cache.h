@@ -1,0 +1,48 @@
+// The façade: where the KV rows of all sessions are, and the walks that write and read them. Owns no memory of its own;
+// KvBuffers' arenas do. Driven by one host thread.
+#pragma once
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "offload/kv_buffers.h"
+#include "offload/kv_pass.h"
+#include "offload/streams.h"
+
+namespace longhaul {
+
+class PrefillPass;
+class DecodePass;
+
+/// What the store stream has done for one session slot; shared by the passes.
+struct SlotState {
+  std::unique_ptr<Event> prefilled;            // store: prefix, window and host rows of the prompt are in place
+  std::vector<std::unique_ptr<Event>> flushed;  // [ring block] store: the block is on the host
+  bool prefill_pending = false;                // no stream has waited for `prefilled` yet
+  std::int64_t stored = 0;                     // rows before this are on the host, or on their way
+  std::int64_t fetchable = 0;                  // rows before this the fetch stream may read without another wait
+};
+
+class KvCache {
+ public:
+  KvCache(Device& device, const Streams& streams, const KvBuffers& buffers);
+  KvCache(KvCache&&) = delete;
+  ~KvCache();
+
+  /// A prompt of `rows` tokens into `slot`, replacing what the slot held. All its spans, layer by layer, then end().
+  KvPass& begin_prefill(std::int64_t slot, std::int64_t rows);
+  /// One token for each span. Spans must be attended in this order in each layer.
+  KvPass& begin_decode(std::span<const Span> spans);
+
+ private:
+  std::vector<SlotState> slots_;
+  std::unique_ptr<PrefillPass> prefill_;
+  std::unique_ptr<DecodePass> decode_;
+};
+
+/// Operator arguments that both passes fill the same way.
+AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst);
+AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh);
+FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out);
+
+}  // namespace longhaul

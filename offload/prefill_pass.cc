@@ -1,0 +1,70 @@
+#include "offload/prefill_pass.h"
+
+#include "kernels/base/error.h"
+#include "offload/edges.h"
+
+namespace longhaul {
+
+PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers,
+                         std::vector<SlotState>& slots)
+    : streams_(streams), buffers_(buffers), slots_(slots), chunk_written_(device.make_event()),
+      layer_stored_{device.make_event(), device.make_event()} {}
+
+void PrefillPass::begin(std::int64_t slot, std::int64_t rows) {
+  check(rows >= 1 && rows <= buffers_.layout.capacity, "a prompt must fit its slot");
+  slot_ = slot;
+  rows_ = rows;
+}
+
+KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
+  return buffers_.layout.all_resident() ? buffers_.prefix_tile(slot_, layer, first, count)
+                                        : buffers_.prefill.tile(layer % 2, first, first, count);
+}
+
+void PrefillPass::begin_layer(std::int64_t layer) {
+  streams_.compute.wait(*layer_stored_[static_cast<std::size_t>(layer % 2)], edge::kLayerFree);
+}
+
+void PrefillPass::append(std::int64_t layer, const Span& span, const void* qkv) {
+  streams_.compute.launch(append_args(buffers_.shape, span, qkv, rows(layer, span.pos, span.tokens)));
+  if (buffers_.layout.all_resident()) return;
+  streams_.compute.record(*chunk_written_);
+  streams_.store.wait(*chunk_written_, edge::kChunkWritten);
+  store_rows(layer, span.pos, span.pos + span.tokens);
+}
+
+void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end) {
+  const KvLayout& layout = buffers_.layout;
+  auto store = [&](std::int64_t first, std::int64_t last, CopyKind kind, auto place) {
+    if (first < last)
+      copy_rows(streams_.store, buffers_.shape, place(first, last - first), rows(layer, first, last - first), kind);
+  };
+  store(begin, std::min(end, layout.prefix_rows), CopyKind::device_to_device,
+        [&](auto first, auto n) { return buffers_.prefix_tile(slot_, layer, first, n); });
+  store(std::max(begin, layout.prefix_rows), end, CopyKind::device_to_host,
+        [&](auto first, auto n) { return buffers_.host_tile(slot_, layer, first, n); });
+  for_each_piece(std::max(begin, layout.window_begin(rows_)), end, layout.ring_rows, [&](auto first, auto n) {
+    store(first, first + n, CopyKind::device_to_device,
+          [&](auto f, auto k) { return buffers_.ring_tile(slot_, layer, f, k); });
+  });
+}
+
+void PrefillPass::attend(std::int64_t layer, const Span& span, const void* qkv, void* out) {
+  streams_.compute.launch(
+      attend_args(buffers_, span, qkv, rows(layer, 0, span.pos + span.tokens), /*fresh=*/true));
+  streams_.compute.launch(finish_args(buffers_, span, out));
+}
+
+void PrefillPass::end_layer(std::int64_t layer) {
+  streams_.store.record(*layer_stored_[static_cast<std::size_t>(layer % 2)]);
+}
+
+void PrefillPass::end() {
+  SlotState& slot = slots_[static_cast<std::size_t>(slot_)];
+  streams_.store.record(*slot.prefilled);
+  slot.prefill_pending = true;
+  slot.stored = rows_;
+  slot.fetchable = 0;
+}
+
+}  // namespace longhaul

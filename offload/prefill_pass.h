@@ -1,0 +1,33 @@
+// Prefill, layers outermost: the rows of one layer stand in one of two device buffers while they are attended, and leave
+// on the store stream behind the next layer's compute. When every row is resident they are written to their place at once.
+#pragma once
+#include <array>
+
+#include "offload/kv_cache.h"
+
+namespace longhaul {
+
+class PrefillPass final : public KvPass {
+ public:
+  PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
+
+  void begin(std::int64_t slot, std::int64_t rows);
+  void begin_layer(std::int64_t layer) override;
+  void append(std::int64_t layer, const Span& span, const void* qkv) override;
+  void attend(std::int64_t layer, const Span& span, const void* qkv, void* out) override;
+  void end_layer(std::int64_t layer) override;
+  void end() override;
+
+ private:
+  KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
+  void store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end);
+
+  Streams streams_;
+  const KvBuffers& buffers_;
+  std::vector<SlotState>& slots_;
+  std::unique_ptr<Event> chunk_written_;
+  std::array<std::unique_ptr<Event>, 2> layer_stored_;  // by buffer
+  std::int64_t slot_ = 0, rows_ = 0;
+};
+
+}  // namespace longhaul

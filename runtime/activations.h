@@ -1,0 +1,62 @@
+// What a walk through the layers needs beside weights and KV rows. Device memory of the arena, laid out once; the host
+// side is what a step sends and gets back.
+#pragma once
+#include "kernels/arena.h"
+#include "kernels/ops.h"
+#include "runtime/plan.h"
+
+namespace longhaul {
+
+/// Input of a decode step or of a prefill's sampling, one run so that one copy brings it over.
+struct StepInput {
+  std::int32_t* ids;        // [rows]
+  std::int32_t* positions;  // [rows]
+
+  StepInput(std::int64_t rows, Arena& arena)
+      : ids(arena.take<std::int32_t>(rows, "token ids")), positions(arena.take<std::int32_t>(rows, "token ids")) {}
+};
+
+struct Activations {
+  Activations(const ModelConfig& c, const EngineOptions& o, Arena& device, Arena& host)
+      : rows(std::max(o.max_len, o.max_sessions)), chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
+        act(o.activations),
+        hidden(device.take_bytes(rows * c.hidden * size_of(act), "hidden states")),
+        normed(scratch(device, c.hidden)),
+        qkv(scratch(device, (c.q_heads + 2 * c.kv_heads) * c.head_dim)),
+        attended(scratch(device, c.q_heads * c.head_dim)),
+        gate_up(scratch(device, 2 * c.intermediate)),
+        inner(scratch(device, c.intermediate)),
+        logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
+        inv_freq(device.take<float>(o.max_sessions * c.head_dim / 2, "rope table")),
+        params(device.take<SampleParams>(o.max_sessions, "sampling")),
+        sampled(device.take<std::int32_t>(o.max_sessions, "sampling")),
+        input(rows, device),
+        host_inv_freq(host.take<float>(o.max_sessions * c.head_dim / 2, "step input and output")),
+        host_params(host.take<SampleParams>(o.max_sessions, "step input and output")),
+        host_sampled(host.take<std::int32_t>(o.max_sessions, "step input and output")),
+        host_input(rows, host) {}
+
+  std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
+
+  std::int64_t rows, chunk;
+  DType act;
+  std::byte* hidden;                                  // [rows, hidden] act
+  std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act
+  float* logits;                                      // [max_sessions, vocab]
+  float* inv_freq;                                    // [max_sessions, head_dim / 2]
+  SampleParams* params;                               // [max_sessions]
+  std::int32_t* sampled;                              // [max_sessions]
+  StepInput input;
+
+  float* host_inv_freq;
+  SampleParams* host_params;
+  std::int32_t* host_sampled;
+  StepInput host_input;
+
+ private:
+  std::byte* scratch(Arena& device, std::int64_t width) const {
+    return device.take_bytes(chunk * width * size_of(act), "layer scratch");
+  }
+};
+
+}  // namespace longhaul

@@ -1,0 +1,233 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
+#include "offload/edges.h"
+#include "offload/kv_cache.h"
+#include "runtime/engine_memory.h"
+#include "runtime/layer.h"
+
+namespace longhaul {
+namespace {
+
+/// Host memory that the device can reach by DMA.
+class PinnedMemory {
+ public:
+  PinnedMemory(Device& device, std::int64_t bytes) : device_(device), memory_(bytes, "host memory") {
+    if (bytes > 0) device_.pin(memory_.data(), bytes);
+  }
+  PinnedMemory(PinnedMemory&&) = delete;
+  ~PinnedMemory() {
+    if (memory_.size() > 0) device_.unpin(memory_.data());
+  }
+  std::byte* data() const { return memory_.data(); }
+
+ private:
+  Device& device_;
+  HostMemory memory_;
+};
+
+/// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
+double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
+  const double linear = static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
+  const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
+  return tokens * (linear + attention);
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  Impl(Device& device, const ModelConfig& config, const Safetensors& file, const EngineOptions& options)
+      : device(device), config(config), options(options), plan(plan_memory(config, options)),
+        device_memory(device.allocate(plan.device_bytes, "device memory")), host_memory(device, plan.host_bytes),
+        device_arena(device_memory.data(), plan.device_bytes, "device arena"),
+        host_arena(host_memory.data(), plan.host_bytes, "host arena"),
+        memory(this->config, this->options, device_arena, host_arena), compute(device.make_stream("compute")),
+        fetch(device.make_stream("fetch")), store(device.make_stream("store")), token_ready(device.make_event()),
+        cache(device, {*compute, *fetch, *store}, memory.kv),
+        layer(this->config, memory.kv.shape, memory.weights, memory.act) {
+    check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
+    for (auto& event : paced) event = device.make_event();
+    memory.weights.load(device, *fetch, file);
+    send_frequencies(0, 1, {});
+  }
+
+  bool length_dependent_rope() const { return config.rope.type == RopeType::dynamic; }
+
+  /// Rope tables for rows of these lengths (an empty list: one table, lengths do not matter).
+  void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
+    const std::int64_t half = config.head_dim / 2;
+    for (std::int64_t i = first; i < first + rows; ++i) {
+      auto table = rope_frequencies(config.rope, config.head_dim, config.max_position,
+                                    lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
+      std::ranges::copy(table, memory.act.host_inv_freq + i * half);
+    }
+    send(memory.act.inv_freq + first * half, memory.act.host_inv_freq + first * half, rows * half);
+  }
+
+  template <class T>
+  void send(T* to, const T* from, std::int64_t count) {
+    compute->copy({.dst = to, .src = from, .width = count * static_cast<std::int64_t>(sizeof(T)),
+                   .kind = CopyKind::host_to_device});
+  }
+
+  /// Embeds `rows` rows whose ids and positions are in host_input.
+  void embed(std::int64_t rows) {
+    const Activations& act = memory.act;
+    send(act.input.ids, act.host_input.ids, rows);
+    send(act.input.positions, act.host_input.positions, rows);
+    compute->launch(EmbedArgs{.ids = act.input.ids, .table = memory.weights.embedding(), .out = act.hidden,
+                              .act = act.act, .tokens = rows, .hidden = config.hidden, .vocab = config.vocab});
+  }
+
+  /// Samples the `rows` rows of logits and waits for the tokens: the one host wait of a step.
+  void sample(std::int64_t rows) {
+    const Activations& act = memory.act;
+    send(act.params, act.host_params, rows);
+    compute->launch(SampleArgs{.logits = act.logits, .params = act.params, .out = act.sampled, .tokens = rows,
+                               .vocab = config.vocab});
+    compute->copy({.dst = act.host_sampled, .src = act.sampled, .width = rows * 4, .kind = CopyKind::device_to_host});
+    compute->record(*token_ready);
+    device.host_wait(*token_ready, edge::kTokenReady);
+  }
+
+  void accept(Session& session, std::int64_t row, std::int64_t rows) {
+    const std::int32_t token = memory.act.host_sampled[row];
+    if (token < 0)
+      throw UserError(Exit::bad_model, "the model gave no finite logits after {} tokens; its weights or the activation "
+                                       "type {} are at fault", rows, name_of(options.activations));
+    session.accept(token, rows);
+  }
+
+  /// Brings the logits of hidden rows [first, first + rows) to the host, in groups that fit the logits buffer.
+  void tap_rows(std::int64_t first, std::int64_t rows) {
+    const std::int64_t group = std::min(options.max_sessions, memory.act.chunk);
+    for (std::int64_t done = 0; done < rows; done += group) {
+      const std::int64_t n = std::min(group, rows - done);
+      layer.head(*compute, first + done, n);
+      tapped.resize(static_cast<std::size_t>(n * config.vocab));
+      compute->copy({.dst = tapped.data(), .src = memory.act.logits, .width = n * config.vocab * 4,
+                     .kind = CopyKind::device_to_host});
+      compute->record(*token_ready);
+      device.host_wait(*token_ready, {"logits_tapped"});
+      tap(n, tapped.data());
+    }
+  }
+
+  void prefill(Session& session, const PrefillReport& report);
+  void step(std::span<Session* const> sessions);
+
+  static constexpr std::int64_t kPaced = 8;  // chunks enqueued ahead of the device in prefill
+
+  Device& device;
+  ModelConfig config;
+  EngineOptions options;
+  MemoryPlan plan;
+  Buffer device_memory;
+  PinnedMemory host_memory;
+  Arena device_arena, host_arena;
+  EngineMemory memory;
+  std::unique_ptr<Stream> compute, fetch, store;
+  std::unique_ptr<Event> token_ready;
+  std::array<std::unique_ptr<Event>, kPaced> paced;
+  KvCache cache;
+  Layer layer;
+  LogitsTap tap;
+  std::vector<float> tapped;
+};
+
+void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
+  const Activations& act = memory.act;
+  const std::int64_t n = session.prompt_size();
+  check(session.rows() == 0 && session.slot() < options.max_sessions, "a fresh session in a slot that exists");
+  check(n <= options.max_len, "the prompt fits the plan");
+  for (std::int64_t i = 0; i < n; ++i) {
+    act.host_input.ids[i] = session.tokens()[static_cast<std::size_t>(i)];
+    act.host_input.positions[i] = static_cast<std::int32_t>(i);
+  }
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
+  embed(n);
+
+  double total = 0, done = 0;
+  for (std::int64_t pos = 0; pos < n; pos += act.chunk)
+    total += chunk_work(config, pos, std::min(act.chunk, n - pos)) * static_cast<double>(config.layers);
+  std::array<double, kPaced> work{};
+  std::int64_t enqueued = 0;
+  auto pace = [&](std::int64_t chunk) {  // wait for a chunk enqueued kPaced ago
+    device.host_wait(*paced[chunk % kPaced], edge::kPrefillPaced);
+    done += std::exchange(work[chunk % kPaced], 0);
+    if (report && done > 0) report({done, total});
+  };
+
+  KvPass& kv = cache.begin_prefill(session.slot(), n);
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    kv.begin_layer(l);
+    for (std::int64_t pos = 0; pos < n; pos += act.chunk, ++enqueued) {
+      const Span span{.slot = session.slot(), .pos = pos, .tokens = std::min(act.chunk, n - pos), .row = pos};
+      pace(enqueued);
+      layer.run(*compute, l, {.row = pos, .tokens = span.tokens, .spans = {&span, 1}, .own_frequencies = false}, kv);
+      compute->record(*paced[enqueued % kPaced]);
+      work[enqueued % kPaced] = chunk_work(config, pos, span.tokens);
+    }
+    kv.end_layer(l);
+  }
+  kv.end();
+  for (std::int64_t i = 0; i < kPaced; ++i) pace(enqueued + i);
+
+  if (tap) tap_rows(0, n);
+  layer.head(*compute, n - 1, 1);
+  act.host_params[0] = session.next_sampling();
+  sample(1);
+  accept(session, 0, n);
+}
+
+void Engine::Impl::step(std::span<Session* const> sessions) {
+  const Activations& act = memory.act;
+  const auto count = static_cast<std::int64_t>(sessions.size());
+  check(count >= 1 && count <= options.max_sessions, "a step has between one and max_sessions sessions");
+  std::vector<Span> spans;
+  std::vector<std::int64_t> lengths;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const Session& session = *sessions[static_cast<std::size_t>(i)];
+    check(!session.done() && session.rows() >= 1, "only a prefilled session that is not done takes a step");
+    act.host_input.ids[i] = session.tokens().back();
+    act.host_input.positions[i] = static_cast<std::int32_t>(session.rows());
+    act.host_params[i] = session.next_sampling();
+    spans.push_back({.slot = session.slot(), .pos = session.rows(), .tokens = 1, .row = i});
+    lengths.push_back(session.rows() + 1);
+  }
+  if (length_dependent_rope()) send_frequencies(0, count, lengths);
+  embed(count);
+  KvPass& kv = cache.begin_decode(spans);
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    kv.begin_layer(l);
+    layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()}, kv);
+    kv.end_layer(l);
+  }
+  kv.end();
+  if (tap) tap_rows(0, count);
+  else layer.head(*compute, 0, count);
+  sample(count);
+  for (std::int64_t i = 0; i < count; ++i) {
+    Session& session = *sessions[static_cast<std::size_t>(i)];
+    accept(session, i, session.rows() + 1);
+  }
+}
+
+Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(device, config, weights, options)) {}
+Engine::~Engine() = default;
+
+void Engine::prefill(Session& session, const PrefillReport& report) { impl_->prefill(session, report); }
+void Engine::step(std::span<Session* const> sessions) { impl_->step(sessions); }
+void Engine::set_logits_tap(LogitsTap tap) { impl_->tap = std::move(tap); }
+const EngineOptions& Engine::options() const { return impl_->options; }
+const MemoryPlan& Engine::plan() const { return impl_->plan; }
+const ModelConfig& Engine::config() const { return impl_->config; }
+Device& Engine::device() const { return impl_->device; }
+
+}  // namespace longhaul

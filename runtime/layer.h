@@ -1,0 +1,37 @@
+// One decoder layer, for a prefill chunk and for a decode step alike. It sees the KV cache through KvPass only.
+#pragma once
+#include <span>
+
+#include "offload/kv_pass.h"
+#include "runtime/activations.h"
+#include "runtime/weights.h"
+
+namespace longhaul {
+
+/// Consecutive rows of the hidden states that go through a layer together, and the spans of sessions they belong to.
+struct Chunk {
+  std::int64_t row, tokens;
+  std::span<const Span> spans;
+  bool own_frequencies;  // each row has its own rope table (decode with a rope type that depends on the length)
+};
+
+class Layer {
+ public:
+  Layer(const ModelConfig& config, const KvShape& shape, const Weights& weights, const Activations& act)
+      : config_(config), shape_(shape), weights_(weights), act_(act) {}
+
+  /// hidden rows of `chunk` += attention, then += feed-forward. Enqueues on `compute` and what `kv` enqueues.
+  void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
+  /// Logits of `tokens` rows from `row` on, to act.logits (at most its rows).
+  void head(Stream& compute, std::int64_t row, std::int64_t tokens) const;
+
+ private:
+  void norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64_t tokens) const;
+
+  const ModelConfig& config_;
+  const KvShape& shape_;
+  const Weights& weights_;
+  const Activations& act_;
+};
+
+}  // namespace longhaul

@@ -1,0 +1,100 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "runtime/engine_memory.h"
+
+namespace longhaul {
+
+KvShape kv_shape(const ModelConfig& c, DType act) {
+  return {.layers = c.layers, .q_heads = c.q_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .act = act};
+}
+
+MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options) {
+  Arena device, host;
+  EngineMemory layout(config, options, device, host);
+  return {.device = device.items(), .host = host.items(), .device_bytes = device.used(), .host_bytes = host.used()};
+}
+
+std::string MemoryPlan::table() const {
+  std::string out;
+  auto part = [&](const char* place, const std::vector<Arena::Item>& items, std::int64_t total) {
+    for (const Arena::Item& item : items)
+      if (item.bytes > 0) out += fmt::format("{:<7} {:<22} {:>12}\n", place, item.name, format_bytes(item.bytes));
+    out += fmt::format("{:<7} {:<22} {:>12}\n", place, "total", format_bytes(total));
+  };
+  part("device", device, device_bytes);
+  part("host", host, host_bytes);
+  return out;
+}
+
+namespace {
+
+bool fits(const MemoryPlan& plan, const Budget& budget) {
+  return plan.device_bytes <= budget.device && plan.host_bytes <= budget.host;
+}
+
+/// The largest x in [low, high] with good(x), or low - 1; good is true up to some point and false after it.
+template <class Good>
+std::int64_t last_true(std::int64_t low, std::int64_t high, const Good& good) {
+  std::int64_t below = low - 1;
+  while (below < high) {
+    std::int64_t middle = below + (high - below + 1) / 2;
+    if (good(middle)) below = middle;
+    else high = middle - 1;
+  }
+  return below;
+}
+
+/// Chooses options.resident; false when no share that the policy allows fits.
+bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+  auto with = [&](double share) {
+    options.resident = share;
+    return fits(plan_memory(config, options), budget);
+  };
+  if (options.policy.resident) return with(*options.policy.resident);
+  if (with(1)) return true;
+  // More resident rows take device memory and give host memory back, so only the device's bound is monotonic. Step by
+  // attend block; a little over, so that the layout's rounding down gives just that many blocks.
+  const std::int64_t blocks = ceil_div(options.max_len, kAttendBlock);
+  auto share = [&](std::int64_t n) { return (static_cast<double>(n) + 0.5) / static_cast<double>(blocks); };
+  std::int64_t n = last_true(0, blocks - 1, [&](std::int64_t n) {
+    options.resident = share(n);
+    return plan_memory(config, options).device_bytes <= budget.device;
+  });
+  return n >= 0 && with(share(n));
+}
+
+/// The plan with the least device memory that the policy allows (for "auto": nothing resident).
+MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
+  options.max_sessions = 1;
+  options.resident = options.policy.resident.value_or(0);
+  return plan_memory(config, options);
+}
+
+}  // namespace
+
+EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  for (std::int64_t sessions = options.max_sessions; sessions >= 1; --sessions) {
+    options.max_sessions = sessions;
+    if (fit_resident(config, options, budget)) return options;
+  }
+  const MemoryPlan need = smallest(config, options);
+  const std::int64_t longest = last_true(1, options.max_len, [&](std::int64_t len) {
+    EngineOptions shorter = options;
+    shorter.max_len = len;
+    return fits(smallest(config, shorter), budget);
+  });
+  const std::string fitting = longest >= 1 ? fmt::format("the longest context that fits is {} tokens", longest)
+                                           : std::string("no context fits");
+  throw UserError(Exit::plan_does_not_fit,
+                  "a context of {} tokens under policy '{}' needs {} of device and {} of host memory; available are {} and "
+                  "{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
+                  options.max_len, options.policy.name, format_bytes(need.device_bytes), format_bytes(need.host_bytes),
+                  format_bytes(budget.device), format_bytes(budget.host), fitting,
+                  ceil_div(need.device_bytes, 1 << 20), ceil_div(need.host_bytes, 1 << 20));
+}
+
+}  // namespace longhaul

@@ -1,0 +1,221 @@
+// The laws of the pipeline (DESIGN.md): what changes where rows live and when they move changes no token.
+#include <cstring>
+
+#include "offload/edges.h"
+#include "offload/layout.h"
+#include "runtime/engine_memory.h"
+#include "tests/support/catch.h"
+#include "tests/support/tiny_model.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+/// Same tokens, and the same bits in every logit they were sampled from.
+bool same(const RunResult& a, const RunResult& b) {
+  if (a.tokens != b.tokens || a.logits.size() != b.logits.size()) return false;
+  for (std::size_t i = 0; i < a.logits.size(); ++i)
+    if (a.logits[i].size() != b.logits[i].size() ||
+        std::memcmp(a.logits[i].data(), b.logits[i].data(), a.logits[i].size() * 4) != 0)
+      return false;
+  return true;
+}
+
+double nmse(const std::vector<float>& got, const std::vector<float>& want) {
+  double error = 0, reference = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    reference += want[i] * want[i];
+  }
+  return error / reference;
+}
+
+/// Prompts around the ends of blocks, and one that begins inside the first block.
+const std::vector<std::int64_t> kPrompts{1, 63, 64, 65, 150};
+
+}  // namespace
+
+TEST_CASE("law 1: tile size, window and resident share change no bit") {
+  const DType act = GENERATE(DType::bf16, DType::f32);
+  const RunResult dense = run_tiny({.policy = "dense", .activations = act, .prompts = kPrompts});
+  for (double resident : {0.0, 0.4, 1.0})
+    for (std::int64_t tile : {64, 128, 1024})
+      for (std::int64_t recent : {64, 192}) {
+        CAPTURE(resident, tile, recent, name_of(act));
+        CHECK(same(run_tiny({.resident = resident, .tile_rows = tile, .recent_rows = recent, .activations = act,
+                             .prompts = kPrompts, .device = {.poison = true}}),
+                   dense));
+      }
+}
+
+TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover [0, n)") {
+  for (std::int64_t capacity : {1, 64, 100, 640})
+    for (double resident : {0.0, 0.1, 0.5, 0.9, 1.0})
+      for (std::int64_t recent : {64, 128, 256}) {
+        const KvLayout layout = make_layout({.name = "", .tile_rows = 128, .recent_rows = recent}, resident, 1, capacity);
+        std::int64_t before = 0;
+        for (std::int64_t n = 1; n <= layout.capacity; ++n) {
+          CAPTURE(capacity, resident, recent, n);
+          const std::int64_t prefix = std::min(n, layout.prefix_rows);
+          const std::int64_t window = std::min(n, layout.window_begin(n));
+          REQUIRE(prefix <= window);                               // staged rows are [prefix, window)
+          REQUIRE((prefix == n || window < n));                    // the newest row is on the device
+          REQUIRE((window % kAttendBlock == 0 || window == n));    // pieces start at attend blocks
+          REQUIRE((layout.all_resident() || n - window <= layout.ring_rows || window == prefix));
+          REQUIRE((prefix == n || n - window <= layout.ring_rows));
+          REQUIRE(window >= before);                               // rows never come back into the window
+          before = window == n ? 0 : window;
+        }
+      }
+}
+
+TEST_CASE("law 5: random delays on every stream change no token") {
+  const RunOptions plain{.resident = 0.3, .prompts = {100, 70}, .steps = 70};
+  const RunResult expected = run_tiny(plain);
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    RunOptions delayed = plain;
+    delayed.device = {.delays = {{.stream = "", .microseconds = 300, .every = 1, .random = true}}, .poison = true, .seed = seed};
+    CAPTURE(seed);
+    CHECK(same(run_tiny(delayed), expected));
+  }
+}
+
+TEST_CASE("law 6: dropping any single wait makes the output wrong") {
+  const RunOptions plain{.prompts = {100}, .steps = 110, .device = {.poison = true}};
+  const RunResult expected = run_tiny(plain);
+  const std::vector<CpuDelay> profiles{{.stream = "compute", .microseconds = 150},
+                                       {.stream = "fetch", .microseconds = 1500},
+                                       {.stream = "store", .microseconds = 20000}};
+  auto with = [&](const CpuDelay& delay, std::string_view drop) {
+    RunOptions options = plain;
+    options.device.delays = {delay};
+    options.device.drop_wait = drop;
+    return options;
+  };
+  for (const CpuDelay& delay : profiles) CHECK(same(run_tiny(with(delay, "")), expected));
+  for (const Edge& edge : edge::kAll) {
+    bool noticed = false;
+    for (const CpuDelay& delay : profiles) {
+      if (noticed) break;
+      try {
+        noticed = !same(run_tiny(with(delay, edge.name)), expected);
+      } catch (const std::exception&) {
+        noticed = true;  // a poisoned read became a sampled token of -1, or an id outside the vocabulary
+      }
+    }
+    CAPTURE(edge.name);
+    CHECK(noticed);
+  }
+}
+
+TEST_CASE("law 7: the plan is the use, byte for byte") {
+  const ModelConfig config = load_model_config(tiny_model_dir());
+  const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  for (double resident : {0.0, 0.5, 1.0})
+    for (std::int64_t sessions : {1, 3}) {
+      const EngineOptions options = engine_options(
+          {.resident = resident, .prompts = std::vector<std::int64_t>(static_cast<std::size_t>(sessions), 200)});
+      const MemoryPlan plan = plan_memory(config, options);
+      auto device = make_cpu_device({.budget = plan.device_bytes});  // not a byte more
+      Engine engine(*device, config, weights, options);
+      std::vector<Session> all;
+      for (std::int64_t i = 0; i < sessions; ++i) all.emplace_back(i, random_prompt(200, 1), SampleParams{}, 20, std::vector<std::int32_t>{});
+      for (Session& s : all) engine.prefill(s);
+      CHECK(device->used_bytes() == plan.device_bytes);
+      CHECK(device->peak_bytes() == plan.device_bytes);
+      auto short_device = make_cpu_device({.budget = plan.device_bytes - 1});
+      CHECK_THROWS_AS(Engine(*short_device, config, weights, options), OutOfMemory);
+    }
+}
+
+TEST_CASE("law 9: prefill of n + 1 tokens equals prefill of n and a decode step") {
+  for (std::int64_t n : {1, 63, 64, 129}) {
+    RunOptions options{.activations = DType::f32, .prompts = {n}, .steps = 1};
+    const RunResult stepped = run_tiny(options);
+
+    auto device = make_cpu_device();
+    const ModelConfig config = load_model_config(tiny_model_dir());
+    EngineOptions eo = engine_options(options);
+    Engine engine(*device, config, Safetensors::open_model(tiny_model_dir()), eo);
+    std::vector<std::int32_t> longer(stepped.tokens[0].begin(), stepped.tokens[0].begin() + n + 1);
+    Session session(0, longer, {}, 1, {});
+    std::vector<float> last;
+    engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
+      last.assign(logits + (rows - 1) * config.vocab, logits + rows * config.vocab);
+    });
+    engine.prefill(session);
+    CAPTURE(n);
+    CHECK(nmse(last, {stepped.logits[0].begin() + config.vocab, stepped.logits[0].end()}) < 1e-10);
+    CHECK(session.tokens().back() == stepped.tokens[0].back());
+  }
+}
+
+TEST_CASE("law 10: a batch of sessions equals single runs") {
+  for (const char* policy : {"dense", "stream"}) {
+    RunOptions options{.policy = policy, .resident = 0.3, .prompts = {150, 1, 64, 97, 30}, .steps = 80};
+    const RunResult batch = run_tiny(options);
+    options.together = false;
+    CAPTURE(policy);
+    CHECK(same(batch, run_tiny(options)));
+  }
+}
+
+TEST_CASE("law 11: one host wait per decode step") {
+  auto device = make_cpu_device();
+  const RunOptions options{.resident = 0.2, .prompts = {150, 90}, .steps = 40};
+  Engine engine(*device, load_model_config(tiny_model_dir()), Safetensors::open_model(tiny_model_dir()),
+                engine_options(options));
+  Session a(0, random_prompt(150, 1), {}, 41, {}), b(1, random_prompt(90, 2), {}, 41, {});
+  engine.prefill(a);
+  engine.prefill(b);
+  const std::int64_t before = device->counters().host_waits;
+  Session* both[] = {&a, &b};
+  for (int i = 0; i < 40; ++i) engine.step(both);
+  CHECK(device->counters().host_waits - before == 40);
+}
+
+TEST_CASE("stream moves the bytes that its layout says, and dense none") {
+  const TinyShape s;
+  for (double resident : {0.0, 1.0}) {
+    auto device = make_cpu_device();
+    const EngineOptions eo = engine_options({.resident = resident, .prompts = {200}, .steps = 10});
+    Engine engine(*device, load_model_config(tiny_model_dir()), Safetensors::open_model(tiny_model_dir()), eo);
+    Session session(0, random_prompt(200, 1), {}, 11, {});
+    engine.prefill(session);
+    const std::int64_t before = device->counters().h2d_bytes;
+    Session* one = &session;
+    engine.step({&one, 1});
+    const KvLayout layout = make_layout(eo.policy, resident, 1, eo.max_len);
+    const std::int64_t rows = std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
+    const std::int64_t input = 4 + 4 + static_cast<std::int64_t>(sizeof(SampleParams));  // id, position, sampling
+    CHECK(device->counters().h2d_bytes - before == rows * s.layers * s.kv_heads * 2 * s.head_dim * 2 + input);
+  }
+}
+
+TEST_CASE("fit_to_budget fills the device and says what is missing") {
+  const ModelConfig config = load_model_config(tiny_model_dir());
+  EngineOptions options = engine_options({.prompts = {2000, 2000}});
+  options.policy.resident.reset();  // auto
+  EngineOptions all = fit_to_budget(config, options, {std::int64_t{1} << 40, std::int64_t{1} << 40});
+  CHECK(all.resident == 1.0);
+  const std::int64_t full = plan_memory(config, all).device_bytes;
+  std::int64_t last = 0;
+  for (std::int64_t budget = full; budget > 0; budget -= full / 16) {
+    try {
+      const EngineOptions fitted = fit_to_budget(config, options, {budget, std::int64_t{1} << 40});
+      const MemoryPlan plan = plan_memory(config, fitted);
+      CAPTURE(budget, fitted.resident, fitted.max_sessions);
+      CHECK(plan.device_bytes <= budget);
+      EngineOptions more = fitted;  // one more block of resident rows would not fit
+      more.resident += 64.0 / static_cast<double>(round_up(options.max_len, 64));
+      if (more.resident < 1) CHECK(plan_memory(config, more).device_bytes > budget);
+      last = budget;
+    } catch (const UserError& e) {
+      CHECK(e.code == Exit::plan_does_not_fit);
+      CHECK(std::string(e.what()).find("longest context") + std::string(e.what()).find("no context") > 0);
+      CHECK(std::string(e.what()).find('\n') == std::string::npos);
+    }
+  }
+  CHECK(last > 0);
+}

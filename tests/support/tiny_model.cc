@@ -1,0 +1,135 @@
+#include "tests/support/tiny_model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+namespace longhaul::test {
+
+TempDir::TempDir() {
+  std::string name = (std::filesystem::temp_directory_path() / "longhaul-test-XXXXXX").string();
+  if (!mkdtemp(name.data())) throw std::runtime_error("no temporary folder");
+  path_ = name;
+}
+TempDir::~TempDir() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void write_tiny_model(const std::filesystem::path& dir, const TinyShape& s, std::uint64_t seed) {
+  nlohmann::json config = {{"model_type", "llama"}, {"architectures", {"LlamaForCausalLM"}}, {"hidden_size", s.hidden},
+                           {"num_hidden_layers", s.layers}, {"num_attention_heads", s.q_heads},
+                           {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
+                           {"intermediate_size", s.intermediate}, {"vocab_size", s.vocab}, {"hidden_act", "silu"},
+                           {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"rope_scaling", nullptr},
+                           {"max_position_embeddings", 4096}, {"tie_word_embeddings", false},
+                           {"torch_dtype", "bfloat16"}, {"bos_token_id", 0}, {"eos_token_id", 1}};
+  std::ofstream(dir / "config.json") << config.dump(1);
+
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  nlohmann::json header;
+  std::vector<bf16> data;
+  auto add = [&](const std::string& name, std::vector<std::int64_t> shape, float scale, float mean = 0) {
+    std::int64_t count = 1;
+    for (std::int64_t d : shape) count *= d;
+    const std::size_t begin = data.size() * 2;
+    for (std::int64_t i = 0; i < count; ++i) data.push_back(to_bf16(mean + scale * normal(random)));
+    header[name] = {{"dtype", "BF16"}, {"shape", shape}, {"data_offsets", {begin, data.size() * 2}}};
+  };
+  auto linear = [&](const std::string& name, std::int64_t out, std::int64_t in) {
+    add(name + ".weight", {out, in}, 1.5f / std::sqrt(static_cast<float>(in)));  // attention peaks, as trained ones do
+  };
+  add("model.embed_tokens.weight", {s.vocab, s.hidden}, 1);
+  add("model.norm.weight", {s.hidden}, 0.1f, 1);
+  linear("lm_head", s.vocab, s.hidden);
+  for (std::int64_t l = 0; l < s.layers; ++l) {
+    const std::string p = "model.layers." + std::to_string(l) + ".";
+    add(p + "input_layernorm.weight", {s.hidden}, 0.1f, 1);
+    add(p + "post_attention_layernorm.weight", {s.hidden}, 0.1f, 1);
+    linear(p + "self_attn.q_proj", s.q_heads * s.head_dim, s.hidden);
+    linear(p + "self_attn.k_proj", s.kv_heads * s.head_dim, s.hidden);
+    linear(p + "self_attn.v_proj", s.kv_heads * s.head_dim, s.hidden);
+    linear(p + "self_attn.o_proj", s.hidden, s.q_heads * s.head_dim);
+    linear(p + "mlp.gate_proj", s.intermediate, s.hidden);
+    linear(p + "mlp.up_proj", s.intermediate, s.hidden);
+    linear(p + "mlp.down_proj", s.hidden, s.intermediate);
+  }
+  const std::string text = header.dump();
+  const std::uint64_t size = text.size();
+  std::ofstream out(dir / "model.safetensors", std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&size), 8);
+  out << text;
+  out.write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size() * 2));
+}
+
+const std::filesystem::path& tiny_model_dir() {
+  static const TempDir dir;
+  static const bool written = (write_tiny_model(dir.path(), {}, 7), true);
+  (void)written;
+  return dir.path();
+}
+
+std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab) {
+  std::mt19937_64 random(seed);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
+  for (auto& id : ids) id = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(vocab));
+  return ids;
+}
+
+EngineOptions engine_options(const RunOptions& o) {
+  KvPolicy policy = load_policy(o.policy);
+  policy.tile_rows = o.tile_rows;
+  policy.recent_rows = o.recent_rows;
+  return {.policy = policy,
+          .activations = o.activations,
+          .max_len = *std::ranges::max_element(o.prompts) + o.steps + 1,
+          .max_sessions = static_cast<std::int64_t>(o.prompts.size()),
+          .prefill_chunk = o.prefill_chunk,
+          .resident = o.policy == "dense" ? 1 : o.resident};
+}
+
+RunResult run_tiny(const RunOptions& o) {
+  auto device = make_cpu_device(o.device);
+  const ModelConfig config = load_model_config(tiny_model_dir());
+  Engine engine(*device, config, Safetensors::open_model(tiny_model_dir()), engine_options(o));
+  const std::size_t count = o.prompts.size();
+  RunResult result{.tokens = {}, .logits = std::vector<std::vector<float>>(count)};
+  std::vector<Session> sessions;
+  for (std::size_t i = 0; i < count; ++i)
+    sessions.emplace_back(static_cast<std::int64_t>(i), random_prompt(o.prompts[i], i), SampleParams{}, o.steps + 1,
+                          std::vector<std::int32_t>{});
+
+  for (std::size_t i = 0; i < count; ++i) {
+    std::vector<float> last;
+    engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
+      last.assign(logits + (rows - 1) * config.vocab, logits + rows * config.vocab);
+    });
+    engine.prefill(sessions[i]);
+    result.logits[i] = last;
+  }
+  auto decode = [&](std::vector<std::size_t> which) {
+    std::vector<Session*> batch;
+    for (std::size_t i : which) batch.push_back(&sessions[i]);
+    engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        auto& to = result.logits[which[static_cast<std::size_t>(r)]];
+        to.insert(to.end(), logits + r * config.vocab, logits + (r + 1) * config.vocab);
+      }
+    });
+    for (std::int64_t s = 0; s < o.steps; ++s) engine.step(batch);
+  };
+  std::vector<std::size_t> all(count);
+  for (std::size_t i = 0; i < count; ++i) all[i] = i;
+  if (o.together) decode(all);
+  else
+    for (std::size_t i : all) decode({i});
+  for (const Session& session : sessions) result.tokens.push_back(session.tokens());
+  return result;
+}
+
+}  // namespace longhaul::test

@@ -1,0 +1,59 @@
+// A small random model as files in a temporary folder, and runs of it: what the laws are tested on.
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/cpu_device.h"
+#include "runtime/engine.h"
+
+namespace longhaul::test {
+
+/// A folder that goes with the object.
+class TempDir {
+ public:
+  TempDir();
+  TempDir(const TempDir&) = delete;
+  ~TempDir();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct TinyShape {
+  std::int64_t layers = 3, hidden = 32, q_heads = 4, kv_heads = 2, head_dim = 16, intermediate = 48, vocab = 64;
+};
+
+/// config.json and model.safetensors with weights drawn from `seed`.
+void write_tiny_model(const std::filesystem::path& dir, const TinyShape& shape, std::uint64_t seed);
+
+/// The same model for all tests of the process.
+const std::filesystem::path& tiny_model_dir();
+
+std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab = 64);
+
+struct RunOptions {
+  std::string policy = "stream";
+  double resident = 0;
+  std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
+  DType activations = DType::bf16;
+  std::int64_t prefill_chunk = 48;
+  std::vector<std::int64_t> prompts{100};  // length of each session's prompt
+  std::int64_t steps = 110;
+  bool together = true;  // decode the sessions as one batch, else one after the other
+  CpuDeviceOptions device;
+};
+
+struct RunResult {
+  std::vector<std::vector<std::int32_t>> tokens;  // [session] prompt and answer
+  std::vector<std::vector<float>> logits;         // [session] of every sampled position, [steps + 1, vocab] flat
+  bool operator==(const RunResult&) const = default;
+};
+
+/// Prefills every session, then decodes greedily. Bits of all logits that tokens were sampled from are kept.
+RunResult run_tiny(const RunOptions& options);
+EngineOptions engine_options(const RunOptions& options);
+
+}  // namespace longhaul::test
