@@ -33,6 +33,10 @@ std::string parse_complaint(const json::exception& error) {
 
 bool is_lfs_pointer(std::string_view head) { return head.starts_with("version https://git-lfs"); }
 
+std::string quoted(const std::string& text) {
+  return shorten(json(text).dump(-1, ' ', false, json::error_handler_t::replace), 120);
+}
+
 json parse_json(std::string_view text, const std::string& where, Exit exit) {
   std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
   auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
@@ -40,7 +44,8 @@ json parse_json(std::string_view text, const std::string& where, Exit exit) {
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
     if (event == json::parse_event_t::key && !keys.back().insert(parsed.get_ref<const std::string&>()).second)
-      throw UserError(exit, "{}: the key {} appears twice in one object", where, shorten(parsed.dump(), 120));
+      throw UserError(exit, "{}: the key {} appears twice in one object", where,
+                      quoted(parsed.get_ref<const std::string&>()));
     return true;
   };
   try {
@@ -145,14 +150,13 @@ void JsonObject::only(const std::string& key, std::initializer_list<json> accept
     if (*value == one) return;
     list += (list.empty() ? "" : " or ") + one.dump();
   }
-  refuse(key, list);
+  refuse(key, list.empty() ? "none: it is not supported" : list);
 }
 
 void JsonObject::finish() const {
   for (const auto& [key, value] : object_.items())
     if (!taken_.contains(key))
-      throw UserError(exit_, "{}: the key {} is unknown, so what it asks for would be ignored", where_,
-                      shorten(json(key).dump(), 120));
+      throw UserError(exit_, "{}: the key {} is unknown, so what it asks for would be ignored", where_, quoted(key));
 }
 
 void JsonObject::missing(const std::string& key) const {

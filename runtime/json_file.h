@@ -19,6 +19,9 @@ namespace longhaul {
 /// True for the first bytes of a file that Git LFS left in place of the real one.
 bool is_lfs_pointer(std::string_view head);
 
+/// Text out of a file, fit for a message: in quotes, escaped, shortened past 120 bytes.
+std::string quoted(const std::string& text);
+
 /// Parses one JSON document. `where` (a file, a file and line) begins every message. Besides the grammar: no key twice
 /// in an object, at most 64 levels deep, no number too large to hold. Throws UserError{exit}.
 nlohmann::json parse_json(std::string_view text, const std::string& where, Exit exit = Exit::bad_model);
