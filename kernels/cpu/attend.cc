@@ -120,7 +120,7 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
 }  // namespace
 
 void attend(const AttendArgs& a) {
-  check(a.kv.first % kAttendBlock == 0, "attend: a tile starts on an attend block");
+  check(a.kv.first % kAttendBlock == 0 || a.kv.rows == 0, "attend: a tile starts on an attend block");
   check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
   if (a.tokens <= kDecodeTokens) return decode(a);
   const std::int64_t blocks = ceil_div(a.tokens, kQueryBlock);
