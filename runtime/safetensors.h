@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace longhaul {
@@ -42,7 +43,9 @@ class Safetensors {
   struct File {
     std::filesystem::path path;
     int fd;
+    std::int64_t bytes;  // when it was opened
   };
+  void add_file(const std::filesystem::path& file);
   std::vector<File> files_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
