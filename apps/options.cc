@@ -123,12 +123,19 @@ std::int64_t context(const Options& o, const ModelConfig& config) {
   return o.max_model_len.value_or(config.max_position);
 }
 
-Budget budget(const Options& o) {
-  constexpr std::int64_t kReserve = std::int64_t{1} << 30;  // for the process itself and its neighbours
+Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
+  constexpr std::int64_t kReserve = std::int64_t{1} << 30;
+  check_device(device);
   std::int64_t available = available_host_memory();
   Budget budget;
-  budget.device = o.gpu_memory.value_or(available / 2);
-  budget.host = o.host_memory.value_or(std::max<std::int64_t>(available - kReserve - budget.device, 0));
+  budget.device = device_memory.value_or(available / 2);
+  budget.host = std::max<std::int64_t>(available - kReserve - budget.device, 0);
+  return budget;
+}
+
+Budget budget(const Options& o) {
+  Budget budget = available_budget(o.device, o.gpu_memory);
+  budget.host = o.host_memory.value_or(budget.host);
   return budget;
 }
 
@@ -143,10 +150,11 @@ EngineOptions engine_options(const Options& o, const ModelConfig& config, const 
   return fit_to_budget(config, engine, budget);
 }
 
-std::unique_ptr<Device> make_device(const Options& o, const Budget& budget) {
+std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
+  check_device(name);
   CpuDeviceOptions cpu;
-  cpu.budget = budget.device;
-  cpu.link_bytes_per_second = o.cpu_link * 1e9;
+  cpu.budget = budget;
+  cpu.link_bytes_per_second = link * 1e9;
   return make_cpu_device(std::move(cpu));
 }
 

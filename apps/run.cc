@@ -77,7 +77,7 @@ void run(const PromptOptions& o) {
   check_context(length, answer, context(o, model.config));
   Budget limits = budget(o);
   EngineOptions options = engine_options(o, model.config, limits, length + answer, 1);
-  std::unique_ptr<Device> device = make_device(o, limits);
+  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits, length));

@@ -90,7 +90,8 @@ std::vector<Message> messages_of(const nlohmann::json* list, const std::string& 
     JsonObject fields(item, here, Exit::usage);
     std::string role = fields.require("role", fields.text("role"));
     if (role != "system" && role != "user" && role != "assistant")
-      throw UserError(Exit::usage, "{}: role {} is unknown; known: system, user, assistant", here, quoted(role));
+      throw UserError(Exit::usage, "{}: role {} is unknown; known: system, user, assistant", here,
+                      longhaul::quoted(role));
     messages.push_back({std::move(role), content_of(fields.take("content"), here)});
     fields.finish();
   }
@@ -183,7 +184,7 @@ std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths) {
   for (const BatchRequest& request : requests)
     if (auto [at, fresh] = seen.emplace(request.custom_id, &request); !fresh)
       throw UserError(Exit::usage, "{} and {} have the same custom_id {}", at->second->where, request.where,
-                      quoted(request.custom_id));
+                      longhaul::quoted(request.custom_id));
   return requests;
 }
 

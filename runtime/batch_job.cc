@@ -71,9 +71,15 @@ void BatchJob::run(Engine& engine) {
     while (next != ready_.end() && !free_slots.empty()) {
       std::int64_t slot = free_slots.back();
       free_slots.pop_back();
-      admit(engine, std::move(*next++), slot, active);
+      Ready& request = *next++;
+      try {
+        admit(engine, std::move(request), slot, active);
+      } catch (const UserError& e) {  // no finite logits for this prompt
+        fail(request.index, {"generation_failed", e.what()});
+        free_slots.push_back(slot);
+      }
     }
-    if (std::none_of(active.begin(), active.end(), [](const Active& a) { return a.session.done(); }))
+    if (!active.empty() && std::none_of(active.begin(), active.end(), [](const Active& a) { return a.session.done(); }))
       decode(engine, active);
     std::erase_if(active, [&](const Active& a) {
       if (!a.session.done()) return false;
@@ -124,12 +130,14 @@ void BatchJob::answer(const Active& done) {
 }
 
 void BatchJob::record_failures() {
-  for (const auto& [index, failure] : failures_) {
-    const std::string& name = requests_[index].custom_id;
-    output_.append(index, failure_record(index, name, failure));
-    ++stats_.documents, ++stats_.failed;
-    progress_.document_done(name, fmt::format("failed, {}: {}", failure.code, failure.message));
-  }
+  for (const auto& [index, failure] : failures_) fail(index, failure);
+}
+
+void BatchJob::fail(std::int64_t index, const Failure& failure) {
+  const std::string& name = requests_[index].custom_id;
+  output_.append(index, failure_record(index, name, failure));
+  ++stats_.documents, ++stats_.failed;
+  progress_.document_done(name, fmt::format("failed, {}: {}", failure.code, failure.message));
 }
 
 }  // namespace longhaul

@@ -57,6 +57,7 @@ class BatchJob {
   void admit(Engine& engine, Ready next, std::int64_t slot, std::vector<Active>& active);
   void decode(Engine& engine, std::vector<Active>& active);
   void answer(const Active& done);
+  void fail(std::int64_t index, const Failure& failure);
 
   const ModelFiles& model_;
   std::vector<BatchRequest> requests_;

@@ -1,6 +1,7 @@
 #include "runtime/report.h"
 
 #include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
 #include "runtime/progress.h"
 
