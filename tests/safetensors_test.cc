@@ -37,7 +37,7 @@ json good_header() { return {{"a", entry("BF16", {2, 3}, 0, 12)}, {"b", entry("F
 std::string data_of(const Safetensors& set, const std::string& name) {
   const TensorInfo& info = set.tensors().at(name);
   std::string out(static_cast<std::size_t>(info.bytes), '?');
-  set.read(info, reinterpret_cast<std::byte*>(out.data()));
+  set.read(info, 0, info.bytes, reinterpret_cast<std::byte*>(out.data()));
   return out;
 }
 
@@ -135,6 +135,10 @@ TEST_CASE("A safetensors file round trips", "[safetensors]") {
   CHECK(data_of(set, "a") == count_up(12));
   CHECK(data_of(set, "b") == count_up(8, 12));
   CHECK(data_of(set, "empty").empty());
+  std::byte part[3];
+  set.read(set.tensors().at("b"), 2, 3, part);
+  CHECK(std::memcmp(part, "\x0e\x0f\x10", 3) == 0);
+  CHECK_THROWS_AS(set.read(set.tensors().at("b"), 6, 3, part), std::logic_error);
 
   CHECK(&set.expect("a", "BF16", {2, 3}) == &set.tensors().at("a"));
   CHECK_THAT(complaint([&] {
