@@ -269,12 +269,13 @@ const TensorInfo& Safetensors::expect(const std::string& name, std::string_view 
   return info;
 }
 
-void Safetensors::read(const TensorInfo& info, std::byte* out) const {
+void Safetensors::read(const TensorInfo& info, std::int64_t begin, std::int64_t bytes, std::byte* out) const {
+  check(begin >= 0 && bytes >= 0 && begin <= info.bytes - bytes, "the span to read lies inside the tensor");
   const File& file = files_.at(info.file);
   if (const auto now = file_bytes(file.fd, file.path); now != file.bytes)
     throw UserError(Exit::io, "{}: had {} bytes when it was opened and has {} now; it must not change while it is read",
                     file.path.string(), file.bytes, now);
-  read_exactly(file.fd, file.path, info.offset, info.bytes, out);
+  read_exactly(file.fd, file.path, info.offset + begin, bytes, out);
 }
 
 }  // namespace longhaul
