@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <new>
 
+#include "apps/tokenize.h"
 #include "apps/verbs.h"
 
 namespace {
@@ -35,6 +36,7 @@ int main(int argc, char** argv) {
   Exit exit = Exit::ok;
   longhaul::register_run(app);
   longhaul::register_batch(app, exit);
+  longhaul::register_tokenize(app);
   longhaul::register_completion(app);
   try {
     app.parse(argc, argv);

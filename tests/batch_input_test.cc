@@ -119,8 +119,9 @@ TEST_CASE("a JSONL request carries what it sets") {
 }
 
 TEST_CASE("a body field that would change the answer is refused unless neutral") {
-  for (const char* neutral : {R"(, "n": 1)", R"(, "stream": false)", R"(, "frequency_penalty": 0)", R"(, "stop": null)",
-                              R"(, "user": "me", "metadata": {"a": "b"})", R"(, "response_format": {"type": "text"})"}) {
+  for (const char* neutral :
+       {R"(, "n": 1)", R"(, "stream": false)", R"(, "frequency_penalty": 0)", R"(, "stop": null)",
+        R"(, "user": "me", "metadata": {"a": "b"})", R"(, "response_format": {"type": "text"})"}) {
     INFO(neutral);
     CHECK(with_body(neutral).code.empty());
   }
@@ -140,7 +141,8 @@ TEST_CASE("a line that is no request has a code") {
   CHECK(code_of_line("\"\xc3(\"") == "invalid_utf8");
   CHECK(code_of_line(std::string("{") + kBody + "}") == "invalid_request");  // no custom_id
   CHECK(code_of_line(R"({"custom_id": "a"})") == "invalid_request");
-  CHECK(code_of_line(std::string(R"({"custom_id": "a", "url": "/v1/embeddings", )") + kBody + "}") == "invalid_request");
+  CHECK(code_of_line(std::string(R"({"custom_id": "a", "url": "/v1/embeddings", )") + kBody + "}") ==
+        "invalid_request");
   CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": []}})") == "invalid_request");
   CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "tool", "content": "x"}]}})") ==
         "invalid_request");
