@@ -18,6 +18,10 @@ void scores(const T* rows, std::int64_t n, std::int64_t d, const float* q, float
     F<N> acc[4] = {};
     const T* k[R];
     for (int j = 0; j < R; ++j) k[j] = rows + (r + j < n ? r + j : n - 1) * 2 * dim;
+    // The next block, K and V: the two are read in separate passes, a pattern that hardware does not foresee.
+    const auto next = reinterpret_cast<std::uintptr_t>(rows + (r + n) * 2 * dim);
+    for (std::int64_t b = 0; b < R * 2 * dim * static_cast<std::int64_t>(sizeof(T)); b += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(next + b), 0, 2);
     for (std::int64_t i = 0; i < dim; i += N)
       for (int j = 0; j < R; ++j) {
         F<N> ks = load<N>(k[j] + i);
