@@ -80,7 +80,7 @@ void run(const PromptOptions& o) {
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
-               describe_streaming(model.config, options, limits, length));
+               describe_streaming(model.config, options, limits));
   Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
   stream_answer(engine, model, session);
 }

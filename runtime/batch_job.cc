@@ -100,7 +100,6 @@ void BatchJob::admit(Engine& engine, Ready next, std::int64_t slot, std::vector<
   stats_.prefill_seconds += seconds_since(start);
   stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
   stats_.prompt_tokens += tokens;
-  stats_.longest_prompt = std::max(stats_.longest_prompt, tokens);
   active.push_back({next.index, std::move(session)});
 }
 

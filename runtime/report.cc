@@ -30,11 +30,11 @@ std::string seconds_by_name(const std::map<std::string, double>& seconds, const 
 
 }  // namespace
 
-std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget,
-                               std::int64_t longest) {
-  std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * longest;
+std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+  std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * options.max_len;
   KvLayout layout = make_layout(options.policy, options.resident, options.max_sessions, options.max_len);
-  std::string cache = fmt::format("{} for the longest prompt ({} tokens)", format_bytes(bytes), with_commas(longest));
+  std::string cache =
+      fmt::format("{} for the longest context ({} tokens)", format_bytes(bytes), with_commas(options.max_len));
   if (layout.all_resident()) return cache + ": all rows stay on the device";
   return fmt::format(
       "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step", cache,
@@ -65,7 +65,7 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
                            format_bytes(counters.d2h_bytes)));
-  line("kv cache", describe_streaming(engine.config(), engine.options(), budget, stats.longest_prompt));
+  line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));
   line("host memory", fmt::format("planned {} of {}; peak of the process {}", format_bytes(engine.plan().host_bytes),
