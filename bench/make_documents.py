@@ -6,7 +6,7 @@ two small models were trained on. The same arguments give the same documents.
 
   bench/make_documents.py --texts ../shared/texts --tokens 4096,8192,16384 --count 8 --seed 1 --out /tmp/digests
 
-The demo documents: --tokens 8192,12288,20480,29696 --seed 60 --out apps/demo --longhaul build/longhaul
+The demo documents: --tokens 8192,12288,20480,29696 --seed 68 --out apps/demo --longhaul build/longhaul
 --model apps/demo/demo-7m --books a-house-of-pomegranates,anecdotes-of-the-habits-and-instinct-of-animals,\
 cashel-byron-s-profession,four-weird-tales
 """
