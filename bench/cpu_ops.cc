@@ -1,89 +1,14 @@
 // The heavy CPU operators beside what this machine can do, measured in the same run: float32 products and reading
 // memory.
-#include <benchmark/benchmark.h>
-#include <omp.h>
-
-#include <chrono>
 #include <cmath>
-#include <dnnl.hpp>
-#include <functional>
-#include <random>
-#include <thread>
-#include <vector>
 
-#include "kernels/base/parallel.h"
+#include "bench/measure.h"
 #include "kernels/cpu/ops.h"
 
 using namespace longhaul;
+using namespace longhaul::bench;
 
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double best_of(int times, const std::function<void()>& work, double best = 1e30) {
-  for (int i = 0; i < times; ++i) best = std::min(best, seconds_of(work));
-  return best;
-}
-
-/// FLOP/s of a 2048^3 float32 product on all cores.
-double sgemm_peak() {
-  static const double peak = [] {
-    const std::int64_t n = 2048;
-    std::vector<float> a(n * n, 0.5f), b(n * n, 0.25f), c(n * n);
-    omp_set_num_threads(static_cast<int>(std::thread::hardware_concurrency()));
-    const double seconds =
-        best_of(8, [&] { dnnl_sgemm('N', 'N', n, n, n, 1, a.data(), n, b.data(), n, 0, c.data(), n); });
-    omp_set_num_threads(1);  // as the operators hold it
-    return 2.0 * n * n * n / seconds;
-  }();
-  return peak;
-}
-
-/// Bytes/s of reading 1 GiB with all cores.
-double read_peak() {
-  static const double peak = [] {
-    const std::int64_t words = (std::int64_t{1} << 30) / 8;
-    std::vector<std::uint64_t> data(words, 1);
-    return 8.0 * words / best_of(5, [&] {
-             parallel_for(words >> 14, 16, [&](std::int64_t begin, std::int64_t end) {
-               std::uint64_t sums[32] = {};
-               for (std::int64_t i = begin << 14; i < end << 14; i += 32)
-                 for (int j = 0; j < 32; ++j) sums[j] += data[i + j];
-               benchmark::DoNotOptimize(sums);
-             });
-           });
-  }();
-  return peak;
-}
-
-/// `n` elements of noise; a period that no block size divides.
-template <class T>
-std::vector<T> noise(std::int64_t n) {
-  std::mt19937 engine(1);
-  std::normal_distribution<float> draw;
-  std::vector<T> few(99991), out(n);
-  for (T& x : few) x = from_float<T>(draw(engine));
-  for (std::int64_t i = 0; i < n; ++i) out[i] = few[i % few.size()];
-  return out;
-}
-
-/// Times `work`; its rate in billions of `unit`, beside the bound.
-void measure(benchmark::State& state, const char* unit, double amount, double peak, const std::function<void()>& work) {
-  double seconds = 0;
-  for (auto _ : state) {
-    const double one = seconds_of(work);
-    seconds += one;
-    state.SetIterationTime(one);
-  }
-  const double rate = amount * static_cast<double>(state.iterations()) / seconds;
-  state.counters[unit] = rate / 1e9;
-  state.counters["bound"] = peak / 1e9;
-  state.counters["ratio"] = rate / peak;
-}
 
 template <class T>
 constexpr DType kType = sizeof(T) == 2 ? DType::bf16 : DType::f32;
