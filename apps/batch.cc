@@ -93,9 +93,9 @@ void register_batch(CLI::App& app, Exit& exit) {
       "trailing\n"
       "whitespace are no part of a document. A bad document becomes an error record and the others go on (exit 1).\n\n"
       "Examples:\n"
-      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl\n"
-      "  longhaul batch --model models/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
-      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl \\\n"
+      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl\n"
+      "  longhaul batch --model apps/demo/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
+      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl \\\n"
       "    --gpu-memory 80MiB --policy stream");
   verb->callback([verb, o, &exit] {
     if (finish_options(*verb, *o)) exit = batch(*o);

@@ -95,8 +95,8 @@ void register_run(CLI::App& app) {
   add_options(*verb, *o);
   verb->footer(
       "Examples:\n"
-      "  longhaul run --model models/demo-7m --prompt \"Once upon a time\"\n"
-      "  longhaul run --model models/demo-7m --prompt-file report.txt --max-tokens 200 --temperature 0.7 --seed 1");
+      "  longhaul run --model apps/demo/demo-7m --prompt \"Once upon a time\"\n"
+      "  longhaul run --model apps/demo/demo-7m --prompt-file report.txt --max-tokens 200 --temperature 0.7 --seed 1");
   verb->callback([verb, o] {
     try {
       if (finish_options(*verb, *o)) run(*o);

@@ -15,7 +15,7 @@ struct JobStats {
   std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;
 };
 
-/// How the KV cache of the longest document compares with the device: what stays there, what is streamed.
+/// How the KV cache of the longest prompt compares with the device: what stays there, what is streamed.
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget,
                                std::int64_t longest);
 
