@@ -39,6 +39,15 @@ void check_device(const std::string& device) {
 
 }  // namespace
 
+CLI::Validator between(double low, double high) {
+  auto check = [low, high](std::string& text) {
+    double number;
+    bool inside = CLI::detail::lexical_cast(text, number) && number >= low && number <= high;
+    return inside ? std::string() : fmt::format("'{}' is not a number from {} to {}", text, low, high);
+  };
+  return CLI::Validator(check, "", "between");
+}
+
 void add_options(CLI::App& verb, Options& o) {
   verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
@@ -57,24 +66,23 @@ void add_options(CLI::App& verb, Options& o) {
   add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
              "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
   const char* kFromModel = "; from generation_config.json unless given";
-  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)
-      ->check(CLI::Range(0.0, 100.0));
+  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
   verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(between(0.0, 1.0));
   verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
-      ->check(CLI::Range(0, 1 << 30));
-  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1 << 30));
+  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
   verb.add_option("--activations", o.activations, "type of activations and KV rows")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->type_name("TYPE");
   verb.add_option("--prefill-chunk", o.prefill_chunk, "tokens that go through a layer at a time in prefill")
       ->capture_default_str()
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(between(1, 1 << 20))
       ->type_name("TOKENS");
   verb.add_option("--cpu-link", o.cpu_link, "link speed of the CPU device, GB/s each way; 0 is as fast as memory")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(between(0, 1e6))
       ->type_name("GBPS");
   verb.add_option("--log-level", o.log_level, "what is logged to stderr")
       ->capture_default_str()

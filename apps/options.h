@@ -23,6 +23,8 @@ struct Options {
   bool print_config = false;
 };
 
+/// For Option::check: a number in [low, high].
+CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
 /// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
 bool finish_options(CLI::App& verb, const Options& options);

@@ -22,6 +22,7 @@ std::string read_prompt(const PromptOptions& o) {
   if (o.prompt.has_value() == !o.prompt_file.empty())
     throw UserError(Exit::usage, "give one of --prompt and --prompt-file; see longhaul run --help");
   if (!o.prompt) return read_document(o.prompt_file);
+  if (o.prompt->empty()) throw UserError(Exit::usage, "--prompt: the text is empty");
   if (auto at = find_invalid_utf8(*o.prompt); at != std::string::npos)
     throw UserError(Exit::io, "--prompt: not valid UTF-8 at byte {}", at);
   return *o.prompt;

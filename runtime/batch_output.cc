@@ -75,14 +75,17 @@ BatchOutput::BatchOutput(const std::string& file) : file_(file) {
   // A symbolic link's target: finish() renames, and must replace the file rather than the link.
   std::error_code absent;
   if (fs::path real = fs::canonical(file, absent); !absent) file_ = real;
-  if (!absent && !fs::is_regular_file(file_)) throw UserError(Exit::usage, "--output {}: not a regular file", file);
-  fd_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  // Without O_CREAT first: only what this very call makes may be removed again.
+  fd_ = ::open(file_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC);
+  made_ = fd_ < 0 && errno == ENOENT;
+  if (made_) fd_ = ::open(file_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | O_CREAT | O_EXCL, 0666);
   if (fd_ < 0) fail(file_);
-  made_ = static_cast<bool>(absent);
   struct stat now {};
-  bool locked = ::flock(fd_, LOCK_EX | LOCK_NB) != 0;
-  if (!locked && ::fstat(fd_, &now) == 0 && now.st_size == 0) return;
+  ::fstat(fd_, &now);
+  bool regular = S_ISREG(now.st_mode), locked = regular && ::flock(fd_, LOCK_EX | LOCK_NB) != 0;
+  if (regular && !locked && now.st_size == 0) return;
   ::close(fd_);
+  if (!regular) throw UserError(Exit::usage, "--output {}: not a regular file", file);
   if (locked) throw UserError(Exit::locked, "--output {}: another job is writing it", file);
   throw UserError(Exit::usage, "--output {}: exists and is not this job's; remove it or choose another name", file);
 }

@@ -30,9 +30,12 @@ std::string_view first_columns(std::string_view text, std::size_t columns) {
 }  // namespace
 
 std::string with_commas(std::int64_t number) {
-  std::string digits = std::to_string(number);
-  for (auto at = static_cast<std::int64_t>(digits.size()) - 3; at > (number < 0); at -= 3) digits.insert(at, ",");
-  return digits;
+  std::string digits = std::to_string(number), text;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
 }
 
 std::string format_seconds(double seconds) {
@@ -53,7 +56,7 @@ void Progress::show(double share, const std::string& text) {
   if (!options_.terminal) {
     fmt::print(options_.out, "{}\n", line);
   } else {
-    constexpr int kBar = 20;
+    constexpr int kBar = 12;
     int full = static_cast<int>(std::clamp(share, 0.0, 1.0) * kBar);
     line = fmt::format("[{:=<{}}{:<{}}] {}", "", full, "", kBar - full, line);
     fmt::print(options_.out, "\r\033[K{}", first_columns(line, terminal_width(options_.out) - 1));
@@ -79,9 +82,9 @@ void Progress::prefill(const std::string& document, std::int64_t tokens, double 
   if (share <= 0) prefill_start_ = Clock::now();
   if (share <= 0 || !due()) return;
   double seconds = since(prefill_start_), done = share * static_cast<double>(tokens);
-  show(share, fmt::format("{}: prefill {:.0f} %, {} of {} tokens, {} tokens/s, {} left", document, share * 100,
-                          with_commas(std::llround(done)), with_commas(tokens),
-                          with_commas(std::llround(done / seconds)), format_seconds(seconds / share * (1 - share))));
+  show(share, fmt::format("prefill {:.0f} %, {} left, {} tokens/s, {} of {} tokens of {}", share * 100,
+                          format_seconds(seconds / share * (1 - share)), with_commas(std::llround(done / seconds)),
+                          with_commas(std::llround(done)), with_commas(tokens), document));
 }
 
 void Progress::decode(std::int64_t sessions, std::int64_t tokens, double seconds) {

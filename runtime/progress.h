@@ -37,7 +37,7 @@ class Progress {
   bool line_open_ = false;
 };
 
-/// "1,234,567".
+/// "1,234,567"; not for negative numbers.
 std::string with_commas(std::int64_t number);
 /// "8 s", "3:05 min", "1:02:03 h".
 std::string format_seconds(double seconds);

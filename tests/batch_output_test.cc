@@ -1,6 +1,8 @@
 // The record file of a batch: records as OpenAI has them, on disk as they complete, in input order at the end.
 #include "runtime/batch_output.h"
 
+#include <sys/stat.h>
+
 #include <sstream>
 
 #include "kernels/base/error.h"
@@ -91,8 +93,12 @@ TEST_CASE("an output that is not this job's is refused and left alone") {
   CHECK(exit == Exit::usage);
   CHECK_THAT(words, contains("exists and is not this job's"));
   CHECK(text_of(dir.path() / "old") == "mine\n");
-  CHECK(refusal(dir.path().string()).first == Exit::usage);
+  CHECK(refusal(dir.path().string()).first == Exit::io);
   CHECK(refusal("/dev/null").first == Exit::usage);
+  ::mkfifo((dir.path() / "pipe").c_str(), 0600);
+  std::filesystem::create_symlink(dir.path() / "pipe", dir.path() / "link");
+  CHECK(refusal((dir.path() / "link").string()).first == Exit::usage);
+  CHECK(std::filesystem::is_symlink(dir.path() / "link"));
   CHECK(refusal((dir.path() / "absent/out").string()).first == Exit::io);
 }
 
