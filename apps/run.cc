@@ -45,6 +45,7 @@ void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   StreamDecoder decoder(model.tokenizer);
   auto say_newest = [&] {
+    if (session.finish() == Finish::not_finite) throw UserError(Exit::bad_model, "{}", not_finite_message(session));
     if (session.finish() != Finish::stop) say(decoder.push(session.tokens().back()));
   };
   double prefill = timed([&] {

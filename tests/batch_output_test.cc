@@ -3,7 +3,9 @@
 
 #include <sys/stat.h>
 
+#include <iterator>
 #include <sstream>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "tests/support/catch.h"
