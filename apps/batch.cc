@@ -84,7 +84,7 @@ void register_batch(CLI::App& app, Exit& exit) {
   verb->add_option("--instruction", o->instruction, "what follows each document after a blank line")
       ->capture_default_str();
   verb->add_option("--batch-size", o->batch_size, "most documents decoded together; 8, or what fits, unless given")
-      ->check(between(1, 4096))
+      ->check(between(1, kDecodeTokens))
       ->type_name("N");
   verb->add_flag("--print", o->print, "also print each answer to stdout as it completes");
   add_options(*verb, *o);

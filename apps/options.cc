@@ -137,7 +137,7 @@ Budget available_budget(const std::string& device, std::optional<std::int64_t> d
   std::int64_t available = available_host_memory();
   Budget budget;
   budget.device = device_memory.value_or(available / 2);
-  budget.host = std::max<std::int64_t>(available - kReserve - budget.device, 0);
+  budget.host = budget.together = std::max<std::int64_t>(available - kReserve, 0);
   return budget;
 }
 

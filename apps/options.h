@@ -35,7 +35,7 @@ std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaul
 std::int64_t context(const Options& options, const ModelConfig& config);
 
 /// What the machine has for a device of this name: half of the host memory available for the CPU device unless
-/// `device_memory` says; the rest, less 1 GiB for the process itself, for KV rows.
+/// `device_memory` says; what is available, less 1 GiB for the process itself, for both together.
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
 /// The same under the budgets that were given.
 Budget budget(const Options& options);

@@ -12,6 +12,10 @@ namespace longhaul {
 /// such a number leaves the same bits in the state whatever its length, as long as it ends on one too or is the last.
 inline constexpr std::int64_t kAttendBlock = 64;
 
+/// linear gives a token the same bits whatever other tokens are in the call, as long as there are at most this many: so a
+/// batch that decodes together equals single runs, and more sessions than this never do.
+inline constexpr std::int64_t kDecodeTokens = 64;
+
 /// A run of KV rows [first, first + rows) of every KV head. A row is K | V, 2 * head_dim elements.
 struct KvTile {
   std::byte* data;           // row `first` of KV head 0

@@ -7,7 +7,7 @@
 
 namespace longhaul {
 
-/// Input of a decode step or of a prefill's sampling, one run so that one copy brings it over.
+/// What a walk begins with.
 struct StepInput {
   std::int32_t* ids;        // [rows]
   std::int32_t* positions;  // [rows]
@@ -38,7 +38,7 @@ struct Activations {
 
   std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
 
-  std::int64_t rows, chunk;
+  std::int64_t rows, chunk;  // most rows of the hidden states, and of a call of a layer
   DType act;
   std::byte* hidden;                                  // [rows, hidden] act
   std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act

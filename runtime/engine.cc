@@ -17,7 +17,8 @@ namespace {
 /// Host memory that the device can reach by DMA.
 class PinnedMemory {
  public:
-  PinnedMemory(Device& device, std::int64_t bytes) : device_(device), memory_(bytes, "host memory") {
+  PinnedMemory(Device& device, std::int64_t bytes)
+      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
     if (bytes > 0) device_.pin(memory_.data(), bytes);
   }
   PinnedMemory(PinnedMemory&&) = delete;
@@ -50,10 +51,12 @@ struct Engine::Impl {
         fetch(device.make_stream("fetch")), store(device.make_stream("store")), token_ready(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
         layer(this->config, memory.kv.shape, memory.weights, memory.act) {
+    check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens, "at most kDecodeTokens sessions together");
+    check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
     memory.weights.load(device, *fetch, file);
-    send_frequencies(0, 1, {});
+    if (!length_dependent_rope()) send_frequencies(0, 1, {});
   }
 
   bool length_dependent_rope() const { return config.rope.type == RopeType::dynamic; }
@@ -144,22 +147,24 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
   embed(n);
 
+  // Not act.chunk: how a prompt is cut must not depend on how many sessions decode together.
+  const std::int64_t chunk = options.prefill_chunk;
   double total = 0, done = 0;
-  for (std::int64_t pos = 0; pos < n; pos += act.chunk)
-    total += chunk_work(config, pos, std::min(act.chunk, n - pos)) * static_cast<double>(config.layers);
+  for (std::int64_t pos = 0; pos < n; pos += chunk)
+    total += chunk_work(config, pos, std::min(chunk, n - pos)) * static_cast<double>(config.layers);
   std::array<double, kPaced> work{};
   std::int64_t enqueued = 0;
-  auto pace = [&](std::int64_t chunk) {  // wait for a chunk enqueued kPaced ago
-    device.host_wait(*paced[chunk % kPaced], edge::kPrefillPaced);
-    done += std::exchange(work[chunk % kPaced], 0);
+  auto pace = [&](std::int64_t index) {  // wait for a chunk enqueued kPaced ago
+    device.host_wait(*paced[index % kPaced], edge::kPrefillPaced);
+    done += std::exchange(work[index % kPaced], 0);
     if (report && done > 0) report({done, total});
   };
 
   KvPass& kv = cache.begin_prefill(session.slot(), n);
   for (std::int64_t l = 0; l < config.layers; ++l) {
     kv.begin_layer(l);
-    for (std::int64_t pos = 0; pos < n; pos += act.chunk, ++enqueued) {
-      const Span span{.slot = session.slot(), .pos = pos, .tokens = std::min(act.chunk, n - pos), .row = pos};
+    for (std::int64_t pos = 0; pos < n; pos += chunk, ++enqueued) {
+      const Span span{.slot = session.slot(), .pos = pos, .tokens = std::min(chunk, n - pos), .row = pos};
       pace(enqueued);
       layer.run(*compute, l, {.row = pos, .tokens = span.tokens, .spans = {&span, 1}, .own_frequencies = false}, kv);
       compute->record(*paced[enqueued % kPaced]);

@@ -12,8 +12,7 @@
 
 namespace longhaul {
 
-/// done and total are in the same unit, proportional to arithmetic (so that done / total predicts time); tokens_done is in
-/// tokens of this prompt that all layers would have finished by that measure.
+/// In the same unit, proportional to arithmetic, so that done / total predicts time.
 struct PrefillProgress {
   double done, total;
 };

@@ -33,7 +33,8 @@ std::string MemoryPlan::table() const {
 namespace {
 
 bool fits(const MemoryPlan& plan, const Budget& budget) {
-  return plan.device_bytes <= budget.device && plan.host_bytes <= budget.host;
+  return plan.device_bytes <= budget.device && plan.host_bytes <= budget.host &&
+         plan.device_bytes + plan.host_bytes <= budget.together;
 }
 
 /// The largest x in [low, high] with good(x), or low - 1; good is true up to some point and false after it.
@@ -87,13 +88,15 @@ EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, co
     shorter.max_len = len;
     return fits(smallest(config, shorter), budget);
   });
+  const bool shared = need.device_bytes <= budget.device && need.host_bytes <= budget.host;
   const std::string fitting = longest >= 1 ? fmt::format("the longest context that fits is {} tokens", longest)
                                            : std::string("no context fits");
   throw UserError(Exit::plan_does_not_fit,
                   "a context of {} tokens under policy '{}' needs {} of device and {} of host memory; available are {} and "
-                  "{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
+                  "{}{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
                   options.max_len, options.policy.name, format_bytes(need.device_bytes), format_bytes(need.host_bytes),
-                  format_bytes(budget.device), format_bytes(budget.host), fitting,
+                  format_bytes(budget.device), format_bytes(budget.host),
+                  shared ? fmt::format(", {} together", format_bytes(budget.together)) : std::string(), fitting,
                   ceil_div(need.device_bytes, 1 << 20), ceil_div(need.host_bytes, 1 << 20));
 }
 

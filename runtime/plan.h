@@ -30,6 +30,8 @@ MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
 struct Budget {
   std::int64_t device, host;  // bytes
+  /// Of both together, where device and host are one memory (the CPU device).
+  std::int64_t together = std::int64_t{1} << 62;
 };
 
 /// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as far

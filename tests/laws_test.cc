@@ -228,3 +228,30 @@ TEST_CASE("fit_to_budget fills the device and says what is missing") {
   }
   CHECK(last > 0);
 }
+
+TEST_CASE("how many sessions the plan allows changes no bit of a prefill") {
+  const RunResult alone = run_tiny({.prefill_chunk = 8, .prompts = {100}, .steps = 5});
+  RunOptions many{.prefill_chunk = 8, .prompts = std::vector<std::int64_t>(30, 100), .steps = 5};
+  const RunResult batch = run_tiny(many);
+  CHECK(batch.logits[0] == alone.logits[0]);
+}
+
+TEST_CASE("law 10 holds for the largest batch, and a larger one is refused") {
+  RunOptions options{.prompts = std::vector<std::int64_t>(kDecodeTokens, 20), .steps = 6};
+  const RunResult batch = run_tiny(options);
+  options.together = false;
+  CHECK(same(batch, run_tiny(options)));
+  options.prompts.push_back(20);
+  CHECK_THROWS(run_tiny(options));
+}
+
+TEST_CASE("what is wholly resident takes no buffers for streaming") {
+  const ModelConfig config = load_model_config(tiny_model_dir());
+  EngineOptions options = engine_options({.policy = "dense", .prompts = {500}});
+  options.policy.recent_rows = 1 << 20;  // more than there is to keep
+  for (const Arena::Item& item : plan_memory(config, options).device)
+    if (item.name == "kv prefill buffers" || item.name == "kv recent window") CHECK(item.bytes == 0);
+  options.resident = 0.5;
+  for (const Arena::Item& item : plan_memory(config, options).device)
+    if (item.name == "kv recent window") CHECK(item.bytes <= plan_memory(config, options).host_bytes);
+}

@@ -64,7 +64,7 @@ class CpuDevice final : public Device {
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override try {
     if (++allocations_ == machine_.options().fail_alloc_at) return nullptr;
-    HostMemory memory(bytes, "device memory");
+    HostMemory memory(bytes, "device memory", {.touch = true});
     std::byte* data = memory.data();
     if (machine_.options().poison) std::memset(data, 0xFF, bytes);
     memory_.emplace(data, std::move(memory));

@@ -11,7 +11,6 @@
 namespace longhaul::cpu {
 namespace {
 
-constexpr std::int64_t kDecodeTokens = 64;
 constexpr std::int64_t kTileTokens = 512, kMaxWidth = 256;  // of one matrix product
 
 /// Moves a block of results to rows [t0, t0 + tokens) and columns [first, first + width) of `out`: one rounding.
