@@ -1,0 +1,13 @@
+// What kernels/cuda_device.h means in a build without CUDA.
+#include "kernels/base/error.h"
+#include "kernels/cuda_device.h"
+
+namespace longhaul {
+
+int cuda_device_count() { return 0; }
+
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t) {
+  throw DeviceError("this build has no CUDA device; configure with the preset cuda");
+}
+
+}  // namespace longhaul
