@@ -20,7 +20,7 @@ class Arena {
 
   /// Counts: take() gives null pointers.
   Arena() = default;
-  /// Carves [base, base + size), which the caller owns; `where` names it in errors.
+  /// Carves [base, base + size), which the caller owns and has aligned to kAlign; `where` names it in errors.
   Arena(std::byte* base, std::int64_t size, std::string_view where);
 
   /// `count` elements of T under `name`; pieces of one name are added up in items(). Throws OutOfMemory when carving
@@ -31,11 +31,12 @@ class Arena {
   }
   std::byte* take_bytes(std::int64_t bytes, std::string_view name);
 
-  bool counting() const { return base_ == nullptr; }
+  bool counting() const { return counting_; }
   std::int64_t used() const { return used_; }
   const std::vector<Item>& items() const { return items_; }
 
  private:
+  bool counting_ = true;  // not told by base_: an empty run of memory has none either, and must refuse
   std::byte* base_ = nullptr;
   std::int64_t size_ = 0, used_ = 0;
   std::string where_ = "plan";

@@ -1,6 +1,7 @@
 #include "offload/policy.h"
 
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>

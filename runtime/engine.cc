@@ -62,7 +62,7 @@ struct Engine::Impl {
   void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
     const std::int64_t half = config.head_dim / 2;
     for (std::int64_t i = first; i < first + rows; ++i) {
-      auto table = rope_frequencies(config.rope, config.head_dim, config.max_position,
+      auto table = rope_frequencies(config.rope, config.head_dim,
                                     lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
       std::ranges::copy(table, memory.act.host_inv_freq + i * half);
     }

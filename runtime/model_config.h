@@ -15,13 +15,15 @@ struct RopeConfig {
   double theta = 10000;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
-  std::int64_t original_max_position = 0;            // llama3; 0 elsewhere
+  std::int64_t original_max_position = 0;            // llama3, dynamic: tokens the model was trained at; 0 elsewhere
 };
 
 struct ModelConfig {
   std::string model_type;
   std::int64_t hidden, layers, q_heads, kv_heads, head_dim, intermediate, vocab;
-  std::int64_t max_position;  // longest context the model takes, tokens
+  /// Longest context the model takes, tokens: max_position_embeddings; times the factor for the dynamic rope type, whose
+  /// max_position_embeddings is the trained length; max_sequence_length where the file has it (Vicuna 16K).
+  std::int64_t max_position;
   float rms_norm_eps;
   RopeConfig rope;
   bool tied_embeddings;
@@ -42,9 +44,8 @@ struct GenerationDefaults {
 ModelConfig load_model_config(const std::filesystem::path& dir);
 GenerationDefaults load_generation_defaults(const std::filesystem::path& dir);
 
-/// inv_freq[head_dim / 2] in float32 as the reference computes it; `seq_len` matters to the dynamic type only, where
-/// it is the number of positions so far.
-std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim, std::int64_t max_position,
-                                    std::int64_t seq_len);
+/// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it; `seq_len` matters to the dynamic
+/// type only, where it is the number of positions so far (up to original_max_position it changes nothing).
+std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim, std::int64_t seq_len);
 
 }  // namespace longhaul

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace longhaul {
@@ -20,8 +21,8 @@ struct TensorInfo {
 
 class Safetensors {
  public:
-  /// One file. Throws UserError{bad_model} for a truncated or malformed file or a Git LFS pointer, UserError{io} when it
-  /// cannot be opened.
+  /// One file. Throws UserError{bad_model} for a truncated or malformed file or a Git LFS pointer, UserError{io} when
+  /// it cannot be opened.
   static Safetensors open_file(const std::filesystem::path& file);
   /// DIR/model.safetensors, or the shards of DIR/model.safetensors.index.json (each must exist, hold exactly the
   /// tensors that the index says, and no tensor may appear twice).
@@ -34,15 +35,18 @@ class Safetensors {
   /// Throws UserError{bad_model} naming the tensor when it is absent or its dtype or shape differs.
   const TensorInfo& expect(const std::string& name, std::string_view dtype,
                            const std::vector<std::int64_t>& shape) const;
-  /// Reads the tensor's bytes to `out` (info.bytes of them) by pread; throws UserError{io} on a short read.
-  void read(const TensorInfo& info, std::byte* out) const;
+  /// Reads bytes [begin, begin + bytes) of the tensor to `out` by pread; throws UserError{io} on a short read and when
+  /// the file's size is no longer what it was.
+  void read(const TensorInfo& info, std::int64_t begin, std::int64_t bytes, std::byte* out) const;
 
  private:
   Safetensors() = default;
   struct File {
     std::filesystem::path path;
     int fd;
+    std::int64_t bytes;  // when it was opened
   };
+  void add_file(const std::filesystem::path& file);
   std::vector<File> files_;
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;

@@ -1,5 +1,5 @@
-// Large host memory: mmap'd, on huge pages where the system gives them, bound to a NUMA node, first touched in parallel.
-// Owned by whoever holds the object. Pinning is the device's business (kernels/device.h).
+// Large host memory: mmap'd, on huge pages where the system gives them, bound to a NUMA node, first touched in
+// parallel. Owned by whoever holds the object. Pinning is the device's business (kernels/device.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,14 +8,15 @@
 namespace longhaul {
 
 struct HostMemoryOptions {
-  int numa_node = -1;       // -1: the node of the calling thread
-  bool huge_pages = true;   // a request (madvise), not a condition
-  bool touch = false;       // commit the pages now, in parallel; else the first write does
+  int numa_node = -1;      // -1: the node of the calling thread
+  bool huge_pages = true;  // a request (madvise), not a condition
+  bool touch = false;      // commit the pages now, in parallel; else the first write does
 };
 
 class HostMemory {
  public:
-  /// Throws OutOfMemory{what, bytes, what the system has left} when the mapping is refused. bytes may be 0.
+  /// Throws OutOfMemory{what, bytes, what the system has left} when the mapping is refused, and with `touch` when it is
+  /// more than the system has left. bytes may be 0: then data() is null.
   HostMemory(std::int64_t bytes, std::string_view what, HostMemoryOptions options = {});
   HostMemory(HostMemory&& other) noexcept;
   HostMemory& operator=(HostMemory&&) = delete;
@@ -29,8 +30,9 @@ class HostMemory {
   std::int64_t size_;
 };
 
-/// Bytes the system could still give this process: MemAvailable, under the cgroup's limit where there is one.
-std::int64_t available_host_memory();
+/// Bytes the system could still give this process: MemAvailable, under the cgroup's limit where there is one (its
+/// reclaimable file cache counts as free). `root` is where proc/ and sys/ lie; tests bring their own.
+std::int64_t available_host_memory(std::string_view root = "/");
 /// The process's peak resident set, bytes (VmHWM).
 std::int64_t peak_resident_bytes();
 

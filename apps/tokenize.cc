@@ -1,0 +1,123 @@
+#include "apps/tokenize.h"
+
+#include <cstdio>
+#include <functional>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "runtime/tokenizer.h"
+#include "runtime/tokenizer_json.h"
+#include "runtime/utf8.h"
+
+namespace longhaul {
+namespace {
+
+using Json = nlohmann::json;
+
+struct TokenizeOptions {
+  std::string model, input;
+  bool no_special = false, decode = false;
+};
+
+struct Input {
+  std::string name, text;
+};
+
+Input read_input(const std::string& file) {
+  if (!file.empty() && file != "-") return {file, read_text_file(file)};
+  return {"stdin", {std::istreambuf_iterator<char>(std::cin), {}}};
+}
+
+void for_each_line(std::string_view text, const std::function<void(std::string_view, std::size_t)>& visit) {
+  for (std::size_t number = 1; !text.empty(); ++number) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos) visit(line, number);
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+  }
+}
+
+// JSONL announces itself: the first line that is not empty is a whole JSON object.
+bool is_jsonl(std::string_view text) {
+  const std::size_t start = text.find_first_not_of(" \t\r\n");
+  if (start == std::string_view::npos || text[start] != '{') return false;
+  const std::string_view line = text.substr(start, text.find('\n', start) - start);
+  return Json::parse(line, nullptr, false).is_object();
+}
+
+// The member `key` of the object in a line; the caller says what it must hold.
+Json member_of(std::string_view line, const char* key, const std::string& where) {
+  Json object = Json::parse(line, nullptr, false);
+  if (!object.is_object()) throw UserError(Exit::io, "{}: not a JSON object (the input's first line is one)", where);
+  const auto found = object.find(key);
+  return found == object.end() ? Json() : std::move(*found);
+}
+
+void print_line(const Json& record) {
+  const std::string line = record.dump() + '\n';
+  if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size())
+    throw UserError(Exit::io, "stdout: cannot be written");
+}
+
+void encode(const Tokenizer& tokenizer, const Input& input, bool with_template) {
+  const auto print_ids = [&](std::string_view text, const std::string& where) {
+    // Checked here and not left to encode(), which lets the guard byte 0xFF pass.
+    if (const std::size_t bad = find_invalid_utf8(text); bad != std::string_view::npos)
+      throw UserError(Exit::io, "{}: not valid UTF-8 at byte {}", where, bad);
+    print_line({{"ids", tokenizer.encode(text, with_template)}});
+  };
+  if (!is_jsonl(input.text)) return print_ids(input.text, input.name);
+  for_each_line(input.text, [&](std::string_view line, std::size_t number) {
+    const std::string where = fmt::format("{}:{}", input.name, number);
+    const Json text = member_of(line, "text", where);
+    if (!text.is_string()) throw UserError(Exit::io, "{}: needs {{\"text\": \"...\"}}", where);
+    print_ids(text.get_ref<const std::string&>(), where);
+  });
+}
+
+void decode(const Tokenizer& tokenizer, const Input& input) {
+  for_each_line(input.text, [&](std::string_view line, std::size_t number) {
+    const std::string where = fmt::format("{}:{}", input.name, number);
+    const Json list = member_of(line, "ids", where);
+    if (!list.is_array()) throw UserError(Exit::io, "{}: needs {{\"ids\": [...]}}", where);
+    std::vector<std::int32_t> ids;
+    for (const Json& id : list) {
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= static_cast<std::uint64_t>(tokenizer.vocab_size()))
+        throw UserError(Exit::io, "{}: {} is not a token id (0 to {})", where, id.dump(), tokenizer.vocab_size() - 1);
+      ids.push_back(id.get<std::int32_t>());
+    }
+    print_line({{"text", replace_invalid_utf8(tokenizer.decode(ids, /*skip_special=*/false))}});
+  });
+}
+
+void tokenize(const TokenizeOptions& options) {
+  const Tokenizer tokenizer(options.model);
+  const Input input = read_input(options.input);
+  options.decode ? decode(tokenizer, input) : encode(tokenizer, input, !options.no_special);
+  if (std::fflush(stdout) != 0) throw UserError(Exit::io, "stdout: cannot be written");
+}
+
+}  // namespace
+
+void register_tokenize(CLI::App& parent) {
+  auto options = std::make_shared<TokenizeOptions>();
+  CLI::App* verb = parent.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
+  verb->add_option("--model", options->model, "Model folder; only its tokenizer.json is read")->required();
+  verb->add_option("--input", options->input,
+                   "File to read, '-' for stdin (default): one text, or JSONL with {\"text\": \"...\"} in each line");
+  verb->add_flag("--no-special", options->no_special,
+                 "Leave out the tokens that the tokenizer puts around a text, such as BOS");
+  verb->add_flag("--decode", options->decode,
+                 "The other way: JSONL with {\"ids\": [...]} in, {\"text\": \"...\"} out; special tokens are kept");
+  verb->footer(
+      "Examples:\n"
+      "  echo -n 'Call me Ishmael.' | longhaul tokenize --model models/demo-7m\n"
+      "  longhaul tokenize --model models/demo-7m --input book.txt | longhaul tokenize --model models/demo-7m "
+      "--decode");
+  verb->callback([options] { tokenize(*options); });
+}
+
+}  // namespace longhaul

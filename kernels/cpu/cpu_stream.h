@@ -1,0 +1,79 @@
+// A stream of the CPU device: a thread that runs what is enqueued, in order. The caller owns it; destroying it runs it
+// dry.
+#pragma once
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "kernels/cpu/cpu_machine.h"
+
+namespace longhaul {
+
+class CpuStream final : public Stream {
+ public:
+  CpuStream(CpuMachine& machine, std::string_view name);
+  ~CpuStream() override;
+
+  void copy(const CopyArgs& a) override { push(a); }
+  void record(Event& event) override;
+  void wait(const Event& event, Edge edge) override;
+
+  void launch(const EmbedArgs& a) override { push(a); }
+  void launch(const RmsNormArgs& a) override { push(a); }
+  void launch(const LinearArgs& a) override { push(a); }
+  void launch(const RopeArgs& a) override { push(a); }
+  void launch(const SiluMulArgs& a) override { push(a); }
+  void launch(const AppendArgs& a) override { push(a); }
+  void launch(const AttendArgs& a) override { push(a); }
+  void launch(const MergeArgs& a) override { push(a); }
+  void launch(const FinishArgs& a) override { push(a); }
+  void launch(const SampleArgs& a) override { push(a); }
+
+ private:
+  struct Record {
+    std::shared_ptr<CpuEventState> event;
+    std::int64_t generation;
+  };
+  struct Wait {
+    std::shared_ptr<CpuEventState> event;
+    std::int64_t generation;
+    double* stalled;  // the edge's counter
+  };
+  struct Delay {
+    CpuDelay rule;
+    std::int64_t met = 0;  // copies and operators so far
+  };
+  /// By value, so that enqueueing allocates nothing once the queue has grown.
+  using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
+                            AppendArgs, AttendArgs, MergeArgs, FinishArgs, SampleArgs>;
+
+  void push(Task task);
+  void run();
+  void execute(const Record& record);
+  void execute(const Wait& wait);
+  template <class Args>
+  void execute(const Args& args);
+  template <class Args>
+  void work(const Args& args);
+  void delay();
+
+  CpuMachine& machine_;
+  const std::string name_;
+  double* const busy_;  // the stream's counter
+  std::vector<Delay> delays_;
+  std::mt19937_64 random_;
+
+  std::mutex mutex_;  // of queue_ and stop_
+  std::condition_variable ready_;
+  std::vector<Task> queue_;
+  bool stop_ = false;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace longhaul

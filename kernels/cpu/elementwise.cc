@@ -1,0 +1,88 @@
+// embed, rms_norm, rope, silu_mul, append: one row after the other in float32, one rounding at the end.
+#include <cmath>
+
+#include "kernels/base/error.h"
+#include "kernels/base/parallel.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
+
+namespace longhaul::cpu {
+
+void embed(const EmbedArgs& a) {
+  for (std::int64_t t = 0; t < a.tokens; ++t)
+    check(a.ids[t] >= 0 && a.ids[t] < a.vocab, "token id outside the vocabulary");
+  parallel_for(a.tokens, row_grain(a.hidden), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const bf16* row = a.table + a.ids[t] * a.hidden;
+      void* out = at(a.out, a.act, t * a.hidden);
+      if (a.act == DType::f32) simd().widen(row, static_cast<float*>(out), a.hidden);
+      else std::memcpy(out, row, a.hidden * sizeof(bf16));
+    }
+  });
+}
+
+void rms_norm(const RmsNormArgs& a) {
+  parallel_for(a.tokens, row_grain(a.hidden), [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    float* space = scratch.get<float>(2 * a.hidden);
+    float* y = space + a.hidden;
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float* x = read_row(at(a.x, a.act, t * a.hidden), a.act, a.hidden, space);
+      simd().rms_norm(x, a.gain, y, a.hidden, a.eps, a.act == DType::bf16);
+      write_row(y, at(a.out, a.act, t * a.hidden), a.act, a.hidden);
+    }
+  });
+}
+
+void rope(const RopeArgs& a) {
+  const std::int64_t d = a.head_dim, half = d / 2, turned = (a.q_heads + a.kv_heads) * d;
+  const std::int64_t width = turned + a.kv_heads * d;
+  parallel_for(a.tokens, row_grain(turned), [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    float* cosine = scratch.get<float>(d + turned);
+    float *sine = cosine + half, *x = sine + half;
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float position = static_cast<float>(a.positions[t]);
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float angle = position * a.inv_freq[t * a.freq_stride + i];
+        cosine[i] = std::cos(angle) * a.scale;
+        sine[i] = std::sin(angle) * a.scale;
+      }
+      void* row = at(a.qkv, a.act, t * width);
+      float* heads = a.act == DType::f32 ? static_cast<float*>(row) : x;
+      read_row(row, a.act, turned, x);
+      for (std::int64_t h = 0; h < a.q_heads + a.kv_heads; ++h) simd().rotate(heads + h * d, cosine, sine, half);
+      if (a.act != DType::f32) write_row(x, row, a.act, turned);
+    }
+  });
+}
+
+void silu_mul(const SiluMulArgs& a) {
+  parallel_for(a.tokens, row_grain(a.inter), [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    float* space = scratch.get<float>(3 * a.inter);
+    float* y = space + 2 * a.inter;
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float* x = read_row(at(a.gate_up, a.act, 2 * t * a.inter), a.act, 2 * a.inter, space);
+      simd().silu_mul(x, x + a.inter, y, a.inter);
+      write_row(y, at(a.out, a.act, t * a.inter), a.act, a.inter);
+    }
+  });
+}
+
+void append(const AppendArgs& a) {
+  check(a.dst.rows == a.tokens, "append: as many rows as tokens");
+  const std::int64_t d = a.head_dim, width = (a.q_heads + 2 * a.kv_heads) * d, bytes = d * size_of(a.act);
+  parallel_for(a.tokens, row_grain(2 * a.kv_heads * d), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t)
+      for (std::int64_t h = 0; h < a.kv_heads; ++h) {
+        std::byte* row = a.dst.data + h * a.dst.head_stride + t * 2 * bytes;
+        const std::byte* k = at(a.qkv, a.act, t * width + (a.q_heads + h) * d);
+        std::memcpy(row, k, bytes);
+        std::memcpy(row + bytes, k + a.kv_heads * bytes, bytes);
+      }
+  });
+}
+
+}  // namespace longhaul::cpu

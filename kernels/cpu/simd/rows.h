@@ -1,0 +1,23 @@
+// What this folder's files define for each instruction set; simd.h says what each does.
+#pragma once
+#include "kernels/cpu/simd/simd.h"
+
+namespace longhaul::cpu::LONGHAUL_ISA {
+
+void widen(const bf16* x, float* out, std::int64_t n);
+void narrow(const float* x, bf16* out, std::int64_t n);
+void rms_norm(const float* x, const bf16* gain, float* out, std::int64_t n, float eps, bool round);
+void silu_mul(const float* gate, const float* up, float* out, std::int64_t n);
+void rotate(float* x, const float* cosine, const float* sine, std::int64_t half);
+void scale(const float* x, float factor, float* out, std::int64_t n);
+void blend(float* into, float a, const float* from, float b, std::int64_t n);
+void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
+              std::int64_t out_stride);
+void attend_rows_bf16(const AttendRowsArgs&);
+void attend_rows_f32(const AttendRowsArgs&);
+void softmax_bf16(const SoftmaxArgs&);
+void softmax_f32(const SoftmaxArgs&);
+
+extern const Simd kTable;
+
+}  // namespace longhaul::cpu::LONGHAUL_ISA

@@ -1,0 +1,64 @@
+// The vector loops: compiled once per instruction set, chosen when the program starts. Each works on rows in one
+// thread; the operators around them cut the work. Files of this folder use no inline function from outside it, so that
+// code for a wider instruction set cannot become the program's copy of a shared symbol.
+#pragma once
+#include <cstdint>
+
+#include "kernels/base/types.h"
+
+namespace longhaul::cpu {
+
+/// Rows of one KV head as one token sees them. Accumulates into `heads` consecutive states.
+struct AttendRowsArgs {
+  const void* rows;  // [count, 2 * head_dim] K | V; row 0 starts an attend block
+  const float* q;    // [heads, head_dim], times scale
+  float* o;          // [heads, head_dim]
+  float* m;          // [heads]
+  float* l;          // [heads]
+  std::int64_t count, heads, head_dim, block;
+};
+
+/// One online-softmax step over a block of scores: p = exp(s - m'), and m, l, o moved to the new maximum m'.
+struct SoftmaxArgs {
+  float* s;               // [rows, cols] before scaling; clobbered
+  std::int64_t s_stride;  // a multiple of 16, >= cols
+  void* p;                // [rows, cols] bf16 or f32 (then it may be s); columns a row does not see become 0
+  std::int64_t p_stride;  // as s_stride
+  float *m, *l;           // [rows], ml_stride apart
+  std::int64_t ml_stride;
+  float* o;  // [rows, head_dim], o_stride apart
+  std::int64_t o_stride, head_dim;
+  std::int64_t rows, cols;
+  std::int64_t visible;  // row i sees the first visible + i columns, cut to [0, cols]
+  float scale;
+};
+
+struct Simd {
+  const char* name;
+  void (*widen)(const bf16* x, float* out, std::int64_t n);
+  void (*narrow)(const float* x, bf16* out, std::int64_t n);
+  /// x * rsqrt(mean(x^2) + eps), rounded to bf16 if asked, times gain.
+  void (*rms_norm)(const float* x, const bf16* gain, float* out, std::int64_t n, float eps, bool round);
+  void (*silu_mul)(const float* gate, const float* up, float* out, std::int64_t n);
+  /// (x[i], x[i + half]) turned by the angle of (cosine[i], sine[i]), in place.
+  void (*rotate)(float* x, const float* cosine, const float* sine, std::int64_t half);
+  void (*scale)(const float* x, float factor, float* out, std::int64_t n);
+  /// into = into * a + from * b.
+  void (*blend)(float* into, float a, const float* from, float b, std::int64_t n);
+  /// out[t * out_stride + r] = w[r] . x[t]; the bits of a result depend on its own row and token alone.
+  void (*dot_rows)(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
+                   std::int64_t out_stride);
+  void (*attend_rows_bf16)(const AttendRowsArgs&);
+  void (*attend_rows_f32)(const AttendRowsArgs&);
+  void (*softmax_bf16)(const SoftmaxArgs&);
+  void (*softmax_f32)(const SoftmaxArgs&);
+};
+
+/// The widest set this processor has, unless use_isa chose another.
+const Simd& simd();
+
+/// For tests: the sets this processor has, widest first (ended by null), and the choice of one.
+const Simd* const* available_isas();
+void use_isa(const Simd& isa);
+
+}  // namespace longhaul::cpu

@@ -1,0 +1,29 @@
+#include "kernels/cpu/simd/rows.h"
+
+namespace longhaul::cpu::LONGHAUL_ISA {
+
+#ifdef __AVX512F__
+constexpr const char* kName = "avx512";
+#elif defined(__AVX2__)
+constexpr const char* kName = "avx2";
+#else
+constexpr const char* kName = "native";
+#endif
+
+extern const Simd kTable{
+    .name = kName,
+    .widen = widen,
+    .narrow = narrow,
+    .rms_norm = rms_norm,
+    .silu_mul = silu_mul,
+    .rotate = rotate,
+    .scale = scale,
+    .blend = blend,
+    .dot_rows = dot_rows,
+    .attend_rows_bf16 = attend_rows_bf16,
+    .attend_rows_f32 = attend_rows_f32,
+    .softmax_bf16 = softmax_bf16,
+    .softmax_f32 = softmax_f32,
+};
+
+}  // namespace longhaul::cpu::LONGHAUL_ISA
