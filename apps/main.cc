@@ -1,1 +1,58 @@
-int main() {}
+// The command `longhaul`: verbs, and how every failure ends: one line on stderr and the exit code of its kind.
+#include <algorithm>
+#include <cstdio>
+#include <new>
+
+#include "apps/tokenize.h"
+#include "apps/verbs.h"
+
+namespace {
+
+using longhaul::Exit;
+
+constexpr int kInternalError = 70;  // ours, never the user's
+
+int end(int code, std::string message) {
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  fmt::print(stderr, "longhaul: {}\n", message);
+  return code;
+}
+
+int end(Exit code, std::string message) { return end(static_cast<int>(code), std::move(message)); }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Long contexts on a small memory budget: the KV cache lives in host memory and streams to the device.",
+               "longhaul"};
+  app.set_version_flag("--version", "longhaul " LONGHAUL_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  longhaul run --model models/demo-7m --prompt-file report.txt\n"
+      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl --gpu-memory 80MiB\n\n"
+      "Exit codes: 0 all ok, 1 some documents failed, 2 usage or config, 3 bad model, 4 does not fit the budget,\n"
+      "5 input or output, 6 out of memory, 7 device failure, 8 output locked by another process, 70 internal error.");
+  Exit exit = Exit::ok;
+  longhaul::register_run(app);
+  longhaul::register_batch(app, exit);
+  longhaul::register_tokenize(app);
+  longhaul::register_completion(app);
+  try {
+    app.parse(argc, argv);
+    return static_cast<int>(exit);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    return end(Exit::usage, fmt::format("{}; see longhaul --help", e.what()));
+  } catch (const longhaul::UserError& e) {
+    return end(e.code, e.what());
+  } catch (const longhaul::OutOfMemory& e) {
+    return end(Exit::out_of_memory, e.what());
+  } catch (const std::bad_alloc&) {
+    return end(Exit::out_of_memory, "out of host memory");
+  } catch (const longhaul::DeviceError& e) {
+    return end(Exit::device, e.what());
+  } catch (const std::exception& e) {
+    return end(kInternalError, fmt::format("internal error: {}", e.what()));
+  }
+}

@@ -29,18 +29,23 @@ struct Product {
   dnnl::memory a, b, c;
 };
 
-bool usable(const dnnl::matmul::primitive_desc& desc) {
-  // Anything but the blocked kernels ("brg") is a reference loop, or emulates bf16 slower than sgemm runs.
-  return desc && std::string_view(desc.impl_info_str()).starts_with("brg");
+/// Reference loops, and kernels that emulate bf16, run slower than sgemm.
+bool fast(const dnnl::matmul::primitive_desc& desc) {
+  const std::string_view kernel = desc.impl_info_str();
+#ifdef __x86_64__
+  static const bool native = __builtin_cpu_supports("avx512bf16");
+#else
+  static const bool native = false;
+#endif
+  return kernel.starts_with("brg") || (native && kernel.starts_with("gemm:jit"));
 }
 
 Product make_product(const GemmArgs& g) {
   using dnnl::memory;
-  const auto type = g.c_type == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32;
   const memory::desc a({g.m, g.k}, memory::data_type::bf16, memory::dims{g.lda, 1});
   const memory::desc b({g.k, g.n}, memory::data_type::bf16,
                        g.b_transposed ? memory::dims{1, g.ldb} : memory::dims{g.ldb, 1});
-  const memory::desc c({g.m, g.n}, type, memory::dims{g.ldc, 1});
+  const memory::desc c({g.m, g.n}, memory::data_type::f32, memory::dims{g.ldc, 1});
   dnnl::primitive_attr attr;
   if (g.accumulate) {
     dnnl::post_ops ops;
@@ -52,16 +57,16 @@ Product make_product(const GemmArgs& g) {
 #else
   const dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(a, b, c), attr, engine(), true);
 #endif
-  if (!usable(desc)) return {};
+  if (!desc || !fast(desc)) return {};
   return {dnnl::matmul(desc), memory(a, engine(), nullptr), memory(b, engine(), nullptr), memory(c, engine(), nullptr)};
 }
 
 /// False where there is no bf16 kernel for this shape.
 bool try_bf16(const GemmArgs& g) {
-  using Key = std::array<std::int64_t, 9>;
+  using Key = std::array<std::int64_t, 8>;
   thread_local std::map<Key, Product> products;
   thread_local dnnl::stream stream(engine());
-  const Key key{g.m, g.n, g.k, g.lda, g.ldb, g.ldc, g.b_transposed, g.accumulate, g.c_type == DType::bf16};
+  const Key key{g.m, g.n, g.k, g.lda, g.ldb, g.ldc, g.b_transposed, g.accumulate};
   auto found = products.find(key);
   if (found == products.end()) {
     if (products.size() >= 512) products.clear();  // prompts of every length pass by
@@ -90,25 +95,19 @@ Block widened(const void* data, DType type, std::int64_t stride, std::int64_t ro
 
 void in_f32(const GemmArgs& g) {
   constexpr std::int64_t kDepth = 512;  // of k at a time, so that the widened operands stay in cache
-  thread_local Scratch a_scratch, b_scratch, c_scratch;
+  thread_local Scratch a_scratch, b_scratch;
   const std::int64_t depth = std::min(g.k, kDepth);
   float* a_space = g.a_type == DType::f32 ? nullptr : a_scratch.get<float>(g.m * depth);
   float* b_space = g.b_type == DType::f32 ? nullptr : b_scratch.get<float>(g.n * depth);
-  const bool own_c = g.c_type != DType::f32;
-  float* c = own_c ? c_scratch.get<float>(g.m * g.n) : static_cast<float*>(g.c);
-  const std::int64_t ldc = own_c ? g.n : g.ldc;
-  if (own_c && g.accumulate) widened(g.c, g.c_type, g.ldc, g.m, g.n, c);
   for (std::int64_t k0 = 0; k0 < g.k; k0 += depth) {
     const std::int64_t k = std::min(depth, g.k - k0);
     const Block a = widened(at(g.a, g.a_type, k0), g.a_type, g.lda, g.m, k, a_space);
     const Block b = g.b_transposed ? widened(at(g.b, g.b_type, k0), g.b_type, g.ldb, g.n, k, b_space)
                                    : widened(at(g.b, g.b_type, k0 * g.ldb), g.b_type, g.ldb, k, g.n, b_space);
     const auto status = dnnl_sgemm('N', g.b_transposed ? 'T' : 'N', g.m, g.n, k, 1.0f, a.data, a.stride, b.data,
-                                   b.stride, g.accumulate || k0 > 0 ? 1.0f : 0.0f, c, ldc);
+                                   b.stride, g.accumulate || k0 > 0 ? 1.0f : 0.0f, g.c, g.ldc);
     check(status == dnnl_success, "dnnl_sgemm refused its arguments");
   }
-  if (own_c)
-    for (std::int64_t r = 0; r < g.m; ++r) write_row(c + r * g.n, at(g.c, g.c_type, r * g.ldc), g.c_type, g.n);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 namespace longhaul::cpu {
 
-/// c = a * b, or c += a * b with the sum in float32 and one rounding. Row-major; strides in elements.
+/// c = a * b, or c += a * b. Row-major; strides in elements.
 struct GemmArgs {
   const void* a;  // [m, k]
   DType a_type;
@@ -15,8 +15,7 @@ struct GemmArgs {
   DType b_type;
   std::int64_t ldb;
   bool b_transposed;
-  void* c;  // [m, n]
-  DType c_type;
+  float* c;  // [m, n]
   std::int64_t ldc;
   bool accumulate;
   std::int64_t m, n, k;

@@ -6,26 +6,37 @@ namespace longhaul::cpu::LONGHAUL_ISA {
 namespace {
 
 constexpr int kMaxBlock = 64;
+constexpr int kSpare = 16;
 constexpr int kHeads = 4;  // query heads that share a row's loads
 
-/// D = 0: head_dim is known at run time only.
+/// s[h][r] = q[h] . k[r]. D = 0: head_dim is known at run time only. Writes up to kSpare columns past n.
 template <class T, int N, int D, int H>
-void scores(const T* rows, std::int64_t n, std::int64_t d, const float* q, float (*s)[kMaxBlock]) {
+void scores(const T* rows, std::int64_t n, std::int64_t d, const float* q, float (*s)[kMaxBlock + kSpare]) {
+  constexpr int R = 4 / H;  // rows at once, so that four sums are folded together
   const std::int64_t dim = D ? D : d;
-  for (std::int64_t r = 0; r < n; ++r) {
-    const T* k = rows + r * 2 * dim;
-    F<N> acc[H] = {};
-    for (std::int64_t i = 0; i < dim; i += N) {
-      F<N> ks = load<N>(k + i);
-      for (int h = 0; h < H; ++h) acc[h] += ks * load<N>(q + h * dim + i);
-    }
-    for (int h = 0; h < H; ++h) s[h][r] = sum<N>(acc[h]);
+  for (std::int64_t r = 0; r < n; r += R) {
+    F<N> acc[4] = {};
+    const T* k[R];
+    for (int j = 0; j < R; ++j) k[j] = rows + (r + j < n ? r + j : n - 1) * 2 * dim;
+    // The next block, K and V: the two are read in separate passes, a pattern that hardware does not foresee.
+    const auto next = reinterpret_cast<std::uintptr_t>(rows + (r + n) * 2 * dim);
+    for (std::int64_t b = 0; b < R * 2 * dim * static_cast<std::int64_t>(sizeof(T)); b += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(next + b), 0, 2);
+    for (std::int64_t i = 0; i < dim; i += N)
+      for (int j = 0; j < R; ++j) {
+        F<N> ks = load<N>(k[j] + i);
+        for (int h = 0; h < H; ++h) acc[j * H + h] += ks * load<N>(q + h * dim + i);
+      }
+    F<4> sums = sum4(acc[0], acc[1], acc[2], acc[3]);
+    for (int j = 0; j < R; ++j)
+      for (int h = 0; h < H; ++h) s[h][r + j] = sums[j * H + h];
   }
 }
 
 /// C vectors of every head's o: o * alpha + sum of p v, in row order.
 template <class T, int N, int C, int H>
-void add_values(const T* v, std::int64_t n, std::int64_t d, const float (*p)[kMaxBlock], const float* alpha, float* o) {
+void add_values(const T* v, std::int64_t n, std::int64_t d, const float (*p)[kMaxBlock + kSpare], const float* alpha,
+                float* o) {
   F<N> acc[H][C];
   for (int h = 0; h < H; ++h)
     for (int c = 0; c < C; ++c) acc[h][c] = load<N>(o + h * d + c * N) * alpha[h];
@@ -43,11 +54,11 @@ void add_values(const T* v, std::int64_t n, std::int64_t d, const float (*p)[kMa
 template <class T, int N, int D, int H>
 void attend_block(const T* rows, std::int64_t n, const AttendRowsArgs& a, std::int64_t head) {
   const std::int64_t d = D ? D : a.head_dim;
-  alignas(64) float s[H][kMaxBlock];
+  alignas(64) float s[H][kMaxBlock + kSpare];
   float alpha[H];
+  scores<T, N, D, H>(rows, n, d, a.q + head * d, s);
   for (int h = 0; h < H; ++h)
     for (std::int64_t r = n; r < (n + N - 1) / N * N; ++r) s[h][r] = -__builtin_inff();
-  scores<T, N, D, H>(rows, n, d, a.q + head * d, s);
   for (int h = 0; h < H; ++h) {
     F<N> top = splat<N>(a.m[head + h]);
     for (std::int64_t r = 0; r < n; r += N) top = max<N>(load<N>(s[h] + r), top);

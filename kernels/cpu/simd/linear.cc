@@ -6,27 +6,43 @@ namespace longhaul::cpu::LONGHAUL_ISA {
 namespace {
 
 constexpr int W = kLanes;
-constexpr int kRows = W == 16 ? 4 : 2;  // with kTokens and two sums each, what the registers hold
-constexpr int kTokens = 3;
+using U = Vec<W>::U;
 
-/// R x T results. Each is two running vectors over alternate pieces, added, folded, and then the tail: the same order
-/// whatever R and T are.
+/// Rows per tile, so that rows x tokens running sums and a step's weights fit the registers.
+constexpr int rows_for(int tokens) {
+  const int sums = W == 16 ? 24 : 12, rows = sums / tokens;
+  return rows < 8 ? rows : 8;
+}
+
+/// R x T results, each one running vector, folded at the end, and then the tail: the same order whatever R and T are.
+/// A load of 2 W weights is taken apart into those of even and of odd index; x comes in that order (split_pairs).
 template <int R, int T>
 void dot_tile(const bf16* w, std::int64_t in, const float* x, float* out, std::int64_t out_stride) {
-  F<W> acc[R][T][2] = {};
+  F<W> acc[R][T] = {};
   std::int64_t i = 0;
-  for (; i + 2 * W <= in; i += 2 * W)
-    for (int j = 0; j < 2; ++j) {
-      F<W> xs[T];
-      for (int t = 0; t < T; ++t) xs[t] = load<W>(x + t * in + i + j * W);
-      for (int r = 0; r < R; ++r) {
-        F<W> ws = load<W>(w + r * in + i + j * W);
-        for (int t = 0; t < T; ++t) acc[r][t][j] += ws * xs[t];
-      }
+  for (; i + 2 * W <= in; i += 2 * W) {
+    F<W> even[R], odd[R];
+    for (int r = 0; r < R; ++r) {
+      U pairs;
+      __builtin_memcpy(&pairs, w + r * in + i, sizeof pairs);
+      // The rows after this tile: R short streams start anew too often for the hardware's prefetcher.
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(w) + 2 * ((R + r) * in + i)), 0,
+                         2);
+      even[r] = (F<W>)(pairs << 16);
+      odd[r] = (F<W>)(pairs & 0xffff0000u);
     }
+    for (int t = 0; t < T; ++t) {
+      F<W> xs = load<W>(x + t * in + i);
+      for (int r = 0; r < R; ++r) acc[r][t] += even[r] * xs;
+    }
+    for (int t = 0; t < T; ++t) {
+      F<W> xs = load<W>(x + t * in + i + W);
+      for (int r = 0; r < R; ++r) acc[r][t] += odd[r] * xs;
+    }
+  }
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
-      float total = sum<W>(acc[r][t][0] + acc[r][t][1]);
+      float total = sum<W>(acc[r][t]);
       for (std::int64_t k = i; k < in; ++k) total += load<1>(w + r * in + k)[0] * x[t * in + k];
       out[t * out_stride + r] = total;
     }
@@ -35,20 +51,33 @@ void dot_tile(const bf16* w, std::int64_t in, const float* x, float* out, std::i
 template <int T>
 void dot_tokens(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, float* out,
                 std::int64_t out_stride) {
+  constexpr int R = rows_for(T);
   std::int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows) dot_tile<kRows, T>(w + r * in, in, x, out + r, out_stride);
+  for (; r + R <= rows; r += R) dot_tile<R, T>(w + r * in, in, x, out + r, out_stride);
   for (; r < rows; ++r) dot_tile<1, T>(w + r * in, in, x, out + r, out_stride);
 }
 
 }  // namespace
 
+void split_pairs(const float* x, float* out, std::int64_t n) {
+  static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+  std::int64_t i = 0;
+  for (; i + 2 * W <= n; i += 2 * W)
+    for (int j = 0; j < 2 * W; ++j) out[i + j % 2 * W + j / 2] = x[i + j];
+  for (; i < n; ++i) out[i] = x[i];
+}
+
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
               std::int64_t out_stride) {
+  constexpr int kMost = W == 16 ? 8 : 4;
   std::int64_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens)
-    dot_tokens<kTokens>(w, rows, in, x + t * in, out + t * out_stride, out_stride);
-  if (tokens - t == 2) dot_tokens<2>(w, rows, in, x + t * in, out + t * out_stride, out_stride);
-  if (tokens - t == 1) dot_tokens<1>(w, rows, in, x + t * in, out + t * out_stride, out_stride);
+  auto step = [&]<int T>() {
+    for (; tokens - t >= T; t += T) dot_tokens<T>(w, rows, in, x + t * in, out + t * out_stride, out_stride);
+  };
+  step.template operator()<kMost>();
+  step.template operator()<4>();
+  step.template operator()<2>();
+  step.template operator()<1>();
 }
 
 }  // namespace longhaul::cpu::LONGHAUL_ISA

@@ -40,7 +40,8 @@ void rms_norm(const float* x, const bf16* gain, float* out, std::int64_t n, floa
 void silu_mul(const float* gate, const float* up, float* out, std::int64_t n) {
   auto step = [&]<int N>(std::int64_t at) {
     F<N> g = load<N>(gate + at);
-    store<N>(out + at, g / (1.0f + exp<N>(-g)) * load<N>(up + at));
+    F<N> e = g < -88.0f ? splat<N>(__builtin_inff()) : exp<N>(-g);
+    store<N>(out + at, g / (1.0f + e) * load<N>(up + at));
   };
   std::int64_t i = 0;
   for (; i + W <= n; i += W) step.template operator()<W>(i);

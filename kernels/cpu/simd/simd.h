@@ -45,7 +45,10 @@ struct Simd {
   void (*scale)(const float* x, float factor, float* out, std::int64_t n);
   /// into = into * a + from * b.
   void (*blend)(float* into, float a, const float* from, float b, std::int64_t n);
-  /// out[t * out_stride + r] = w[r] . x[t]; the bits of a result depend on its own row and token alone.
+  /// x in the order that dot_rows reads it.
+  void (*split_pairs)(const float* x, float* out, std::int64_t n);
+  /// out[t * out_stride + r] = w[r] . x[t], x after split_pairs; the bits of a result depend on its own row and token
+  /// alone.
   void (*dot_rows)(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
                    std::int64_t out_stride);
   void (*attend_rows_bf16)(const AttendRowsArgs&);

@@ -19,6 +19,7 @@ extern const Simd kTable{
     .rotate = rotate,
     .scale = scale,
     .blend = blend,
+    .split_pairs = split_pairs,
     .dot_rows = dot_rows,
     .attend_rows_bf16 = attend_rows_bf16,
     .attend_rows_f32 = attend_rows_f32,

@@ -71,36 +71,57 @@ template <int N>
   return a > b ? a : b;
 }
 
-/// Halves the vector until one lane is left: a fixed order.
+// By shuffles: taking a vector's address would keep running sums in memory.
+[[gnu::always_inline]] inline F<8> low_half(F<16> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7); }
+[[gnu::always_inline]] inline F<8> high_half(F<16> v) {
+  return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+[[gnu::always_inline]] inline F<4> low_half(F<8> v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+[[gnu::always_inline]] inline F<4> high_half(F<8> v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7); }
+
+/// All lanes added, halving the vector: a fixed order.
 template <int N>
 [[gnu::always_inline]] inline float sum(F<N> v) {
-  if constexpr (N == 1) {
-    return v[0];
-  } else {
-    F<N / 2> low, high;
-    __builtin_memcpy(&low, &v, sizeof low);
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-    return sum<N / 2>(low + high);
-  }
+  if constexpr (N == 4) return (v[0] + v[2]) + (v[1] + v[3]);
+  else return sum<N / 2>(low_half(v) + high_half(v));
 }
 
 template <int N>
 [[gnu::always_inline]] inline float highest(F<N> v) {
-  float r = v[0];
-  for (int i = 1; i < N; ++i) r = v[i] > r ? v[i] : r;
-  return r;
+  if constexpr (N > 4) {
+    return highest<N / 2>(max<N / 2>(low_half(v), high_half(v)));
+  } else {
+    float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
+  }
 }
 
-/// e^x within 2 ulp; 0 below -87.3 (so for -inf), inf above 88.7; NaN stays NaN.
+/// The sums of four vectors for little more than the price of one: they are folded into each other, not one by one.
+[[gnu::always_inline]] inline F<4> sum4(F<8> a, F<8> b, F<8> c, F<8> d) {
+  F<8> ab = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
+            __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+  F<8> cd = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13) +
+            __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+  F<8> all = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+             __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  return low_half(all) + high_half(all);
+}
+[[gnu::always_inline]] inline F<4> sum4(F<16> a, F<16> b, F<16> c, F<16> d) {
+  return sum4(low_half(a) + high_half(a), low_half(b) + high_half(b), low_half(c) + high_half(c),
+              low_half(d) + high_half(d));
+}
+
+/// e^x within 2 ulp for x <= 88 (beyond: e^88); 0 below -86.6, so for -inf; NaN stays NaN.
 template <int N>
 [[gnu::always_inline]] inline F<N> exp(F<N> x) {
   using I = typename Vec<N>::I;
-  // n = round(x / ln 2) by adding 1.5 * 2^23, which leaves n in the low bits; then the series on |r| <= ln 2 / 2.
+  const F<N> low = splat<N>(-86.6f), high = splat<N>(88.0f);
+  F<N> inside = low > x ? low : x;  // in this order a NaN comes through
+  inside = high < inside ? high : inside;
+  // n = round(x / ln 2) by adding 1.5 * 2^23, which leaves n in the low bits; then a polynomial on |r| <= ln 2 / 2.
   const float shift = 12582912.0f;
-  F<N> clamped = x < -88.0f ? splat<N>(-88.0f) : x;
-  clamped = clamped > 89.0f ? splat<N>(89.0f) : clamped;
-  F<N> t = clamped * 1.44269504f + shift, n = t - shift;
-  F<N> r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+  F<N> t = inside * 1.44269504f + shift, n = t - shift;
+  F<N> r = inside - n * 0.693359375f + n * 2.12194440e-4f;
   F<N> p = splat<N>(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -108,10 +129,8 @@ template <int N>
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // 2^n in two factors, as n reaches 128 where e^x is still finite.
-  I k = (I)t - 0x4b400000, half = k >> 1;
-  F<N> y = p * (F<N>)((half + 127) << 23) * (F<N>)((k - half + 127) << 23);
-  return x < -87.3f ? splat<N>(0.0f) : y;
+  F<N> power = (F<N>)(((I)t << 23) + 0x3f800000);
+  return x < low ? splat<N>(0.0f) : p * power;
 }
 
 }  // namespace longhaul::cpu::LONGHAUL_ISA

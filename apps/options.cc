@@ -1,0 +1,161 @@
+#include "apps/options.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <iostream>
+
+#include "apps/config_file.h"
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
+#include "kernels/cpu/cpu_device.h"
+
+namespace longhaul {
+namespace {
+
+using Parse = std::int64_t (*)(std::string_view);
+
+/// A flag whose text `parse` reads; its errors name the flag.
+void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out, Parse parse,
+                const std::string& help, const std::string& kind) {
+  auto read = [&out, parse, flag](const std::string& text) {
+    try {
+      out = parse(text);
+    } catch (const UserError& e) {
+      throw UserError(e.code, "{}: {}", flag, e.what());
+    }
+  };
+  verb.add_option_function<std::string>(flag, read, help)->type_name(kind);
+}
+
+void check_device(const std::string& device) {
+  if (device == "auto" || device == "cpu") return;
+  if (device == "cuda" || device.starts_with("cuda:"))
+    throw UserError(Exit::device, "--device {}: this build has no CUDA device; use --device cpu", device);
+  throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", device);
+}
+
+}  // namespace
+
+void add_options(CLI::App& verb, Options& o) {
+  verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
+  verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
+  add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
+             "budget of device memory, a hard total; on the CPU device half of the memory available unless given",
+             "SIZE");
+  add_parsed(
+      verb, "--host-memory", o.host_memory, parse_bytes,
+      "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
+      "SIZE");
+  verb.add_option("--policy", o.policy, "where KV rows live: a shipped policy's name, or a TOML file")
+      ->capture_default_str()
+      ->type_name("NAME|FILE");
+  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens,
+             "context limit, prompt and answer together; the model's unless given", "TOKENS");
+  add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
+             "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
+  const char* kFromModel = "; from generation_config.json unless given";
+  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)
+      ->check(CLI::Range(0.0, 100.0));
+  verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
+      ->check(CLI::Range(0.0, 1.0));
+  verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
+      ->check(CLI::Range(0, 1 << 30));
+  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(CLI::NonNegativeNumber);
+  verb.add_option("--activations", o.activations, "type of activations and KV rows")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->type_name("TYPE");
+  verb.add_option("--prefill-chunk", o.prefill_chunk, "tokens that go through a layer at a time in prefill")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20))
+      ->type_name("TOKENS");
+  verb.add_option("--cpu-link", o.cpu_link, "link speed of the CPU device, GB/s each way; 0 is as fast as memory")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("GBPS");
+  verb.add_option("--log-level", o.log_level, "what is logged to stderr")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->type_name("LEVEL");
+  verb.add_option("--config", o.config, "TOML file with these flags' names as keys; flags override it")
+      ->type_name("FILE")
+      ->configurable(false);
+  verb.add_flag("--print-config", o.print_config, "print the effective config as TOML that --config reads, and stop")
+      ->configurable(false);
+}
+
+bool finish_options(CLI::App& verb, const Options& o) {
+  if (!o.config.empty()) apply_config(verb, o.config);
+  if (o.print_config) {
+    std::cout << print_config(verb);
+    return false;
+  }
+  auto log = spdlog::stderr_color_mt("longhaul");
+  log->set_pattern("%^%l%$: %v");
+  log->set_level(spdlog::level::from_str(o.log_level));
+  spdlog::set_default_logger(std::move(log));
+  if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
+  check_device(o.device);
+  load_policy(o.policy);  // a mistake in it is better told before the model's files are read
+  return true;
+}
+
+SampleParams sampling(const Options& o, const GenerationDefaults& defaults) {
+  SampleParams params;
+  params.temperature = static_cast<float>(o.temperature.value_or(defaults.temperature));
+  params.top_p = static_cast<float>(o.top_p.value_or(defaults.top_p));
+  params.top_k = static_cast<std::int32_t>(o.top_k.value_or(defaults.top_k));
+  params.seed = static_cast<std::uint64_t>(o.seed);
+  return params;
+}
+
+std::int64_t max_tokens(const Options& o, const GenerationDefaults& defaults) {
+  return o.max_tokens.value_or(defaults.max_new_tokens.value_or(512));
+}
+
+std::int64_t context(const Options& o, const ModelConfig& config) {
+  if (o.max_model_len && *o.max_model_len > config.max_position)
+    throw UserError(Exit::usage, "--max-model-len {}: the model's context is {} tokens", *o.max_model_len,
+                    config.max_position);
+  return o.max_model_len.value_or(config.max_position);
+}
+
+Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
+  constexpr std::int64_t kReserve = std::int64_t{1} << 30;
+  check_device(device);
+  std::int64_t available = available_host_memory();
+  Budget budget;
+  budget.device = device_memory.value_or(available / 2);
+  budget.host = std::max<std::int64_t>(available - kReserve - budget.device, 0);
+  return budget;
+}
+
+Budget budget(const Options& o) {
+  Budget budget = available_budget(o.device, o.gpu_memory);
+  budget.host = o.host_memory.value_or(budget.host);
+  return budget;
+}
+
+EngineOptions engine_options(const Options& o, const ModelConfig& config, const Budget& budget, std::int64_t longest,
+                             std::int64_t wanted_sessions) {
+  EngineOptions engine;
+  engine.policy = load_policy(o.policy);
+  engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
+  engine.max_len = longest;
+  engine.max_sessions = wanted_sessions;
+  engine.prefill_chunk = o.prefill_chunk;
+  return fit_to_budget(config, engine, budget);
+}
+
+std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
+  check_device(name);
+  CpuDeviceOptions cpu;
+  cpu.budget = budget;
+  cpu.link_bytes_per_second = link * 1e9;
+  return make_cpu_device(std::move(cpu));
+}
+
+}  // namespace longhaul

@@ -1,0 +1,47 @@
+// The flags that run and batch share, their config file, and what they resolve to once the model's files are known.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kernels/device.h"
+#include "runtime/model_files.h"
+#include "runtime/plan.h"
+
+namespace longhaul {
+
+struct Options {
+  std::string model, device = "auto", policy = "stream", activations = "bf16", log_level = "info";
+  std::optional<std::int64_t> gpu_memory, host_memory;  // bytes
+  std::optional<std::int64_t> max_model_len, max_tokens;
+  std::optional<double> temperature, top_p;
+  std::optional<std::int64_t> top_k;
+  std::int64_t seed = 0, prefill_chunk = 512;
+  double cpu_link = 0;  // GB/s; 0: as fast as memory
+  std::string config;
+  bool print_config = false;
+};
+
+void add_options(CLI::App& verb, Options& options);
+/// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
+bool finish_options(CLI::App& verb, const Options& options);
+
+SampleParams sampling(const Options& options, const GenerationDefaults& defaults);
+std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaults);
+/// Most tokens of prompt and answer together.
+std::int64_t context(const Options& options, const ModelConfig& config);
+
+/// What the machine has for a device of this name: half of the host memory available for the CPU device unless
+/// `device_memory` says; the rest, less 1 GiB for the process itself, for KV rows.
+Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
+/// The same under the budgets that were given.
+Budget budget(const Options& options);
+/// Engine options that fit the budget. `wanted_sessions` may be lowered.
+EngineOptions engine_options(const Options& options, const ModelConfig& config, const Budget& budget,
+                             std::int64_t longest, std::int64_t wanted_sessions);
+/// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU
+/// device's, GB/s each way; 0: as fast as memory.
+std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link);
+
+}  // namespace longhaul

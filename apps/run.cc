@@ -1,0 +1,109 @@
+// longhaul run: one prompt, its answer streamed to stdout.
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <array>
+#include <iostream>
+#include <memory>
+
+#include "apps/options.h"
+#include "apps/verbs.h"
+#include "runtime/batch_job.h"
+
+namespace longhaul {
+namespace {
+
+struct PromptOptions : Options {
+  std::optional<std::string> prompt;
+  std::string prompt_file;
+};
+
+std::string read_prompt(const PromptOptions& o) {
+  if (o.prompt.has_value() == !o.prompt_file.empty())
+    throw UserError(Exit::usage, "give one of --prompt and --prompt-file; see longhaul run --help");
+  if (!o.prompt) return read_document(o.prompt_file);
+  if (auto at = find_invalid_utf8(*o.prompt); at != std::string::npos)
+    throw UserError(Exit::io, "--prompt: not valid UTF-8 at byte {}", at);
+  return *o.prompt;
+}
+
+void say(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
+}
+
+/// Seconds that `work` took.
+template <class F>
+double timed(const F& work) {
+  auto start = Progress::Clock::now();
+  work();
+  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
+}
+
+void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
+  Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
+  StreamDecoder decoder(model.tokenizer);
+  auto say_newest = [&] {
+    if (session.finish() != Finish::stop) say(decoder.push(session.tokens().back()));
+  };
+  double prefill = timed([&] {
+    progress.prefill("prompt", session.prompt_size(), 0);
+    engine.prefill(session, [&](const PrefillProgress& p) {
+      progress.prefill("prompt", session.prompt_size(), p.done / p.total);
+    });
+  });
+  progress.clear();
+  say_newest();
+  double decode = timed([&] {
+    while (!session.done()) {
+      engine.step(std::array{&session});
+      say_newest();
+    }
+  });
+  say(decoder.finish() + "\n");
+  std::int64_t steps = session.answer_size() - 1;
+  spdlog::info("prefill {} tokens, {:.1f} tokens/s; decode {} tokens, {:.1f} tokens/s; finish: {}",
+               session.prompt_size(), static_cast<double>(session.prompt_size()) / prefill, steps,
+               steps > 0 ? static_cast<double>(steps) / decode : 0.0,
+               session.finish() == Finish::stop ? "stop" : "length");
+}
+
+void run(const PromptOptions& o) {
+  std::string prompt = read_prompt(o);
+  ModelFiles model(o.model);
+  std::vector<std::int32_t> ids = model.prompt_ids({{"user", prompt}});
+  auto length = static_cast<std::int64_t>(ids.size());
+  std::int64_t answer = max_tokens(o, model.generation);
+  check_context(length, answer, context(o, model.config));
+  Budget limits = budget(o);
+  EngineOptions options = engine_options(o, model.config, limits, length + answer, 1);
+  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  Engine engine(*device, model.config, model.weights, options);
+  spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
+               describe_streaming(model.config, options, limits, length));
+  Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
+  stream_answer(engine, model, session);
+}
+
+}  // namespace
+
+void register_run(CLI::App& app) {
+  auto o = std::make_shared<PromptOptions>();
+  CLI::App* verb = app.add_subcommand("run", "Answer one prompt; the text is streamed to stdout");
+  verb->add_option("--prompt", o->prompt, "the user's message")->type_name("TEXT");
+  verb->add_option("--prompt-file", o->prompt_file, "a file with the user's message")->type_name("FILE");
+  add_options(*verb, *o);
+  verb->footer(
+      "Examples:\n"
+      "  longhaul run --model models/demo-7m --prompt \"Once upon a time\"\n"
+      "  longhaul run --model models/demo-7m --prompt-file report.txt --max-tokens 200 --temperature 0.7 --seed 1");
+  verb->callback([verb, o] {
+    try {
+      if (finish_options(*verb, *o)) run(*o);
+    } catch (const DocumentError& e) {
+      throw UserError(Exit::io, "{}", e.what());
+    }
+  });
+}
+
+}  // namespace longhaul

@@ -1,0 +1,13 @@
+// Each verb adds itself to the command. What it throws ends the process (apps/main.cc); else `exit` is how it ended.
+#pragma once
+#include <CLI/CLI.hpp>
+
+#include "kernels/base/error.h"
+
+namespace longhaul {
+
+void register_run(CLI::App& app);
+void register_batch(CLI::App& app, Exit& exit);
+void register_completion(CLI::App& app);
+
+}  // namespace longhaul

@@ -1,0 +1,191 @@
+#include "runtime/batch_input.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "kernels/base/error.h"
+#include "runtime/json_file.h"
+#include "runtime/tokenizer.h"
+
+namespace longhaul {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // says "UTF-8", is no part of the text
+
+void check_utf8(std::string_view text) {
+  if (auto at = find_invalid_utf8(text); at != std::string_view::npos)
+    throw DocumentError("invalid_utf8", fmt::format("not valid UTF-8 at byte {}", at));
+}
+
+std::vector<fs::path> files_below(const fs::path& folder) {
+  std::vector<fs::path> files;
+  try {
+    for (auto at = fs::recursive_directory_iterator(folder); at != fs::end(at); ++at) {
+      bool hidden = at->path().filename().string().starts_with('.');
+      if (hidden && at->is_directory()) at.disable_recursion_pending();
+      if (!hidden && !at->is_directory()) files.push_back(at->path().lexically_relative(folder));
+    }
+  } catch (const fs::filesystem_error& e) {
+    throw UserError(Exit::io, "{}: {}", e.path1().string(), e.code().message());
+  }
+  std::sort(files.begin(), files.end(),
+            [](const fs::path& a, const fs::path& b) { return a.generic_string() < b.generic_string(); });
+  return files;
+}
+
+BatchRequest text_request(std::string custom_id, const fs::path& file) {
+  BatchRequest request;
+  request.custom_id = std::move(custom_id);
+  request.where = file.string();
+  request.document = file;
+  return request;
+}
+
+void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw UserError(Exit::io, "{}: {}", path, std::strerror(errno));
+  std::string line;
+  for (std::int64_t number = 1; std::getline(in, line); ++number) {
+    if (number == 1 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    std::string where = fmt::format("{}:{}", path, number);
+    try {
+      out.push_back(parse_request(line, where));
+    } catch (const DocumentError& e) {
+      BatchRequest request;
+      request.custom_id = request.where = where;
+      request.failure = Failure{e.code, e.what()};
+      out.push_back(std::move(request));
+    }
+  }
+  if (in.bad()) throw UserError(Exit::io, "{}: {}", path, std::strerror(errno));
+}
+
+/// A text, or a list of {"type": "text", "text": ...}.
+std::string content_of(const nlohmann::json* content, const std::string& where) {
+  if (content && content->is_string()) return *content;
+  if (!content || !content->is_array())
+    throw UserError(Exit::usage, "{}: \"content\" must be a text or a list of text parts", where);
+  std::string text;
+  for (const auto& part : *content) {
+    JsonObject fields(part, where + ": a part of \"content\"", Exit::usage);
+    fields.only("type", {"text"});
+    text += fields.require("text", fields.text("text"));
+    fields.finish();
+  }
+  return text;
+}
+
+std::vector<Message> messages_of(const nlohmann::json* list, const std::string& where) {
+  if (!list || !list->is_array() || list->empty())
+    throw UserError(Exit::usage, "{}: \"messages\" must be a list with at least one message", where);
+  std::vector<Message> messages;
+  for (const auto& item : *list) {
+    std::string here = fmt::format("{}: message {}", where, messages.size() + 1);
+    JsonObject fields(item, here, Exit::usage);
+    std::string role = fields.require("role", fields.text("role"));
+    if (role != "system" && role != "user" && role != "assistant")
+      throw UserError(Exit::usage, "{}: role {} is unknown; known: system, user, assistant", here,
+                      longhaul::quoted(role));
+    messages.push_back({std::move(role), content_of(fields.take("content"), here)});
+    fields.finish();
+  }
+  return messages;
+}
+
+void read_body(JsonObject& body, BatchRequest& request, const std::string& where) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  request.messages = messages_of(body.take("messages"), where);
+  request.max_tokens = body.whole("max_tokens", 1, kMost);
+  if (auto newer = body.whole("max_completion_tokens", 1, kMost)) request.max_tokens = newer;
+  request.temperature = body.number("temperature", 0, 100);
+  request.top_p = body.number("top_p", 0, 1);
+  request.top_k = body.whole("top_k", 0, std::numeric_limits<std::int32_t>::max());
+  request.seed = body.whole("seed", 0, std::numeric_limits<std::int64_t>::max());
+  // The response names the model that answered, whatever the request calls it.
+  body.ignore({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
+  // What would change the answer is refused unless it is at the value that changes nothing.
+  body.only("n", {1});
+  body.only("stream", {false});
+  body.only("logprobs", {false});
+  body.only("frequency_penalty", {0, 0.0});
+  body.only("presence_penalty", {0, 0.0});
+  body.only("response_format", {nlohmann::json{{"type", "text"}}});
+  body.finish();
+}
+
+}  // namespace
+
+BatchRequest parse_request(const std::string& line, const std::string& where) {
+  check_utf8(line);
+  try {
+    BatchRequest request;
+    request.where = where;
+    nlohmann::json json = parse_json(line, where, Exit::usage);
+    JsonObject fields(json, where, Exit::usage);
+    request.custom_id = fields.require("custom_id", fields.text("custom_id"));
+    if (request.custom_id.empty()) fields.refuse("custom_id", "a text that is not empty");
+    try {
+      fields.only("method", {"POST"});
+      fields.only("url", {"/v1/chat/completions"});
+      const nlohmann::json* body = fields.take("body");
+      if (!body) fields.missing("body");
+      fields.finish();
+      JsonObject body_fields(*body, where + ": body", Exit::usage);
+      read_body(body_fields, request, where + ": body");
+    } catch (const UserError& e) {
+      request.failure = Failure{"invalid_request", e.what()};  // the line is at fault, but it has a name
+      return request;
+    }
+    if (std::all_of(request.messages.begin(), request.messages.end(), [](auto& m) { return m.content.empty(); }))
+      request.failure = Failure{"empty_document", where + ": the messages hold no text"};
+    return request;
+  } catch (const UserError& e) {
+    throw DocumentError("invalid_request", e.what());
+  }
+}
+
+std::string read_document(const fs::path& file) {
+  std::error_code gone;
+  if (!fs::is_regular_file(file, gone)) throw DocumentError("file_unreadable", file.string() + ": not a regular file");
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream bytes;
+  if (in) bytes << in.rdbuf();
+  if (!in && in.rdstate() != std::ios::eofbit && fs::file_size(file, gone) != 0)
+    throw DocumentError("file_unreadable", fmt::format("{}: {}", file.string(), std::strerror(errno)));
+  std::string text = std::move(bytes).str();
+  check_utf8(text);
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  text.erase(text.find_last_not_of(" \t\r\n\f\v") + 1);
+  if (text.empty()) throw DocumentError("empty_document", file.string() + ": the document is empty");
+  return text;
+}
+
+std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths) {
+  std::vector<BatchRequest> requests;
+  for (const std::string& path : paths) {
+    std::error_code error;
+    auto status = fs::status(path, error);
+    if (!fs::exists(status)) throw UserError(Exit::io, "{}: no such file or folder", path);
+    std::size_t before = requests.size();
+    if (fs::is_directory(status))
+      for (const fs::path& file : files_below(path))
+        requests.push_back(text_request(file.generic_string(), fs::path(path) / file));
+    else if (path.ends_with(".jsonl")) add_jsonl(path, requests);
+    else requests.push_back(text_request(path, path));
+    if (requests.size() == before) throw UserError(Exit::io, "{}: holds no documents", path);
+  }
+  std::map<std::string_view, const BatchRequest*> seen;
+  for (const BatchRequest& request : requests)
+    if (auto [at, fresh] = seen.emplace(request.custom_id, &request); !fresh)
+      throw UserError(Exit::usage, "{} and {} have the same custom_id {}", at->second->where, request.where,
+                      longhaul::quoted(request.custom_id));
+  return requests;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,51 @@
+// What a batch is asked: folders, text files and OpenAI batch JSONL become requests. What cannot be asked becomes a
+// request that carries its failure, so that every input has a record.
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "runtime/chat_template.h"
+
+namespace longhaul {
+
+/// The error of one record: `code` is for programs, `message` for people.
+struct Failure {
+  std::string code, message;
+};
+
+/// One document's failure; the batch goes on.
+class DocumentError : public std::runtime_error {
+ public:
+  DocumentError(std::string code, const std::string& message) : std::runtime_error(message), code(std::move(code)) {}
+  std::string code;
+};
+
+struct BatchRequest {
+  std::string custom_id;
+  std::string where;               // the file, or FILE:LINE, for messages
+  std::filesystem::path document;  // a text file, read when its turn comes; empty for a JSONL request
+  std::vector<Message> messages;   // of a JSONL request
+  // What a JSONL request sets for itself; the job's values otherwise.
+  std::optional<std::int64_t> max_tokens;
+  std::optional<double> temperature, top_p;
+  std::optional<std::int64_t> top_k, seed;
+  std::optional<Failure> failure;
+};
+
+/// The requests of `paths`, in order. A folder gives its files, at any depth, by sorted relative path, which is the
+/// custom_id; names that begin with a dot are left out. A file whose name ends in .jsonl gives a request a line; any
+/// other file is a document whose custom_id is the path as given. Throws UserError{io} for a path that is not there or
+/// holds nothing, UserError{usage} when two inputs have one custom_id.
+std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths);
+
+/// A text file without its byte order mark and trailing whitespace. Throws DocumentError: file_unreadable,
+/// invalid_utf8, empty_document.
+std::string read_document(const std::filesystem::path& file);
+
+/// One line of an OpenAI batch file. Throws DocumentError{invalid_request} or {invalid_utf8} or {empty_document}.
+BatchRequest parse_request(const std::string& line, const std::string& where);
+
+}  // namespace longhaul

@@ -1,0 +1,134 @@
+#include "runtime/batch_output.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+
+#include "kernels/base/error.h"
+
+namespace longhaul {
+namespace fs = std::filesystem;
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+[[noreturn]] void fail(const std::string& file) {
+  throw UserError(Exit::io, "{}: cannot be written: {}", file, std::strerror(errno));
+}
+
+bool write_all(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    bytes.remove_prefix(n);
+  }
+  return true;
+}
+
+/// The same request gets the same id in every run (FNV-1a of its place and name).
+std::string stable_id(std::int64_t index, const std::string& custom_id) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  for (unsigned char c : fmt::format("{}:{}", index, custom_id)) hash = (hash ^ c) * 0x100000001b3u;
+  return fmt::format("{:016x}", hash);
+}
+
+void sync_folder(const fs::path& file) {
+  int fd = ::open(file.has_parent_path() ? file.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fsync(fd);
+  ::close(fd);
+}
+
+}  // namespace
+
+Json answer_record(std::int64_t index, const std::string& custom_id, const Answer& answer) {
+  std::string id = stable_id(index, custom_id);
+  Json message{{"role", "assistant"}, {"content", answer.text}};
+  Json choice{{"index", 0}, {"message", message}, {"finish_reason", answer.finish_reason}, {"logprobs", nullptr}};
+  Json usage{{"prompt_tokens", answer.prompt_tokens},
+             {"completion_tokens", answer.completion_tokens},
+             {"total_tokens", answer.prompt_tokens + answer.completion_tokens}};
+  Json body{{"id", "chatcmpl-" + id}, {"object", "chat.completion"},      {"created", std::time(nullptr)},
+            {"model", answer.model},  {"choices", Json::array({choice})}, {"usage", usage}};
+  return {{"id", "batch_req_" + id},
+          {"custom_id", custom_id},
+          {"response", {{"status_code", 200}, {"request_id", "req_" + id}, {"body", body}}},
+          {"error", nullptr}};
+}
+
+Json failure_record(std::int64_t index, const std::string& custom_id, const Failure& failure) {
+  return {{"id", "batch_req_" + stable_id(index, custom_id)},
+          {"custom_id", custom_id},
+          {"response", nullptr},
+          {"error", {{"code", failure.code}, {"message", failure.message}}}};
+}
+
+BatchOutput::BatchOutput(const std::string& file) : file_(file) {
+  // A symbolic link's target: finish() renames, and must replace the file rather than the link.
+  std::error_code absent;
+  if (fs::path real = fs::canonical(file, absent); !absent) file_ = real;
+  if (!absent && !fs::is_regular_file(file_)) throw UserError(Exit::usage, "--output {}: not a regular file", file);
+  fd_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail(file_);
+  made_ = static_cast<bool>(absent);
+  struct stat now {};
+  bool locked = ::flock(fd_, LOCK_EX | LOCK_NB) != 0;
+  if (!locked && ::fstat(fd_, &now) == 0 && now.st_size == 0) return;
+  ::close(fd_);
+  if (locked) throw UserError(Exit::locked, "--output {}: another job is writing it", file);
+  throw UserError(Exit::usage, "--output {}: exists and is not this job's; remove it or choose another name", file);
+}
+
+BatchOutput::~BatchOutput() {
+  if (made_ && lines_.empty()) ::unlink(file_.c_str());
+  ::close(fd_);
+}
+
+void BatchOutput::append(std::int64_t index, const Json& record) {
+  // A file name may hold bytes that are not UTF-8; JSON cannot.
+  std::string line = record.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
+  if (!write_all(fd_, line) || ::fdatasync(fd_) != 0) {
+    int error = errno;
+    if (::ftruncate(fd_, size_) != 0) error = errno;
+    errno = error;
+    fail(file_);
+  }
+  lines_.push_back({index, size_, static_cast<std::int64_t>(line.size())});
+  size_ += static_cast<std::int64_t>(line.size());
+}
+
+void BatchOutput::finish() {
+  auto by_index = [](const Line& a, const Line& b) { return a.index < b.index; };
+  if (std::is_sorted(lines_.begin(), lines_.end(), by_index)) return;
+  std::sort(lines_.begin(), lines_.end(), by_index);
+  std::string ordered = file_ + ".ordered";
+  struct stat at {};
+  ::fstat(fd_, &at);
+  int fd = ::open(ordered.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, at.st_mode & 0777);
+  if (fd < 0) fail(ordered);
+  bool ok = true;
+  std::string text;
+  for (const Line& line : lines_) {
+    text.resize(line.bytes);
+    ok = ok && ::pread(fd_, text.data(), line.bytes, line.offset) == line.bytes && write_all(fd, text);
+  }
+  ok = ok && ::fsync(fd) == 0;
+  ok = ::close(fd) == 0 && ok;
+  if (!ok || ::rename(ordered.c_str(), file_.c_str()) != 0) {
+    int error = errno;
+    ::unlink(ordered.c_str());
+    errno = error;
+    fail(file_);
+  }
+  sync_folder(file_);
+}
+
+}  // namespace longhaul

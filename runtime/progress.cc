@@ -1,0 +1,101 @@
+#include "runtime/progress.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace longhaul {
+namespace {
+
+double since(Progress::Clock::time_point start) {
+  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
+}
+
+std::size_t terminal_width(std::FILE* out) {
+  winsize size{};
+  return ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+/// The first `columns` characters; a character of several bytes is never cut.
+std::string_view first_columns(std::string_view text, std::size_t columns) {
+  std::size_t end = 0;
+  for (std::size_t seen = 0; end < text.size(); ++end)
+    if ((static_cast<unsigned char>(text[end]) & 0xc0) != 0x80 && seen++ == columns) break;
+  return text.substr(0, end);
+}
+
+}  // namespace
+
+std::string with_commas(std::int64_t number) {
+  std::string digits = std::to_string(number);
+  for (auto at = static_cast<std::int64_t>(digits.size()) - 3; at > (number < 0); at -= 3) digits.insert(at, ",");
+  return digits;
+}
+
+std::string format_seconds(double seconds) {
+  auto s = static_cast<std::int64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{}:{:02} min", s / 60, s % 60);
+  return fmt::format("{}:{:02}:{:02} h", s / 3600, s / 60 % 60, s % 60);
+}
+
+bool Progress::due() {
+  if (since(shown_) < (options_.terminal ? 0.1 : 2.0)) return false;
+  shown_ = Clock::now();
+  return true;
+}
+
+void Progress::show(double share, const std::string& text) {
+  std::string line = fmt::format("{}/{} documents, {}", documents_done_, options_.documents, text);
+  if (!options_.terminal) {
+    fmt::print(options_.out, "{}\n", line);
+  } else {
+    constexpr int kBar = 20;
+    int full = static_cast<int>(std::clamp(share, 0.0, 1.0) * kBar);
+    line = fmt::format("[{:=<{}}{:<{}}] {}", "", full, "", kBar - full, line);
+    fmt::print(options_.out, "\r\033[K{}", first_columns(line, terminal_width(options_.out) - 1));
+    line_open_ = true;
+  }
+  std::fflush(options_.out);
+}
+
+void Progress::clear() {
+  if (!line_open_) return;
+  std::fputs("\r\033[K", options_.out);
+  std::fflush(options_.out);
+  line_open_ = false;
+}
+
+void Progress::tokenizing(std::int64_t documents_read) {
+  if (due())
+    show(static_cast<double>(documents_read) / static_cast<double>(options_.documents),
+         fmt::format("tokenizing document {}", documents_read));
+}
+
+void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {
+  if (share <= 0) prefill_start_ = Clock::now();
+  if (share <= 0 || !due()) return;
+  double seconds = since(prefill_start_), done = share * static_cast<double>(tokens);
+  show(share, fmt::format("{}: prefill {:.0f} %, {} of {} tokens, {} tokens/s, {} left", document, share * 100,
+                          with_commas(std::llround(done)), with_commas(tokens),
+                          with_commas(std::llround(done / seconds)), format_seconds(seconds / share * (1 - share))));
+}
+
+void Progress::decode(std::int64_t sessions, std::int64_t tokens, double seconds) {
+  if (!due()) return;
+  show(static_cast<double>(documents_done_) / static_cast<double>(options_.documents),
+       fmt::format("decoding {} together, {} answer tokens, {:.1f} tokens/s", sessions, with_commas(tokens),
+                   static_cast<double>(tokens) / seconds));
+}
+
+void Progress::document_done(const std::string& document, const std::string& outcome) {
+  ++documents_done_;
+  clear();
+  fmt::print(options_.out, "{}/{} documents, {}: {}\n", documents_done_, options_.documents, document, outcome);
+  std::fflush(options_.out);
+}
+
+}  // namespace longhaul

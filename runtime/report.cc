@@ -1,0 +1,64 @@
+#include "runtime/report.h"
+
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
+#include "runtime/progress.h"
+
+namespace longhaul {
+namespace {
+
+double per_second(std::int64_t amount, double seconds) {
+  return seconds > 0 ? static_cast<double>(amount) / seconds : 0;
+}
+
+/// "compute 80.1 s, fetch 12.1 s"; what took no measurable time is left out.
+std::string seconds_by_name(const std::map<std::string, double>& seconds) {
+  std::string text;
+  for (const auto& [name, s] : seconds)
+    if (s >= 0.005) text += fmt::format("{}{} {:.2f} s", text.empty() ? "" : ", ", name, s);
+  return text.empty() ? "none" : text;
+}
+
+}  // namespace
+
+std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget,
+                               std::int64_t longest) {
+  std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * longest;
+  KvLayout layout = make_layout(options.policy, options.resident, options.max_sessions, options.max_len);
+  std::string cache = fmt::format("{} for the longest document ({} tokens)", format_bytes(bytes), with_commas(longest));
+  if (layout.all_resident()) return cache + ": all rows stay on the device";
+  return fmt::format(
+      "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step", cache,
+      bytes > budget.device ? ">" : "and weights against", format_bytes(budget.device),
+      100.0 * static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity));
+}
+
+std::string report(const JobStats& stats, const Engine& engine, const Budget& budget) {
+  DeviceCounters counters = engine.device().counters();
+  std::int64_t decode_h2d = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes;
+  std::string text;
+  auto line = [&](const char* topic, const std::string& what) { text += fmt::format("{:<15}{}\n", topic, what); };
+  line("documents", fmt::format("{} answered, {} failed", stats.documents - stats.failed, stats.failed));
+  line("prefill", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.prompt_tokens),
+                              stats.prefill_seconds, per_second(stats.prompt_tokens, stats.prefill_seconds)));
+  line("decode", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.decoded_tokens),
+                             stats.decode_seconds, per_second(stats.decoded_tokens, stats.decode_seconds)));
+  line("wall time",
+       fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
+                   stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,
+                   stats.wall_seconds - stats.load_seconds - stats.prefill_seconds - stats.decode_seconds));
+  line("streams busy", seconds_by_name(counters.busy_seconds));
+  line("stalls", seconds_by_name(counters.stall_seconds));
+  line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
+                           format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
+                           format_bytes(counters.d2h_bytes)));
+  line("kv cache", describe_streaming(engine.config(), engine.options(), budget, stats.longest_prompt));
+  line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
+                                    format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));
+  line("host memory", fmt::format("planned {} of {}; peak of the process {}", format_bytes(engine.plan().host_bytes),
+                                  format_bytes(budget.host), format_bytes(peak_resident_bytes())));
+  return text;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,165 @@
+// What a batch takes in: folders, text files and JSONL lines, and the words and codes of what it refuses.
+#include "runtime/batch_input.h"
+
+#include "kernels/base/error.h"
+#include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
+
+namespace longhaul {
+namespace {
+
+using test::contains;
+using test::ScratchDir;
+
+constexpr const char* kBody = R"("body": {"messages": [{"role": "user", "content": "hello"}]})";
+
+std::vector<std::string> ids(const std::vector<BatchRequest>& requests) {
+  std::vector<std::string> ids;
+  for (const BatchRequest& request : requests) ids.push_back(request.custom_id);
+  return ids;
+}
+
+/// The failure of a line whose body has `fields` besides its messages; empty code when it is accepted.
+Failure with_body(const std::string& fields) {
+  std::string line = R"({"custom_id": "a", "body": {"messages": [{"role": "user", "content": "hi"}])" + fields + "}}";
+  return parse_request(line, "f:1").failure.value_or(Failure{});
+}
+
+std::string code_of_line(const std::string& line) {
+  try {
+    return parse_request(line, "f:1").failure.value_or(Failure{}).code;
+  } catch (const DocumentError& e) {
+    CHECK_THAT(e.what(), !contains("\n"));
+    return e.code;
+  }
+}
+
+std::string code_of_document(const std::filesystem::path& file) {
+  try {
+    read_document(file);
+  } catch (const DocumentError& e) {
+    return e.code;
+  }
+  return "";
+}
+
+std::pair<Exit, std::string> refusal(const std::vector<std::string>& paths) {
+  try {
+    list_requests(paths);
+  } catch (const UserError& e) {
+    return {e.code, e.what()};
+  }
+  return {Exit::ok, ""};
+}
+
+TEST_CASE("a folder gives its files by sorted relative path, hidden ones left out") {
+  ScratchDir dir;
+  for (const char* name : {"sub/deep", ".hidden", "sub/.git"}) std::filesystem::create_directories(dir.path() / name);
+  for (const char* name : {"b.txt", "a.md", "sub/deep/c.txt", "sub/a.txt", ".d.txt", ".hidden/e.txt", "sub/.git/f"})
+    dir.write(name, "text");
+  auto requests = list_requests({dir.path().string()});
+  CHECK(ids(requests) == std::vector<std::string>{"a.md", "b.txt", "sub/a.txt", "sub/deep/c.txt"});
+  CHECK(read_document(requests[3].document) == "text");
+}
+
+TEST_CASE("a text file's custom_id is the path as given") {
+  ScratchDir dir;
+  std::string path = dir.path().string() + "/./one.txt";
+  dir.write("one.txt", "text");
+  CHECK(ids(list_requests({path})) == std::vector<std::string>{path});
+}
+
+TEST_CASE("a document loses its byte order mark and trailing whitespace only") {
+  ScratchDir dir;
+  CHECK(read_document(dir.write("a", "\xef\xbb\xbf  caf\xc3\xa9\n\n two \t\r\n\n")) == "  caf\xc3\xa9\n\n two");
+}
+
+TEST_CASE("a document that cannot be asked has a code") {
+  ScratchDir dir;
+  CHECK(code_of_document(dir.write("a", "ok \xff")) == "invalid_utf8");
+  CHECK(code_of_document(dir.write("b", "")) == "empty_document");
+  CHECK(code_of_document(dir.write("c", "\xef\xbb\xbf \n\t")) == "empty_document");
+  CHECK(code_of_document(dir.path() / "absent") == "file_unreadable");
+  CHECK(code_of_document(dir.path()) == "file_unreadable");
+}
+
+TEST_CASE("paths that hold nothing stop the job") {
+  ScratchDir dir;
+  auto [absent, words] = refusal({dir.path().string() + "/nowhere"});
+  CHECK(absent == Exit::io);
+  CHECK_THAT(words, contains("nowhere: no such file or folder"));
+  CHECK(refusal({dir.path().string()}).first == Exit::io);
+}
+
+TEST_CASE("one custom_id for two inputs names both") {
+  ScratchDir dir;
+  std::string line = std::string(R"({"custom_id": "x", )") + kBody + "}\n";
+  std::string path = dir.write("requests.jsonl", line + "\n" + line).string();
+  auto [exit, words] = refusal({path});
+  CHECK(exit == Exit::usage);
+  CHECK_THAT(words, contains(path + ":1 and " + path + ":3 have the same custom_id \"x\""));
+}
+
+TEST_CASE("a JSONL request carries what it sets") {
+  BatchRequest request = parse_request(
+      R"({"custom_id": "q", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "any", "messages": [)"
+      R"({"role": "system", "content": "short"}, {"role": "user", "content": [{"type": "text", "text": "a"},)"
+      R"({"type": "text", "text": "b"}]}], "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3}})",
+      "f:1");
+  CHECK_FALSE(request.failure);
+  CHECK(request.custom_id == "q");
+  REQUIRE(request.messages.size() == 2);
+  CHECK(request.messages[0].role == "system");
+  CHECK(request.messages[1].content == "ab");
+  CHECK(request.max_tokens == 7);
+  CHECK(request.temperature == 0.5);
+  CHECK(request.top_p == 0.9);
+  CHECK(request.seed == 3);
+  CHECK(parse_request(std::string(R"({"custom_id": "q", )") + kBody + "}", "f:1").max_tokens == std::nullopt);
+}
+
+TEST_CASE("a body field that would change the answer is refused unless neutral") {
+  for (const char* neutral :
+       {R"(, "n": 1)", R"(, "stream": false)", R"(, "frequency_penalty": 0)", R"(, "stop": null)",
+        R"(, "user": "me", "metadata": {"a": "b"})", R"(, "response_format": {"type": "text"})"}) {
+    INFO(neutral);
+    CHECK(with_body(neutral).code.empty());
+  }
+  for (const char* changing :
+       {R"(, "n": 2)", R"(, "stop": ["x"])", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
+        R"(, "top_p": "high")", R"(, "max_tokens": 0)", R"(, "response_format": {"type": "json_object"})"}) {
+    INFO(changing);
+    Failure failure = with_body(changing);
+    CHECK(failure.code == "invalid_request");
+    CHECK_THAT(failure.message, contains("f:1: body"));
+  }
+}
+
+TEST_CASE("a line that is no request has a code") {
+  CHECK(code_of_line("{not json") == "invalid_request");
+  CHECK(code_of_line("[]") == "invalid_request");
+  CHECK(code_of_line("\"\xc3(\"") == "invalid_utf8");
+  CHECK(code_of_line(std::string("{") + kBody + "}") == "invalid_request");  // no custom_id
+  CHECK(code_of_line(R"({"custom_id": "a"})") == "invalid_request");
+  CHECK(code_of_line(std::string(R"({"custom_id": "a", "url": "/v1/embeddings", )") + kBody + "}") ==
+        "invalid_request");
+  CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": []}})") == "invalid_request");
+  CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "tool", "content": "x"}]}})") ==
+        "invalid_request");
+  CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "user", "content": ""}]}})") ==
+        "empty_document");
+}
+
+TEST_CASE("a malformed line is named by its place, the other lines go on") {
+  ScratchDir dir;
+  std::string good = std::string(R"({"custom_id": "good", )") + kBody + "}\n";
+  std::string path = dir.write("r.jsonl", "\xef\xbb\xbf" + good + "oops\n" + R"({"custom_id": "bad"})" + "\n").string();
+  auto requests = list_requests({path});
+  CHECK(ids(requests) == std::vector<std::string>{"good", path + ":2", "bad"});
+  CHECK_FALSE(requests[0].failure);
+  CHECK(requests[1].failure);
+  CHECK(requests[2].failure);
+}
+
+}  // namespace
+}  // namespace longhaul

@@ -1,0 +1,249 @@
+// The command as a new user meets it: what it answers, and for each mistake its exit code and its one line.
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
+
+namespace longhaul {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using test::contains;
+using test::ScratchDir;
+
+const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
+
+std::string text_of(const fs::path& file) {
+  std::ostringstream text;
+  text << std::ifstream(file, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+struct Outcome {
+  int exit;
+  std::string out, err;
+};
+
+/// Runs `longhaul ARGUMENTS` in `dir`.
+Outcome longhaul(const ScratchDir& dir, const std::string& arguments) {
+  std::string command = "cd '" + dir.path().string() + "' && " LONGHAUL_COMMAND " " + arguments + " >.out 2>.err";
+  int status = std::system(command.c_str());
+  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(dir.path() / ".out"),
+                  text_of(dir.path() / ".err")};
+  UNSCOPED_INFO("longhaul " << arguments << "\nexit " << outcome.exit << "\n" << outcome.out << outcome.err);
+  return outcome;
+}
+
+/// Checks that the command ends with `exit` and one line on stderr that has `words` in it.
+void check_refusal(const ScratchDir& dir, const std::string& arguments, int exit, const std::string& words) {
+  Outcome outcome = longhaul(dir, arguments);
+  INFO("longhaul " << arguments);
+  CHECK(outcome.exit == exit);
+  CHECK(outcome.out.empty());
+  CHECK_THAT(outcome.err, contains(words));
+  CHECK(outcome.err.starts_with("longhaul: "));
+  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+}
+
+std::vector<json> records(const fs::path& file) {
+  std::istringstream lines(text_of(file));
+  std::vector<json> records;
+  for (std::string line; std::getline(lines, line);) records.push_back(json::parse(line));
+  return records;
+}
+
+std::string content(const json& record) {
+  return record.at("response").at("body").at("choices")[0].at("message").at("content");
+}
+
+std::string document(const std::string& title, int sentences) {
+  std::string text = title + "\nby A. Writer\n\n";
+  for (int i = 0; i < sentences; ++i) text += "The road went over the hill and down to the river again. ";
+  return text + "\n\nNote: the copper lantern is kept under the stairs.\n\n";
+}
+
+const std::string kBatch = "batch --log-level warn --max-tokens 12 --model " + kModel + " ";
+
+TEST_CASE("help and version go to stdout") {
+  ScratchDir dir;
+  CHECK(longhaul(dir, "--version").out.starts_with("longhaul 0."));
+  for (const char* verb : {"", "run ", "batch ", "completion "}) {
+    Outcome help = longhaul(dir, std::string(verb) + "--help");
+    CHECK(help.exit == 0);
+    CHECK_THAT(help.out, contains("Examples:"));
+    CHECK(help.err.empty());
+  }
+}
+
+TEST_CASE("completion knows the verbs and their flags") {
+  ScratchDir dir;
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    Outcome outcome = longhaul(dir, std::string("completion ") + shell);
+    CHECK(outcome.exit == 0);
+    CHECK_THAT(outcome.out, contains("gpu-memory") && contains("batch"));
+  }
+  longhaul(dir, "completion bash > script");
+  CHECK(std::system(("bash -n " + (dir.path() / ".out").string()).c_str()) == 0);
+}
+
+TEST_CASE("run streams an answer") {
+  ScratchDir dir;
+  dir.write("prompt.txt", document("The Road", 20) + "Summarize the document.\n");
+  Outcome outcome = longhaul(dir, "run --prompt-file prompt.txt --max-tokens 12 --model " + kModel);
+  CHECK(outcome.exit == 0);
+  CHECK_THAT(outcome.out, contains("Title: The Road"));
+}
+
+TEST_CASE("a batch answers in input order, whatever the policy, and a bad document is a record") {
+  ScratchDir dir;
+  fs::create_directories(dir.path() / "docs/sub");
+  dir.write("docs/a.txt", document("The Road", 10));
+  dir.write("docs/b.txt", "not \xff text");
+  dir.write("docs/c.txt", document("The River", 120));
+  dir.write("docs/sub/d.txt", document("The Hill", 40));
+  auto run = [&](const std::string& name, const std::string& flags) {
+    Outcome outcome = longhaul(dir, kBatch + "--input docs --output " + name + " " + flags);
+    CHECK(outcome.exit == 1);
+    std::vector<json> all = records(dir.path() / name);
+    REQUIRE(all.size() == 4);
+    return all;
+  };
+  std::vector<json> dense = run("dense.jsonl", "--policy dense"),
+                    one = run("one.jsonl", "--policy stream --batch-size 1"),
+                    few = run("few.jsonl", "--policy stream --gpu-memory 24MiB --prefill-chunk 64");
+  std::vector<std::string> ids{"a.txt", "b.txt", "c.txt", "sub/d.txt"};
+  for (std::size_t i = 0; i < 4; ++i) CHECK(dense[i].at("custom_id") == ids[i]);
+  CHECK(dense[1].at("response").is_null());
+  CHECK(dense[1].at("error").at("code") == "invalid_utf8");
+  for (std::size_t i : {0, 2, 3}) {
+    CHECK(dense[i].at("error").is_null());
+    CHECK_THAT(content(dense[i]), contains("Title: The"));
+    CHECK(content(dense[i]) == content(one[i]));
+    CHECK(content(dense[i]) == content(few[i]));
+  }
+}
+
+TEST_CASE("a JSONL batch: each line its record, a bad line too") {
+  ScratchDir dir;
+  json good{{"custom_id", "good"},
+            {"method", "POST"},
+            {"url", "/v1/chat/completions"},
+            {"body", {{"messages", {{{"role", "user"}, {"content", "Hello <|end|>"}}}}, {"max_tokens", 3}}}};
+  json system = good, huge = good;
+  system["custom_id"] = "system", system["body"]["messages"][0]["role"] = "system";  // this model's template refuses it
+  huge["custom_id"] = "huge", huge["body"]["max_tokens"] = 40000;
+  dir.write("r.jsonl", good.dump() + "\n{oops\n" + system.dump() + "\n" + huge.dump() + "\n");
+  CHECK(longhaul(dir, kBatch + "--input r.jsonl --output out.jsonl").exit == 1);
+  auto all = records(dir.path() / "out.jsonl");
+  REQUIRE(all.size() == 4);
+  CHECK(all[0].at("response").at("body").at("usage").at("completion_tokens") <= 3);
+  CHECK(all[1].at("custom_id") == "r.jsonl:2");
+  CHECK_THAT(all[2].at("error").at("message").get<std::string>(), contains("only the roles user and assistant"));
+  CHECK(all[3].at("error").at("code") == "context_length_exceeded");
+  CHECK_THAT(all[3].at("error").at("message").get<std::string>(), contains("40000") && contains("32768"));
+}
+
+TEST_CASE("the printed config is the config") {
+  ScratchDir dir;
+  Outcome first = longhaul(dir,
+                           "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
+                           "--instruction 42 --print --max-tokens 4K --prefill-chunk 256");
+  CHECK(first.exit == 0);
+  CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));
+  dir.write("c.toml", first.out);
+  CHECK(longhaul(dir, "batch --print-config --config c.toml").out == first.out);
+  CHECK_THAT(longhaul(dir, "batch --print-config --config c.toml --gpu-memory 1GiB").out,
+             contains("1GiB") && !contains("80MiB"));
+  for (const auto& file : fs::recursive_directory_iterator(LONGHAUL_SOURCE_DIR "/config"))
+    if (file.is_regular_file() && file.path().parent_path().filename() != "policies")
+      CHECK(longhaul(dir, "batch --print-config --config " + file.path().string()).exit == 0);
+}
+
+TEST_CASE("mistakes on the command line and in the config") {
+  ScratchDir dir;
+  dir.write("doc.txt", document("The Road", 1));
+  dir.write("unknown.toml", "gpu-memory = \"80MiB\"\ngpu-mem = \"1GiB\"\n");
+  dir.write("broken.toml", "policy = \"stream\"\nmodel = \n");
+  dir.write("bare.toml", "gpu-memory = 80\n");
+  dir.write("policy.toml", "resident = 2.0\n");
+  std::string batch = kBatch + "--input doc.txt --output out.jsonl ";
+  check_refusal(dir, "", 2, "subcommand");
+  check_refusal(dir, "rum", 2, "rum");
+  check_refusal(dir, batch + "--gpu-mem 1GiB", 2, "--gpu-mem");
+  check_refusal(dir, "batch --input doc.txt --output out.jsonl", 2, "--model is required");
+  check_refusal(dir, "batch --model m --output out.jsonl", 2, "--input is required");
+  check_refusal(dir, batch + "--gpu-memory 24", 2, "--gpu-memory: size '24' has no unit; write 24GiB");
+  check_refusal(dir, batch + "--max-model-len 64K", 2, "the model's context is 32768 tokens");
+  check_refusal(dir, batch + "--temperature -1", 2, "--temperature");
+  check_refusal(dir, batch + "--device tpu", 2, "known: auto, cpu, cuda");
+  check_refusal(dir, batch + "--device cuda:0", 7, "use --device cpu");
+  check_refusal(dir, batch + "--policy fast", 2, "stream");
+  check_refusal(dir, batch + "--policy policy.toml", 2, "'resident'");
+  check_refusal(dir, batch + "--config absent.toml", 2, "absent.toml: No such file");
+  check_refusal(dir, batch + "--config unknown.toml", 2, "unknown.toml: 'gpu-mem' is not a key");
+  check_refusal(dir, batch + "--config broken.toml", 2, "broken.toml:2");
+  check_refusal(dir, batch + "--config bare.toml", 2, "bare.toml: --gpu-memory: size '80' has no unit");
+  check_refusal(dir, batch + "--gpu-memory 1MiB", 4, "--gpu-memory");
+  CHECK_FALSE(fs::exists(dir.path() / "out.jsonl"));
+}
+
+TEST_CASE("inputs and outputs that cannot be used") {
+  ScratchDir dir;
+  dir.write("doc.txt", document("The Road", 1));
+  dir.write("empty.txt", " \n");
+  dir.write("old.jsonl", "mine\n");
+  check_refusal(dir, kBatch + "--input absent --output out.jsonl", 5, "absent: no such file or folder");
+  check_refusal(dir, kBatch + "--input doc.txt --output no/out.jsonl", 5, "no/out.jsonl: cannot be written");
+  check_refusal(dir, kBatch + "--input doc.txt --output old.jsonl", 2, "exists and is not this job's");
+  check_refusal(dir, kBatch + "--input doc.txt doc.txt --output out.jsonl", 2, "same custom_id");
+  check_refusal(dir, "run --prompt-file absent --model " + kModel, 5, "absent");
+  check_refusal(dir, "run --prompt-file empty.txt --model " + kModel, 5, "the document is empty");
+  check_refusal(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 5, "not valid UTF-8 at byte 1");
+  check_refusal(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 5, "the context is 32768 tokens");
+  check_refusal(dir, "run --model " + kModel, 2, "--prompt");
+}
+
+TEST_CASE("models that cannot be used") {
+  ScratchDir dir;
+  int made = 0;
+  auto broken = [&](auto&& change) {
+    fs::path copy = dir.path() / ("m" + std::to_string(made++));
+    fs::copy(kModel, copy, fs::copy_options::recursive);
+    change(copy);
+    return "run --prompt hello --model " + copy.string();
+  };
+  auto with_config = [&](const std::string& key, const json& value) {
+    return broken([&](const fs::path& copy) {
+      json config = json::parse(text_of(copy / "config.json"));
+      config[key] = value;
+      std::ofstream(copy / "config.json") << config;
+    });
+  };
+  auto with_weights = [&](const std::string& bytes) {
+    return broken([&](const fs::path& copy) { std::ofstream(copy / "model.safetensors") << bytes; });
+  };
+  check_refusal(dir, "run --prompt hello --model absent", 3, "absent: no such folder");
+  check_refusal(dir, with_config("model_type", "mamba"), 3, "mamba");
+  check_refusal(dir, with_config("sliding_window_layers", 3), 3, "sliding_window_layers");
+  check_refusal(dir, with_config("intermediate_size", 700), 3, "mlp");
+  check_refusal(dir, with_weights("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n"), 3, "LFS");
+  check_refusal(dir, broken([](const fs::path& copy) { fs::resize_file(copy / "model.safetensors", 5000000); }), 3,
+                "model.safetensors");
+  check_refusal(dir, broken([](const fs::path& copy) {
+                  fs::remove(copy / "model.safetensors");
+                  std::ofstream(copy / "model.safetensors.index.json")
+                      << R"({"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}})";
+                }),
+                3, "model-00001-of-00001.safetensors");
+  check_refusal(dir, broken([](const fs::path& copy) { std::ofstream(copy / "tokenizer.json") << "{"; }), 3,
+                "tokenizer.json");
+}
+
+}  // namespace
+}  // namespace longhaul

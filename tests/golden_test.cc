@@ -1,0 +1,53 @@
+// The whole pipeline against what Hugging Face transformers computes (tests/data: made with transformers 5.17, float32).
+#include "apps/golden.h"
+#include "kernels/cpu/cpu_device.h"
+#include "tests/support/catch.h"
+
+using namespace longhaul;
+
+namespace {
+
+const std::filesystem::path kSource = LONGHAUL_SOURCE_DIR;
+
+GoldenResult compare(const std::filesystem::path& model, const Golden& golden, const std::string& policy_name,
+                     double resident, std::int64_t tile_rows, DType act) {
+  auto device = make_cpu_device({.poison = true});
+  KvPolicy policy = load_policy(policy_name);
+  policy.tile_rows = tile_rows;
+  policy.recent_rows = kAttendBlock;
+  return compare_golden(*device, model, golden, {.policy = policy, .activations = act, .resident = resident});
+}
+
+void check_result(const GoldenResult& result, double bound) {
+  CHECK(result.nmse <= bound);
+  CHECK(result.greedy_total > 0);
+  CHECK(result.greedy_equal == result.greedy_total);
+}
+
+}  // namespace
+
+TEST_CASE("families: logits at every position, and greedy, under every placement of rows") {
+  const std::string name = GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic");
+  const DType act = GENERATE(DType::f32, DType::bf16);
+  const auto dir = kSource / "tests/data/families" / name;
+  const Golden golden = load_golden(dir / "golden.safetensors");
+  REQUIRE(golden.rows == static_cast<std::int64_t>(golden.input_ids.size()));
+  const double bound = act == DType::f32 ? 1e-8 : 4e-3;
+  CAPTURE(name, name_of(act));
+  check_result(compare(dir, golden, "dense", 1, kAttendBlock, act), bound);
+  for (double resident : {0.0, 0.4, 1.0})
+    for (std::int64_t tile : {64, 128, 1024}) {
+      CAPTURE(resident, tile);
+      check_result(compare(dir, golden, "stream", resident, tile, act), bound);
+    }
+}
+
+TEST_CASE("demo-7m on digest prompts of 700 and 3,900 tokens") {
+  const auto [prompt, act] = GENERATE(table<std::string, DType>(
+      {{"1000", DType::f32}, {"1000", DType::bf16}, {"4000", DType::f32}, {"4000", DType::bf16}}));
+  const Golden golden = load_golden(kSource / ("tests/data/models/demo-7m-digest-" + prompt + ".safetensors"));
+  const GoldenResult result = compare(kSource / "apps/demo/demo-7m", golden, "stream", 0.2, 512, act);
+  CAPTURE(prompt, name_of(act));
+  check_result(result, act == DType::f32 ? 1e-8 : 2e-4);
+  if (act == DType::f32) CHECK(result.greedy_total == static_cast<std::int64_t>(golden.greedy_ids.size()));
+}
