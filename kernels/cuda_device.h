@@ -10,6 +10,9 @@ namespace longhaul {
 /// CUDA devices that this process can use; 0 without a driver.
 int cuda_device_count();
 
+/// Bytes of device memory free now, this process's CUDA context already taken off. Throws DeviceError.
+std::int64_t cuda_free_memory(int ordinal);
+
 /// `budget` bounds the device memory of allocate(); the device's own matrix-product workspace is the first of it
 /// (used_bytes() of a fresh device). One host thread drives a device. Throws DeviceError, OutOfMemory.
 std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget);

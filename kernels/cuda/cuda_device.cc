@@ -132,6 +132,13 @@ int cuda_device_count() {
   return 0;
 }
 
+std::int64_t cuda_free_memory(int ordinal) {
+  std::size_t free = 0, total = 0;
+  cuda::use(ordinal);
+  cuda::check(cudaMemGetInfo(&free, &total));
+  return static_cast<std::int64_t>(free);
+}
+
 std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget) {
   const int count = cuda_device_count();
   if (ordinal < 0 || ordinal >= count)
