@@ -61,6 +61,33 @@ void check_case(Rig& cuda, Random& random, const AttendCase& c) {
   CHECK(again[0].bytes == got[0].bytes);  // a second run, the same bits
 }
 
+void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t rows) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  Tensor logits = random.normal(DType::f32, rows * vocab, 3);
+  for (std::int64_t i = 0; i < rows * vocab; ++i)
+    if (i / vocab % 5 == 1) logits.set(i, std::round(logits.get(i)));  // rows of equals
+  std::vector<SampleParams> params;
+  for (std::int64_t i = 0; i < rows; ++i)
+    params.push_back({.temperature = static_cast<float>(i % 4) * 0.6f,
+                      .top_p = std::vector{1.0f, 0.9f, 0.5f, 0.0f, 0.999f}[static_cast<std::size_t>(i / 2 % 5)],
+                      .top_k = static_cast<std::int32_t>(std::vector{0, 1, 40, 1000}[static_cast<std::size_t>(i / 3 % 4)]),
+                      .seed = static_cast<std::uint64_t>(random.integer(0, 1 << 30)),
+                      .step = static_cast<std::uint64_t>(i)});
+  auto row = [&](std::int64_t r, std::int64_t at, float value) { logits.set(r * vocab + at % vocab, value); };
+  row(4, 3, std::numeric_limits<float>::quiet_NaN());
+  row(5, vocab - 1, std::numeric_limits<float>::quiet_NaN());
+  row(6, 2, kInf), row(7, 1, kInf), row(7, 3, kInf);
+  for (std::int64_t i = 0; i < vocab; ++i) row(8, i, -kInf), row(9, i, i == 2 ? 1 : -kInf), row(10, i, 2), row(11, i, 2);
+  const auto [want, got] = on_both(cuda, [&](Rig& rig) {
+    auto* out = rig.put(std::vector<std::int32_t>(static_cast<std::size_t>(rows), -7));
+    rig.stream->launch(SampleArgs{reinterpret_cast<float*>(rig.put(logits)), rig.put(params), out, rows, vocab});
+    return rig.ints(out, rows);
+  });
+  CAPTURE(vocab);
+  CHECK(got == want);
+  CHECK((want[4] == -1 && want[5] == -1 && want[8] == -1));
+}
+
 }  // namespace
 
 TEST_CASE("cuda: attend, over head sizes, groups and numbers of tokens", "[cuda]") {
@@ -72,6 +99,19 @@ TEST_CASE("cuda: attend, over head sizes, groups and numbers of tokens", "[cuda]
       for (std::int64_t group : {1, 2, 3, 4, 8, 12})
         for (std::int64_t tokens : {1, 16, 17, 90})
           check_case(*cuda, random, {act, tokens, 2, group, head_dim, 200 - tokens, {{0, 128}, {128, 72}}});
+}
+
+TEST_CASE("cuda: attend, each kernel, small enough for a race checker", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(23);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t head_dim : {64, 80, 256})
+      for (std::int64_t tokens : {2, 17}) {
+        for (std::int64_t group : {1, 4, 8})
+          if (tokens == 2 || group == 1)
+            check_case(*cuda, random, {act, tokens, 1, group, head_dim, 70 - tokens, {{0, 64}, {64, 6}}});
+      }
 }
 
 TEST_CASE("cuda: attend, tiles that are empty, hidden, short, or begin before the queries", "[cuda]") {
@@ -99,35 +139,16 @@ TEST_CASE("cuda: no tokens, no state: every operator takes an empty call", "[cud
   CHECK(cuda->device->counters().launches - before == 3);
 }
 
-TEST_CASE("cuda: sample draws the CPU's token", "[cuda]") {
+TEST_CASE("cuda: sample draws the CPU's token", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   Random random(22);
-  for (std::int64_t vocab : {1, 5, 513, 1000, 32000, 151936}) {
-    const std::int64_t rows = vocab > 100000 ? 24 : 60;
-    Tensor logits = random.normal(DType::f32, rows * vocab, 3);
-    for (std::int64_t i = 0; i < rows * vocab; ++i)
-      if (i / vocab % 5 == 1) logits.set(i, std::round(logits.get(i)));  // rows of equals
-    std::vector<SampleParams> params;
-    for (std::int64_t i = 0; i < rows; ++i)
-      params.push_back({.temperature = static_cast<float>(i % 4) * 0.6f,
-                        .top_p = std::vector{1.0f, 0.9f, 0.5f, 0.0f, 0.999f}[static_cast<std::size_t>(i / 2 % 5)],
-                        .top_k = static_cast<std::int32_t>(std::vector{0, 1, 40, 1000}[static_cast<std::size_t>(i / 3 % 4)]),
-                        .seed = static_cast<std::uint64_t>(random.integer(0, 1 << 30)),
-                        .step = static_cast<std::uint64_t>(i)});
-    auto row = [&](std::int64_t r, std::int64_t at, float value) { logits.set(r * vocab + at % vocab, value); };
-    row(4, 3, std::numeric_limits<float>::quiet_NaN());
-    row(5, vocab - 1, std::numeric_limits<float>::quiet_NaN());
-    row(6, 2, kInf), row(7, 1, kInf), row(7, 3, kInf);
-    for (std::int64_t i = 0; i < vocab; ++i) row(8, i, -kInf), row(9, i, i == 2 ? 1 : -kInf), row(10, i, 2), row(11, i, 2);
-    const auto [want, got] = on_both(*cuda, [&](Rig& rig) {
-      auto* out = rig.put(std::vector<std::int32_t>(static_cast<std::size_t>(rows), -7));
-      rig.stream->launch(SampleArgs{reinterpret_cast<float*>(rig.put(logits)), rig.put(params), out, rows, vocab});
-      return rig.ints(out, rows);
-    });
-    CAPTURE(vocab);
-    CHECK(got == want);
-    CHECK((want[4] == -1 && want[5] == -1 && want[8] == -1));
-  }
+  for (std::int64_t vocab : {1, 5, 513, 1000}) check_sample(*cuda, random, vocab, 60);
+}
+
+TEST_CASE("cuda: sample draws the CPU's token from large vocabularies", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(24);
+  for (std::int64_t vocab : {32000, 151936}) check_sample(*cuda, random, vocab, 40);
 }

@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <functional>
 
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
@@ -60,35 +61,28 @@ TEST_CASE("cuda: strided copies both ways, counted", "[cuda]") {
   CHECK(after.host_waits - before.host_waits == 1);
 }
 
-TEST_CASE("cuda: copies across the chunks of pinned memory, and pitches past 2 GiB", "[cuda][large]") {
+TEST_CASE("cuda: pinned memory, also past a refusal, and pitches past 2 GiB", "[cuda][large]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   const std::int64_t bytes = kGiB + 64 * kMiB, piece = 8 * kMiB;
   HostMemory host(bytes, "test");
-  cuda->device->pin(host.data(), bytes);
-  CHECK_THROWS(cuda->device->pin(host.data(), bytes));
+  Device& device = *cuda->device;
+  mprotect(host.data() + kGiB, 64 * kMiB, PROT_NONE);
+  CHECK_THROWS(device.pin(host.data(), bytes));  // and nothing stays pinned:
+  mprotect(host.data() + kGiB, 64 * kMiB, PROT_READ | PROT_WRITE);
+  device.pin(host.data(), bytes);
+  const std::unique_ptr<std::byte, std::function<void(std::byte*)>> pinned(host.data(), [&](auto* p) { device.unpin(p); });
+  CHECK_THROWS(device.pin(host.data(), bytes));
   std::byte* middle = host.data() + kGiB - piece / 2;
   for (std::int64_t i = 0; i < piece; ++i) middle[i] = static_cast<std::byte>(i * 7 + (i >> 12));
-  std::vector<std::byte> kept(middle, middle + piece);
-  {
-    Buffer there = cuda->device->allocate(piece, "test");
-    cuda->stream->copy({.dst = there.data(), .src = middle, .width = piece, .kind = CopyKind::host_to_device});
-    cuda->wait();
-    std::memset(middle, 0, static_cast<std::size_t>(piece));
-    cuda->stream->copy({middle, there.data(), piece / 4, 4, piece / 4, piece / 4, CopyKind::device_to_host});
-    cuda->wait();
-    CHECK(std::memcmp(middle, kept.data(), kept.size()) == 0);
-    std::memset(middle, 0, static_cast<std::size_t>(piece));
-    cuda->stream->copy({.dst = middle, .src = there.data(), .width = piece, .kind = CopyKind::device_to_host});
-    cuda->wait();
-    CHECK(std::memcmp(middle, kept.data(), kept.size()) == 0);
-  }
-  cuda->device->unpin(host.data());
-  mprotect(host.data() + kGiB, 64 * kMiB, PROT_NONE);
-  CHECK_THROWS(cuda->device->pin(host.data(), bytes));  // the second chunk is refused, and the first let go
-  mprotect(host.data() + kGiB, 64 * kMiB, PROT_READ | PROT_WRITE);
-  cuda->device->pin(host.data(), bytes);
-  cuda->device->unpin(host.data());
+  const std::vector<std::byte> kept(middle, middle + piece);
+  Buffer there = device.allocate(piece, "test");
+  cuda->stream->copy({.dst = there.data(), .src = middle, .width = piece, .kind = CopyKind::host_to_device});
+  cuda->wait();
+  std::memset(middle, 0, static_cast<std::size_t>(piece));
+  cuda->stream->copy({middle, there.data(), piece / 4, 4, piece / 4, piece / 4, CopyKind::device_to_host});
+  cuda->wait();
+  CHECK(std::memcmp(middle, kept.data(), kept.size()) == 0);
 
   const std::int64_t pitch = 2 * kGiB + kMiB;
   Buffer wide = cuda->device->allocate(pitch + kMiB, "test"), two = cuda->device->allocate(2 * kMiB, "test");

@@ -53,7 +53,7 @@ TEST_CASE("cuda: a token outside the vocabulary is told at the next host wait, a
   }
 }
 
-TEST_CASE("cuda: rms_norm", "[cuda]") {
+TEST_CASE("cuda: rms_norm", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(2);
@@ -86,7 +86,7 @@ TEST_CASE("cuda: silu_mul, out to where exp overflows", "[cuda]") {
     }
 }
 
-TEST_CASE("cuda: rope, at the first and the millionth position", "[cuda]") {
+TEST_CASE("cuda: rope, at the first and the millionth position", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(4);
@@ -126,7 +126,7 @@ TEST_CASE("cuda: append writes K | V rows into the tile and nothing else", "[cud
       }
 }
 
-TEST_CASE("cuda: linear, few tokens and many, odd widths, with and without the residual", "[cuda]") {
+TEST_CASE("cuda: linear, few tokens and many, odd widths, with and without the residual", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(6);

@@ -49,8 +49,8 @@ run() {
   local tests=$here/longhaul_tests
   measured tests "$tests" "$filter"
   if command -v compute-sanitizer >/dev/null; then
-    measured memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$tests" "$filter~[large]~[engine]"
-    measured racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" "$filter~[large]~[engine]"
+    measured memcheck compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 "$tests" "$filter~[large]"
+    measured racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" "$filter[shared]"
   else
     rows+=("sanitizer  | absent | compute-sanitizer is not on this machine")
   fi

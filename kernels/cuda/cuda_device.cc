@@ -1,11 +1,11 @@
 #include "kernels/cuda_device.h"
 
-#include <algorithm>
 #include <chrono>
-#include <vector>
+#include <set>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/ops.h"
 
@@ -77,37 +77,31 @@ class CudaDevice final : public Device {
   }
 
  private:
-  static constexpr std::int64_t kPinChunk = std::int64_t{1} << 30;
-
   int ordinal_;
   Buffer workspace_;
   Machine machine_;
-  std::map<std::byte*, std::int64_t> pins_;  // bytes by start
+  std::set<std::byte*> pins_;  // starts
 };
 
+/// In one piece: a copy that crosses from one registration to the next is refused (cudaErrorInvalidValue, H100).
 void CudaDevice::pin(std::byte* data, std::int64_t bytes) {
   longhaul::check(bytes >= 0 && !pins_.contains(data), "memory is pinned once");
   if (bytes == 0) return;
   machine_.enter();
-  for (std::int64_t done = 0; done < bytes; done += kPinChunk) {
-    const std::int64_t chunk = std::min(kPinChunk, bytes - done);
-    const cudaError_t error = cudaHostRegister(data + done, static_cast<std::size_t>(chunk), cudaHostRegisterPortable);
-    if (error == cudaSuccess) continue;
-    for (std::int64_t undo = 0; undo < done; undo += kPinChunk) cudaHostUnregister(data + undo);
-    if (error != cudaErrorMemoryAllocation) check(error);
+  const cudaError_t error = cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
+  if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw OutOfMemory("pinned host memory", bytes, done);
+    throw OutOfMemory("pinned host memory", bytes, available_host_memory());
   }
-  pins_.emplace(data, bytes);
+  check(error);
+  pins_.insert(data);
 }
 
 void CudaDevice::unpin(std::byte* data) noexcept {
-  auto pin = pins_.find(data);
-  if (pin == pins_.end()) return;
+  if (pins_.erase(data) == 0) return;
   cudaSetDevice(ordinal_);
   cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
-  for (std::int64_t done = 0; done < pin->second; done += kPinChunk) cudaHostUnregister(data + done);
-  pins_.erase(pin);
+  cudaHostUnregister(data);
 }
 
 }  // namespace

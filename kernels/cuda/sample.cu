@@ -80,7 +80,7 @@ __device__ Units select(const float* row, std::int64_t vocab, Units floor, Units
     need -= shared.result;
     const bool whole = shared.count[shared.bin] == 1 || need == shared.sum[shared.bin];
     __syncthreads();  // all have read before the next pass writes
-    if (whole) return prefix << shift;
+    if (whole) return Max{}(floor, prefix << shift);
   }
   return prefix;
 }
