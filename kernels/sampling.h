@@ -1,5 +1,6 @@
-// What the samplers of all devices share, so that they draw the same token: the order of candidates, their weights and the
-// draw. Integers throughout: a sum is the same in whatever order it is added up. constexpr, so that device code can call it.
+// What the samplers of all devices share, so that they draw the same token: the order of candidates, their weights and
+// the draw. Integers throughout: a sum is the same in whatever order it is added up. constexpr, so that device code can
+// call it.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -53,7 +54,8 @@ constexpr std::uint64_t mix(std::uint64_t z) {
   return z ^ (z >> 31);
 }
 
-/// In [0, total): a counter-based generator. The candidate drawn is the first by id at which the sum of weights exceeds it.
+/// In [0, total): a counter-based generator. The candidate drawn is the first by id at which the sum of weights exceeds
+/// it.
 constexpr std::uint64_t draw(std::uint64_t seed, std::uint64_t step, std::uint64_t total) {
   return static_cast<std::uint64_t>(static_cast<unsigned __int128>(mix(mix(seed) ^ mix(~step))) * total >> 64);
 }

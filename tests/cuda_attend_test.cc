@@ -26,10 +26,17 @@ std::vector<Tensor> attend(Rig& rig, const AttendCase& c, const Tensor& qkv, con
   std::byte *data = rig.put(store), *q = rig.put(qkv), *out = rig.put(Tensor(c.act, states * c.head_dim));
   bool fresh = true;
   for (Tile t : c.tiles) {
-    rig.stream->launch(AttendArgs{.q = q, .q_stride = width,
+    rig.stream->launch(AttendArgs{.q = q,
+                                  .q_stride = width,
                                   .kv = {data + t.first * row_bytes, (rows + 3) * row_bytes, t.first, t.rows},
-                                  .state = state, .fresh = fresh, .act = c.act, .tokens = c.tokens, .q_heads = q_heads,
-                                  .kv_heads = c.kv_heads, .head_dim = c.head_dim, .q_pos = c.q_pos,
+                                  .state = state,
+                                  .fresh = fresh,
+                                  .act = c.act,
+                                  .tokens = c.tokens,
+                                  .q_heads = q_heads,
+                                  .kv_heads = c.kv_heads,
+                                  .head_dim = c.head_dim,
+                                  .q_pos = c.q_pos,
                                   .scale = 1 / std::sqrt(static_cast<float>(c.head_dim))});
     fresh = false;
   }
@@ -68,16 +75,18 @@ void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t ro
     if (i / vocab % 5 == 1) logits.set(i, std::round(logits.get(i)));  // rows of equals
   std::vector<SampleParams> params;
   for (std::int64_t i = 0; i < rows; ++i)
-    params.push_back({.temperature = static_cast<float>(i % 4) * 0.6f,
-                      .top_p = std::vector{1.0f, 0.9f, 0.5f, 0.0f, 0.999f}[static_cast<std::size_t>(i / 2 % 5)],
-                      .top_k = static_cast<std::int32_t>(std::vector{0, 1, 40, 1000}[static_cast<std::size_t>(i / 3 % 4)]),
-                      .seed = static_cast<std::uint64_t>(random.integer(0, 1 << 30)),
-                      .step = static_cast<std::uint64_t>(i)});
+    params.push_back(
+        {.temperature = static_cast<float>(i % 4) * 0.6f,
+         .top_p = std::vector{1.0f, 0.9f, 0.5f, 0.0f, 0.999f}[static_cast<std::size_t>(i / 2 % 5)],
+         .top_k = static_cast<std::int32_t>(std::vector{0, 1, 40, 1000}[static_cast<std::size_t>(i / 3 % 4)]),
+         .seed = static_cast<std::uint64_t>(random.integer(0, 1 << 30)),
+         .step = static_cast<std::uint64_t>(i)});
   auto row = [&](std::int64_t r, std::int64_t at, float value) { logits.set(r * vocab + at % vocab, value); };
   row(4, 3, std::numeric_limits<float>::quiet_NaN());
   row(5, vocab - 1, std::numeric_limits<float>::quiet_NaN());
   row(6, 2, kInf), row(7, 1, kInf), row(7, 3, kInf);
-  for (std::int64_t i = 0; i < vocab; ++i) row(8, i, -kInf), row(9, i, i == 2 ? 1 : -kInf), row(10, i, 2), row(11, i, 2);
+  for (std::int64_t i = 0; i < vocab; ++i)
+    row(8, i, -kInf), row(9, i, i == 2 ? 1 : -kInf), row(10, i, 2), row(11, i, 2);
   const auto [want, got] = on_both(cuda, [&](Rig& rig) {
     auto* out = rig.put(std::vector<std::int32_t>(static_cast<std::size_t>(rows), -7));
     rig.stream->launch(SampleArgs{reinterpret_cast<float*>(rig.put(logits)), rig.put(params), out, rows, vocab});
@@ -120,8 +129,8 @@ TEST_CASE("cuda: attend, tiles that are empty, hidden, short, or begin before th
   Random random(21);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t tokens : {0, 1, 16, 17, 100}) {
-      check_case(*cuda, random, {act, tokens, 2, 4, 64, 0, {{0, 0}}});              // nothing at all: zeros
-      check_case(*cuda, random, {act, tokens, 2, 4, 64, 0, {{64, 40}, {0, 64}}});   // the first tile begins after most
+      check_case(*cuda, random, {act, tokens, 2, 4, 64, 0, {{0, 0}}});             // nothing at all: zeros
+      check_case(*cuda, random, {act, tokens, 2, 4, 64, 0, {{64, 40}, {0, 64}}});  // the first tile begins after most
       check_case(*cuda, random, {act, tokens, 1, 2, 128, 0, {{0, 1}, {64, 1}, {128, 3}}});
       check_case(*cuda, random, {act, tokens, 3, 1, 24, 1000, {{0, 64}, {640, 0}, {704, 64}, {768, 200}}});
       check_case(*cuda, random, {act, tokens, 1, 8, 128, 3000 - tokens, {{0, 1984}, {1984, 1016}}});

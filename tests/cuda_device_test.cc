@@ -52,8 +52,7 @@ TEST_CASE("cuda: strided copies both ways, counted", "[cuda]") {
   cuda->stream->copy({back.data(), there.data(), width, height, from, to, CopyKind::device_to_host});
   cuda->stream->copy({nullptr, nullptr, 0, 3, 8, 8, CopyKind::device_to_device});
   cuda->wait();
-  for (std::int64_t i = 0; i < back.size; ++i)
-    REQUIRE(back.get(i) == (i % (from / 4) < width / 4 ? source.get(i) : 5));
+  for (std::int64_t i = 0; i < back.size; ++i) REQUIRE(back.get(i) == (i % (from / 4) < width / 4 ? source.get(i) : 5));
   const DeviceCounters after = cuda->device->counters();
   CHECK(after.h2d_bytes - before.h2d_bytes == width * height);
   CHECK(after.d2h_bytes - before.d2h_bytes == width * height);
@@ -71,7 +70,8 @@ TEST_CASE("cuda: pinned memory, also past a refusal, and pitches past 2 GiB", "[
   CHECK_THROWS(device.pin(host.data(), bytes));  // and nothing stays pinned:
   mprotect(host.data() + kGiB, 64 * kMiB, PROT_READ | PROT_WRITE);
   device.pin(host.data(), bytes);
-  const std::unique_ptr<std::byte, std::function<void(std::byte*)>> pinned(host.data(), [&](auto* p) { device.unpin(p); });
+  const std::unique_ptr<std::byte, std::function<void(std::byte*)>> pinned(host.data(),
+                                                                           [&](auto* p) { device.unpin(p); });
   CHECK_THROWS(device.pin(host.data(), bytes));
   std::byte* middle = host.data() + kGiB - piece / 2;
   for (std::int64_t i = 0; i < piece; ++i) middle[i] = static_cast<std::byte>(i * 7 + (i >> 12));

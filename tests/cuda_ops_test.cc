@@ -21,6 +21,37 @@ void check_close(const std::pair<Tensor, Tensor>& r, std::int64_t columns, doubl
 
 bool same_bits(const std::pair<Tensor, Tensor>& r) { return r.first.bytes == r.second.bytes; }
 
+/// Few tokens and many, odd widths, with and without the residual.
+void check_linear(Rig& cuda, DType act) {
+  Random random(6);
+  struct Shape {
+    std::int64_t tokens, in, out;
+  };
+  for (Shape s : {Shape{0, 64, 40},
+                  {1, 64, 40},
+                  {3, 200, 77},
+                  {8, 515, 130},
+                  {65, 48, 24},
+                  {77, 328, 300},
+                  {600, 72, 264},
+                  {1, 4096, 512}})
+    for (DType out_type : kTypes)
+      for (bool accumulate : {false, true}) {
+        const Tensor x = random.normal(act, s.tokens * s.in), w = random.normal(DType::bf16, s.out * s.in, 0.1);
+        const Tensor old =
+            accumulate ? random.normal(out_type, s.tokens * s.out, 2) : Tensor(out_type, s.tokens * s.out);
+        CAPTURE(s.tokens, s.in, s.out, name_of(act), name_of(out_type), accumulate);
+        check_close(on_both(cuda,
+                            [&](Rig& rig) {
+                              std::byte* out = rig.put(old);
+                              rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), out, act,
+                                                            out_type, accumulate, s.tokens, s.in, s.out});
+                              return rig.get(out, out_type, s.tokens * s.out);
+                            }),
+                    s.out, bound(out_type));
+      }
+}
+
 }  // namespace
 
 TEST_CASE("cuda: embed", "[cuda]") {
@@ -61,12 +92,14 @@ TEST_CASE("cuda: rms_norm", "[cuda][shared]") {
     for (std::int64_t hidden : {8, 20, 72, 576, 4096, 10240})
       for (std::int64_t tokens : {0, 1, 7}) {
         const Tensor x = random.normal(act, tokens * hidden, 3), gain = random.normal(DType::bf16, hidden);
-        check_close(on_both(*cuda, [&](Rig& rig) {
-          std::byte* out = rig.put(Tensor(act, tokens * hidden));
-          rig.stream->launch(RmsNormArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(gain)), out, act, tokens, hidden,
-                                         1e-5f});
-          return rig.get(out, act, tokens * hidden);
-        }), hidden, bound(act));
+        check_close(on_both(*cuda,
+                            [&](Rig& rig) {
+                              std::byte* out = rig.put(Tensor(act, tokens * hidden));
+                              rig.stream->launch(RmsNormArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(gain)), out,
+                                                             act, tokens, hidden, 1e-5f});
+                              return rig.get(out, act, tokens * hidden);
+                            }),
+                    hidden, bound(act));
       }
 }
 
@@ -78,11 +111,13 @@ TEST_CASE("cuda: silu_mul, out to where exp overflows", "[cuda]") {
     for (std::int64_t inter : {8, 20, 88, 1376}) {
       Tensor x = random.normal(act, 5 * 2 * inter, 5);
       x.set(0, -200), x.set(1, 200), x.set(2, -88.5), x.set(3, -1e38), x.set(4, 0);
-      check_close(on_both(*cuda, [&](Rig& rig) {
-        std::byte* out = rig.put(Tensor(act, 5 * inter));
-        rig.stream->launch(SiluMulArgs{rig.put(x), out, act, 5, inter});
-        return rig.get(out, act, 5 * inter);
-      }), inter, bound(act));
+      check_close(on_both(*cuda,
+                          [&](Rig& rig) {
+                            std::byte* out = rig.put(Tensor(act, 5 * inter));
+                            rig.stream->launch(SiluMulArgs{rig.put(x), out, act, 5, inter});
+                            return rig.get(out, act, 5 * inter);
+                          }),
+                  inter, bound(act));
     }
 }
 
@@ -98,12 +133,15 @@ TEST_CASE("cuda: rope, at the first and the millionth position", "[cuda][shared]
         for (std::size_t i = 0; i < inv_freq.size(); ++i)
           inv_freq[i] = std::pow(1e4f, -2.0f * (i % (d / 2)) / d) / (1 + i / (d / 2));
         const Tensor x = random.normal(act, tokens * width);
-        check_close(on_both(*cuda, [&](Rig& rig) {
-          std::byte* qkv = rig.put(x);
-          rig.stream->launch(RopeArgs{qkv, rig.put(std::vector<std::int32_t>{0, 1, 4711, 1048575}), rig.put(inv_freq),
-                                      per_token ? d / 2 : 0, act, tokens, q_heads, kv_heads, d, 1.5f});
-          return rig.get(qkv, act, tokens * width);
-        }), width, bound(act));
+        check_close(on_both(*cuda,
+                            [&](Rig& rig) {
+                              std::byte* qkv = rig.put(x);
+                              rig.stream->launch(RopeArgs{qkv, rig.put(std::vector<std::int32_t>{0, 1, 4711, 1048575}),
+                                                          rig.put(inv_freq), per_token ? d / 2 : 0, act, tokens,
+                                                          q_heads, kv_heads, d, 1.5f});
+                              return rig.get(qkv, act, tokens * width);
+                            }),
+                    width, bound(act));
       }
 }
 
@@ -126,28 +164,12 @@ TEST_CASE("cuda: append writes K | V rows into the tile and nothing else", "[cud
       }
 }
 
-TEST_CASE("cuda: linear, few tokens and many, odd widths, with and without the residual", "[cuda][shared]") {
-  Rig* cuda = cuda_rig();
-  if (cuda == nullptr) return;
-  Random random(6);
-  struct Shape {
-    std::int64_t tokens, in, out;
-  };
-  for (Shape s : {Shape{0, 64, 40}, {1, 64, 40}, {3, 200, 77}, {8, 515, 130}, {65, 48, 24}, {77, 328, 300},
-                  {600, 72, 264}, {1, 4096, 512}})
-    for (DType act : kTypes)
-      for (DType out_type : kTypes)
-        for (bool accumulate : {false, true}) {
-          const Tensor x = random.normal(act, s.tokens * s.in), w = random.normal(DType::bf16, s.out * s.in, 0.1);
-          const Tensor old = accumulate ? random.normal(out_type, s.tokens * s.out, 2) : Tensor(out_type, s.tokens * s.out);
-          CAPTURE(s.tokens, s.in, s.out, name_of(act), name_of(out_type), accumulate);
-          check_close(on_both(*cuda, [&](Rig& rig) {
-            std::byte* out = rig.put(old);
-            rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), out, act, out_type,
-                                          accumulate, s.tokens, s.in, s.out});
-            return rig.get(out, out_type, s.tokens * s.out);
-          }), s.out, bound(out_type));
-        }
+TEST_CASE("cuda: linear in float32", "[cuda][shared]") {
+  if (Rig* cuda = cuda_rig()) check_linear(*cuda, DType::f32);
+}
+
+TEST_CASE("cuda: linear in bf16", "[cuda]") {
+  if (Rig* cuda = cuda_rig()) check_linear(*cuda, DType::bf16);
 }
 
 TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda]") {
@@ -163,7 +185,8 @@ TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda
     std::byte* out = rig.put(Tensor(DType::f32, 40 * tokens * out_dim));
     for (std::int64_t i = 0; i < 40; ++i)
       (i % 2 ? *other : *rig.stream)
-          .launch(LinearArgs{dx, dw, out + i * tokens * out_dim * 4, DType::bf16, DType::f32, false, tokens, in, out_dim});
+          .launch(
+              LinearArgs{dx, dw, out + i * tokens * out_dim * 4, DType::bf16, DType::f32, false, tokens, in, out_dim});
     other->record(*rig.done);
     rig.device->host_wait(*rig.done, {"test"});
     return rig.get(out, DType::f32, 40 * tokens * out_dim);
@@ -185,16 +208,18 @@ TEST_CASE("cuda: merge and finish, the empty state among them", "[cuda]") {
       for (std::int64_t j = 0; j < d; ++j) o[which].set(i * d + j, 0);
     }
     for (DType act : kTypes)
-      check_close(on_both(*cuda, [&](Rig& rig) {
-        auto put = [&](int i) {
-          auto up = [&](const Tensor& t) { return reinterpret_cast<float*>(rig.put(t)); };
-          return AttnState{up(o[i]), up(m[i]), up(l[i])};
-        };
-        const AttnState into = put(0);
-        std::byte* out = rig.put(Tensor(act, states * d));
-        rig.stream->launch(MergeArgs{into, put(1), tokens, heads, d});
-        rig.stream->launch(FinishArgs{into, out, act, tokens, heads, d});
-        return rig.get(out, act, states * d);
-      }), d, bound(act));
+      check_close(on_both(*cuda,
+                          [&](Rig& rig) {
+                            auto put = [&](int i) {
+                              auto up = [&](const Tensor& t) { return reinterpret_cast<float*>(rig.put(t)); };
+                              return AttnState{up(o[i]), up(m[i]), up(l[i])};
+                            };
+                            const AttnState into = put(0);
+                            std::byte* out = rig.put(Tensor(act, states * d));
+                            rig.stream->launch(MergeArgs{into, put(1), tokens, heads, d});
+                            rig.stream->launch(FinishArgs{into, out, act, tokens, heads, d});
+                            return rig.get(out, act, states * d);
+                          }),
+                  d, bound(act));
   }
 }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The CUDA tests on a GPU machine that has no network and need not have our libraries.
 #   tests/gpu.sh pack BUILD FOLDER   here: copies the test programs of a cuda build, stripped, and the libraries they need
-#   FOLDER/gpu.sh run [FILTER]       there: runs them, then the operators under compute-sanitizer; a table comes last
+#   FOLDER/gpu.sh run [FILTER]       there: runs them, then under compute-sanitizer; a table comes last
 # cuBLASLt is not packed (half a gigabyte): it is looked for on the GPU machine.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)

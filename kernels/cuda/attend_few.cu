@@ -1,5 +1,6 @@
 // attend for a decode step: a block per (token, KV head) streams the rows once for all query heads of the group. Lanes
-// share a row, 8 elements each; every such subgroup keeps its own partial attention, added up at the end in a fixed order.
+// share a row, 8 elements each; every such subgroup keeps its own partial attention, added up at the end in a fixed
+// order.
 #include <cmath>
 
 #include "kernels/base/bytes.h"
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(kThreads) attend_rows(const __grid_constant__ 
 #pragma unroll
   for (int g = 0; g < G; ++g) {
     q[g] = {};
-    if (g < heads && active) q[g] = load<8>(static_cast<const T*>(a.q) + t * a.q_stride + (first_head + g) * d + column);
+    if (g < heads && active)
+      q[g] = load<8>(static_cast<const T*>(a.q) + t * a.q_stride + (first_head + g) * d + column);
 #pragma unroll
     for (int j = 0; j < 8; ++j) q[g].v[j] *= a.scale;
   }

@@ -11,9 +11,9 @@
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 256;        // 16 x 16; a thread has 4 rows of every product
-constexpr int kRows = 64;            // query rows, and KV rows, of a tile
-constexpr int kPad = 4;              // keeps 16-byte reads of 8 neighbouring rows in different banks
+constexpr int kThreads = 256;  // 16 x 16; a thread has 4 rows of every product
+constexpr int kRows = 64;      // query rows, and KV rows, of a tile
+constexpr int kPad = 4;        // keeps 16-byte reads of 8 neighbouring rows in different banks
 constexpr int kScores = kRows + kPad;
 
 constexpr std::size_t shared_bytes(int D) { return (2 * kRows * (D + kPad) + kRows * kScores) * sizeof(float); }

@@ -28,23 +28,25 @@ bool is_sticky(cudaError_t error) {
     case cudaErrorTensorMemoryLeak:
     case cudaErrorExternalDevice:
     case cudaErrorMpsClientTerminated:
-    case cudaErrorContextIsDestroyed: return true;
-    default: return false;
+    case cudaErrorContextIsDestroyed:
+      return true;
+    default:
+      return false;
   }
 }
 
 void check(cudaError_t error, std::source_location at) {
   if (error == cudaSuccess) return;
   if (!is_sticky(error)) cudaGetLastError();  // so that a later call does not report it again
-  if (error == cudaErrorMemoryAllocation)
-    throw OutOfMemory(fmt::format("the CUDA runtime, at {}", where(at)), 0, 0);
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemory(fmt::format("the CUDA runtime, at {}", where(at)), 0, 0);
   throw DeviceError(fmt::format("{}: {}: {}{}", where(at), cudaGetErrorName(error), cudaGetErrorString(error),
                                 is_sticky(error) ? "; the device is lost to this process" : ""));
 }
 
 void check(cublasStatus_t status, std::source_location at) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw DeviceError(fmt::format("{}: {}: {}", where(at), cublasLtGetStatusName(status), cublasLtGetStatusString(status)));
+  throw DeviceError(
+      fmt::format("{}: {}: {}", where(at), cublasLtGetStatusName(status), cublasLtGetStatusString(status)));
 }
 
 }  // namespace longhaul::cuda

@@ -22,7 +22,9 @@ int use(int ordinal) {
 class CudaDevice final : public Device {
  public:
   CudaDevice(int ordinal, std::int64_t budget)
-      : Device(budget), ordinal_(use(ordinal)), workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
+      : Device(budget),
+        ordinal_(use(ordinal)),
+        workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
         machine_(ordinal, workspace_.data()) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);

@@ -12,9 +12,12 @@ constexpr std::int64_t kMostPitch = std::numeric_limits<int>::max();  // cudaDev
 
 cudaMemcpyKind kind_of(CopyKind kind) {
   switch (kind) {
-    case CopyKind::host_to_device: return cudaMemcpyHostToDevice;
-    case CopyKind::device_to_host: return cudaMemcpyDeviceToHost;
-    case CopyKind::device_to_device: break;
+    case CopyKind::host_to_device:
+      return cudaMemcpyHostToDevice;
+    case CopyKind::device_to_host:
+      return cudaMemcpyDeviceToHost;
+    case CopyKind::device_to_device:
+      break;
   }
   return cudaMemcpyDeviceToDevice;
 }

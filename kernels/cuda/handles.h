@@ -1,5 +1,5 @@
-// Owners of CUDA's handles. No default state, they move but are not assigned, and their destructors drop errors: after a
-// sticky error every call fails, and whoever waits next is told.
+// Owners of CUDA's handles. No default state, they move but are not assigned, and their destructors drop errors: after
+// a sticky error every call fails, and whoever waits next is told.
 #pragma once
 #include <cstddef>
 #include <utility>

@@ -1,5 +1,5 @@
-// linear for float32 activations: tiles of 64 x 64 in plain float32, weights widened as they are loaded. The correctness
-// mode: no TF32, no library.
+// linear for float32 activations: tiles of 64 x 64 in plain float32, weights widened as they are loaded. The
+// correctness mode: no TF32, no library.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -49,9 +49,10 @@ __global__ void __launch_bounds__(kThreads) linear_tiles(const __grid_constant__
 void linear_f32(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   with_type(a.out_type, [&]<class Out>(Out) {
-    Launch{.grid = {static_cast<unsigned>(ceil_div(a.out_dim, kTile)), static_cast<unsigned>(ceil_div(a.tokens, kTile))},
-           .block = kThreads,
-           .stream = stream}(linear_tiles<Out>, a);
+    Launch{
+        .grid = {static_cast<unsigned>(ceil_div(a.out_dim, kTile)), static_cast<unsigned>(ceil_div(a.tokens, kTile))},
+        .block = kThreads,
+        .stream = stream}(linear_tiles<Out>, a);
   });
 }
 

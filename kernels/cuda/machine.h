@@ -9,8 +9,8 @@ class Machine {
  public:
   Machine(int ordinal, std::byte* workspace) : matmul(workspace), ordinal_(ordinal) {}
 
-  /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault in
-  /// its operands; a lost context is told by the CUDA call that follows.
+  /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
+  /// in its operands; a lost context is told by the CUDA call that follows.
   void enter() const;
   int* fault_word() const { return fault_.get(); }
 

@@ -45,7 +45,8 @@ Matmul::Plan& Matmul::plan(const Shape& s) {
     prefer(preference, operand, s.alignment);
   cublasLtMatmulHeuristicResult_t best;
   int found = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle_.get(), &p.op, &p.w, &p.x, &p.out, &p.out, &preference, 1, &best, &found));
+  check(
+      cublasLtMatmulAlgoGetHeuristic(handle_.get(), &p.op, &p.w, &p.x, &p.out, &p.out, &preference, 1, &best, &found));
   if (found == 0)
     throw DeviceError(fmt::format("cuBLASLt has no product for {} tokens, {} in, {} out", s.tokens, s.in, s.out));
   p.algorithm = best.algo;
@@ -54,8 +55,12 @@ Matmul::Plan& Matmul::plan(const Shape& s) {
 
 void Matmul::run(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
-  Plan& p = plan({.tokens = a.tokens, .in = a.in, .out = a.out_dim, .out_type = a.out_type,
-                        .accumulate = a.accumulate, .alignment = alignment_of({a.x, a.w, a.out, workspace_})});
+  Plan& p = plan({.tokens = a.tokens,
+                  .in = a.in,
+                  .out = a.out_dim,
+                  .out_type = a.out_type,
+                  .accumulate = a.accumulate,
+                  .alignment = alignment_of({a.x, a.w, a.out, workspace_})});
   if (last_ != nullptr && last_ != stream) {
     check(cudaEventRecord(handed_over_.get(), last_));
     check(cudaStreamWaitEvent(stream, handed_over_.get()));

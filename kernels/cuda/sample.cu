@@ -1,5 +1,6 @@
 // sample: a block per row. Cuts are found by radix selection over the candidates' ranks, 8 bits a pass; weights are
-// integers (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same token.
+// integers (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same
+// token.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -41,8 +42,8 @@ __device__ Units reduce(Units x, const Op& op, Shared& shared) {
   return result;
 }
 
-/// The lowest rank to keep so that the candidates of rank >= `floor` kept have at least `need` of `measure` in all, and no
-/// smaller set of best ones has. 1 <= need <= their sum.
+/// The lowest rank to keep so that the candidates of rank >= `floor` kept have at least `need` of `measure` in all, and
+/// no smaller set of best ones has. 1 <= need <= their sum.
 template <class Measure>
 __device__ Units select(const float* row, std::int64_t vocab, Units floor, Units need, const Measure& measure,
                         Shared& shared) {
@@ -111,12 +112,14 @@ __global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant
   auto weight = [&](float logit) -> Units { return sampling::weight(logit, highest, p.temperature); };
   Units cut = 0;  // ranks from here are kept
   if (p.top_k > 0 && p.top_k < a.vocab)
-    cut = select(row, a.vocab, cut, static_cast<Units>(p.top_k), [](float) -> Units { return 1; }, shared);
+    cut = select(
+        row, a.vocab, cut, static_cast<Units>(p.top_k), [](float) -> Units { return 1; }, shared);
   if (p.top_p < 1) {
     Units mass = 0;
     for (std::int64_t i = threadIdx.x; i < a.vocab; i += kThreads)
       if (sampling::rank(row[i], i) >= cut) mass += weight(row[i]);
-    mass = reduce(mass, [](Units x, Units y) { return x + y; }, shared);
+    mass = reduce(
+        mass, [](Units x, Units y) { return x + y; }, shared);
     cut = select(row, a.vocab, cut, sampling::mass_needed(p.top_p, mass), weight, shared);
   }
 

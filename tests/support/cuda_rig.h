@@ -1,4 +1,5 @@
-// A device with one stream, and tensors that live on it while a case runs: the same case for the CPU and the CUDA device.
+// A device with one stream, and tensors that live on it while a case runs: the same case for the CPU and the CUDA
+// device.
 #pragma once
 #include <utility>
 #include <vector>
