@@ -40,7 +40,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   spdlog::info("{}; {} documents, {} together; policy {}; planned: device {} of {}, host {} of {}", device->describe(),
                job.ready(), options.max_sessions, options.policy.name, format_bytes(engine.plan().device_bytes),
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
-  spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits, job.longest()));
+  spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
   job.record_failures();
   job.run(engine);
   JobStats stats = job.stats();
@@ -93,9 +93,9 @@ void register_batch(CLI::App& app, Exit& exit) {
       "trailing\n"
       "whitespace are no part of a document. A bad document becomes an error record and the others go on (exit 1).\n\n"
       "Examples:\n"
-      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl\n"
-      "  longhaul batch --model models/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
-      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl \\\n"
+      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl\n"
+      "  longhaul batch --model apps/demo/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
+      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl \\\n"
       "    --gpu-memory 80MiB --policy stream");
   verb->callback([verb, o, &exit] {
     if (finish_options(*verb, *o)) exit = batch(*o);

@@ -17,12 +17,17 @@ namespace {
 bool is_flag(const CLI::Option& option) { return option.get_expected_max() == 0; }
 bool is_list(const CLI::Option& option) { return option.get_expected_max() > 1; }
 
-/// Whether TOML reads `text` as a number that value_text gives back unchanged.
-bool is_number(const std::string& text) {
+/// `text` as the TOML value that value_text gives back unchanged.
+void insert(toml::table& table, const std::string& key, const std::string& text) {
+  auto whole_text = [&](auto& number) {
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    return error == std::errc{} && end == text.data() + text.size() && fmt::format("{}", number) == text;
+  };
+  std::int64_t whole;
   double number;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return error == std::errc{} && end == text.data() + text.size() && std::isfinite(number) &&
-         fmt::format("{}", number) == text && text.find('e') == std::string::npos;
+  if (whole_text(whole)) table.insert(key, whole);
+  else if (whole_text(number) && std::isfinite(number)) table.insert(key, number);
+  else table.insert(key, text);
 }
 
 std::string value_text(const toml::node& node, const std::string& where) {
@@ -66,24 +71,25 @@ void apply_config(CLI::App& verb, const std::string& file) {
 }
 
 std::string print_config(const CLI::App& verb) {
-  std::ostringstream out;
+  toml::table table;
   for (const CLI::Option* option : verb.get_options()) {
-    if (!option->get_configurable() || option->get_lnames().empty() || option->get_lnames()[0] == "help") continue;
+    if (!option->get_configurable() || option->get_lnames().empty()) continue;
+    const std::string& key = option->get_lnames()[0];
     std::vector<std::string> values = option->results();
     if (values.empty() && !option->get_default_str().empty()) values = {option->get_default_str()};
     if (values.empty()) continue;
-    out << option->get_lnames()[0] << " = ";
     if (is_list(*option)) {
       toml::array array;
       for (const std::string& value : values) array.push_back(value);
-      out << array;
-    } else if (is_flag(*option) || is_number(values.back())) {
-      out << values.back();
+      table.insert(key, std::move(array));
+    } else if (is_flag(*option)) {
+      table.insert(key, values.back() == "true");
     } else {
-      out << toml::value<std::string>(values.back());
+      insert(table, key, values.back());
     }
-    out << '\n';
   }
+  std::ostringstream out;
+  out << table << '\n';
   return out.str();
 }
 

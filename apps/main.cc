@@ -29,8 +29,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Examples:\n"
-      "  longhaul run --model models/demo-7m --prompt-file report.txt\n"
-      "  longhaul batch --model models/demo-7m --input reports/ --output summaries.jsonl --gpu-memory 80MiB\n\n"
+      "  longhaul run --model apps/demo/demo-7m --prompt-file report.txt\n"
+      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl --gpu-memory 80MiB\n\n"
       "Exit codes: 0 all ok, 1 some documents failed, 2 usage or config, 3 bad model, 4 does not fit the budget,\n"
       "5 input or output, 6 out of memory, 7 device failure, 8 output locked by another process, 70 internal error.");
   Exit exit = Exit::ok;
@@ -43,6 +43,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(exit);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
+      return end(Exit::usage, fmt::format("'{}' is not a verb; see longhaul --help", argv[1]));
     return end(Exit::usage, fmt::format("{}; see longhaul --help", e.what()));
   } catch (const longhaul::UserError& e) {
     return end(e.code, e.what());

@@ -44,6 +44,7 @@ void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   StreamDecoder decoder(model.tokenizer);
   auto say_newest = [&] {
+    if (session.finish() == Finish::not_finite) throw UserError(Exit::bad_model, "{}", not_finite_message(session));
     if (session.finish() != Finish::stop) say(decoder.push(session.tokens().back()));
   };
   double prefill = timed([&] {
@@ -80,7 +81,7 @@ void run(const PromptOptions& o) {
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
-               describe_streaming(model.config, options, limits, length));
+               describe_streaming(model.config, options, limits));
   Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
   stream_answer(engine, model, session);
 }
@@ -95,8 +96,8 @@ void register_run(CLI::App& app) {
   add_options(*verb, *o);
   verb->footer(
       "Examples:\n"
-      "  longhaul run --model models/demo-7m --prompt \"Once upon a time\"\n"
-      "  longhaul run --model models/demo-7m --prompt-file report.txt --max-tokens 200 --temperature 0.7 --seed 1");
+      "  longhaul run --model apps/demo/demo-7m --prompt \"Once upon a time\"\n"
+      "  longhaul run --model apps/demo/demo-7m --prompt-file report.txt --max-tokens 200 --temperature 0.7 --seed 1");
   verb->callback([verb, o] {
     try {
       if (finish_options(*verb, *o)) run(*o);

@@ -5,6 +5,10 @@ Writes OUT/documents/*.txt (a folder for `longhaul batch`) and OUT/truth.json (f
 two small models were trained on. The same arguments give the same documents.
 
   bench/make_documents.py --texts ../shared/texts --tokens 4096,8192,16384 --count 8 --seed 1 --out /tmp/digests
+
+The demo documents: --tokens 8192,12288,20480,29696 --seed 68 --out apps/demo --longhaul build/longhaul
+--model apps/demo/demo-7m --books a-house-of-pomegranates,anecdotes-of-the-habits-and-instinct-of-animals,\
+cashel-byron-s-profession,four-weird-tales
 """
 import argparse
 import json
@@ -16,13 +20,23 @@ import sys
 
 CHARS_PER_TOKEN = 3.5  # English prose by demo-7m's tokenizer; longbook-27m's gives 3.85
 
-ADJECTIVES = """acid ancient aqua brave bright calm crimson deep dizzy dusty fancy gentle glad golden gray hollow icy lucid lucky
-narrow proud quaint quiet rigid rusty sharp shiny slim smooth steady sturdy tough velvet warm young""".split()
-NOUNS = """anchor arrow basket brush button candle copper drum feather finger fork goat hammer harp key kite ladder lantern
-magnet mill mirror needle olive otter pigeon plow pond ribbon ring saddle satchel spark spoon tail trumpet whistle""".split()
-PLACES = """among the winter coats;behind the broken gate;below the chapel floor;beneath the walnut tree;beside the frozen lake;
-by the ruined mill;in the captain's cabin;inside the broken piano;inside the clock tower;near the stone well;
-on the highest shelf;under the old bridge;within the sealed well""".replace("\n", "").split(";")
+# Words that the models were trained to copy: those they themselves expect after `Note: the`, `is kept` and `Section 1.`.
+# Others are copied less surely, which would measure the vocabulary and not the runtime.
+ADJECTIVES = """acid ancient aqua bitter bold brave brisk broad calm clever crisp damp deep deft dizzy eager fancy faint fresh
+frosty fuzzy gentle giant glad gloomy golden grand gray hollow humble icy jolly keen lazy lively lofty lonely lucid mellow mild
+misty modest narrow neat noble odd pale plain proud quaint quick quiet rapid rare rigid rough royal rusty shady sharp shiny silent
+sleek slim smooth snug solar steep stiff sturdy sunny swift tame tender thin tidy tiny tough vague vast vivid warm wary weary wild
+windy wise young""".split()
+NOUNS = """acorn anchor apron arrow atlas badge barn basin basket bell bench birch boat bottle branch brick bridge brush bucket
+button candle canoe carpet chain chair chest clock cloud copper cottage cradle creek crown drum feather fork fossil fountain goat
+harbor harp helmet jacket jug kettle ladder lake lantern ledge log magnet map mask meadow medal mirror needle olive orchid otter
+paddle pail palace pebble piano pigeon pine pitcher plow pond quilt raft raven ribbon ring robin rocket saddle sail satchel scarf
+shell sleeve spark spoon statue straw tail torch train trumpet tunnel valley vase village violin wagon wheel whistle""".split()
+PLACES = """above the stable door;among the winter coats;at the end of the pier;behind the north wall;below the chapel floor;
+beneath the walnut tree;beside the frozen lake;by the ruined mill;in the captain's cabin;in the merchant's cellar;
+inside the broken piano;inside the clock tower;near the western gate;on the highest shelf;under the old bridge;
+within the sealed well""".replace("\n", "").split(";")
+JOINTS = "and in of without".split()
 
 
 def prose(book):
@@ -78,7 +92,7 @@ def make_notes(count, rng):
 
 def make_heading(rng):
     adjectives, nouns = rng.sample(ADJECTIVES, 2), rng.sample(NOUNS, 2)
-    return f"{adjectives[0].capitalize()} {nouns[0]}s without {adjectives[1]} {nouns[1]}s"
+    return f"{adjectives[0].capitalize()} {nouns[0]}s {rng.choice(JOINTS)} {adjectives[1]} {nouns[1]}s"
 
 
 def make_document(book, tokens, rng, count_tokens):

@@ -8,7 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/ops.h"
-#include "shipped_policies.h"  // generated from config/policies
+#include "offload/shipped_policies.h"  // generated from config/policies
 
 namespace longhaul {
 namespace {

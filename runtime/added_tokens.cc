@@ -16,7 +16,8 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens)
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     const AddedToken& token = tokens_[i];
     (token.normalized ? normalized_ : raw_).add(token.content, i);
-    if (token.single_word && !word_) word_.emplace(Regex::Kind::pattern, "\\w", "added_tokens");
+    // Rust's \w, which the reference uses here, is Oniguruma's with the joiners.
+    if (token.single_word && !word_) word_.emplace(Regex::Kind::pattern, "[\\w\\p{Join_Control}]", "added_tokens");
     bool blank = true;
     for (std::string_view rest = token.content; blank && !rest.empty(); rest.remove_prefix(utf8_step(rest).length))
       blank = space.in(character_at(rest, 0));

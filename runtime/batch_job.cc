@@ -71,13 +71,7 @@ void BatchJob::run(Engine& engine) {
     while (next != ready_.end() && !free_slots.empty()) {
       std::int64_t slot = free_slots.back();
       free_slots.pop_back();
-      Ready& request = *next++;
-      try {
-        admit(engine, std::move(request), slot, active);
-      } catch (const UserError& e) {  // no finite logits for this prompt
-        fail(request.index, {"generation_failed", e.what()});
-        free_slots.push_back(slot);
-      }
+      admit(engine, std::move(*next++), slot, active);
     }
     if (!active.empty() && std::none_of(active.begin(), active.end(), [](const Active& a) { return a.session.done(); }))
       decode(engine, active);
@@ -100,7 +94,6 @@ void BatchJob::admit(Engine& engine, Ready next, std::int64_t slot, std::vector<
   stats_.prefill_seconds += seconds_since(start);
   stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
   stats_.prompt_tokens += tokens;
-  stats_.longest_prompt = std::max(stats_.longest_prompt, tokens);
   active.push_back({next.index, std::move(session)});
 }
 
@@ -116,6 +109,7 @@ void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
 
 void BatchJob::answer(const Active& done) {
   const Session& session = done.session;
+  if (session.finish() == Finish::not_finite) return fail(done.index, {"generation_failed", not_finite_message(session)});
   bool stopped = session.finish() == Finish::stop;  // then the last token is the end token
   auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - stopped);
   Answer answer{model_.answer_text(ids), model_.name, stopped ? "stop" : "length", session.prompt_size(),

@@ -95,14 +95,6 @@ struct Engine::Impl {
     device.host_wait(*token_ready, edge::kTokenReady);
   }
 
-  void accept(Session& session, std::int64_t row, std::int64_t rows) {
-    const std::int32_t token = memory.act.host_sampled[row];
-    if (token < 0)
-      throw UserError(Exit::bad_model, "the model gave no finite logits after {} tokens; its weights or the activation "
-                                       "type {} are at fault", rows, name_of(options.activations));
-    session.accept(token, rows);
-  }
-
   /// Brings the logits of hidden rows [first, first + rows) to the host, in groups that fit the logits buffer.
   void tap_rows(std::int64_t first, std::int64_t rows) {
     const std::int64_t group = std::min(options.max_sessions, memory.act.chunk);
@@ -182,7 +174,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   layer.head(*compute, n - 1, 1);
   act.host_params[0] = session.next_sampling();
   sample(1);
-  accept(session, 0, n);
+  session.accept(act.host_sampled[0], n);
 }
 
 void Engine::Impl::step(std::span<Session* const> sessions) {
@@ -214,7 +206,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   sample(count);
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
-    accept(session, i, session.rows() + 1);
+    session.accept(act.host_sampled[i], session.rows() + 1);
   }
 }
 

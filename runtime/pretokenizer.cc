@@ -1,8 +1,10 @@
 #include "runtime/pretokenizer.h"
 
+#include <algorithm>
 #include <map>
 
 #include "kernels/base/error.h"
+#include "runtime/utf8.h"
 
 namespace longhaul {
 namespace {
@@ -79,39 +81,39 @@ void PreTokenizer::Splitter::cut(std::size_t stage, std::string_view text, const
   const auto [behavior, invert] = std::pair(owner_.stages_[stage].behavior, owner_.stages_[stage].invert);
   // A piece is held back until it is known whether the next one joins it.
   std::size_t held_begin = 0, held_end = 0;
-  bool held_match = false;
+  bool held = false, held_match = false;
   const auto flush = [&] {
-    if (held_begin < held_end) run(stage + 1, text.substr(held_begin, held_end - held_begin), sink);
-    held_begin = held_end;
+    if (held && held_begin < held_end) run(stage + 1, text.substr(held_begin, held_end - held_begin), sink);
+    held = false;
   };
   const auto piece = [&](std::size_t begin, std::size_t end, bool match) {
-    if (begin == end) return;
     match = match != invert;
     const bool joins = behavior == Behavior::contiguous             ? match == held_match
                        : behavior == Behavior::merged_with_previous ? match && !held_match
                        : behavior == Behavior::merged_with_next     ? !match && held_match
                                                                     : false;
-    if (!joins || held_begin == held_end) {
+    if (!held || !joins) {
       flush();
       held_begin = begin;
     }
+    held = !(behavior == Behavior::removed && match);
     held_end = end;
     held_match = match;
-    if (behavior == Behavior::removed && match) held_begin = held_end;
   };
-  std::size_t done = 0, from = 0;
-  while (from <= text.size()) {
+  std::size_t done = 0;
+  for (std::size_t from = 0; from <= text.size();) {
     const auto match = matchers_[stage].find(text, from);
     if (!match) break;
-    piece(done, match->begin, false);
-    piece(match->begin, match->end, true);
-    done = from = match->end;
-    // After an empty match the search goes on one character further.
-    if (match->begin == match->end) do
-        ++from;
-      while (from < text.size() && (static_cast<unsigned char>(text[from]) & 0xc0) == 0x80);
+    const auto [begin, end] = *match;
+    const bool empty = begin == end;
+    from = end;
+    if (empty) from += std::max<std::size_t>(1, character_at(text, end).size());
+    if (empty && end > 0 && end == done) continue;  // an empty match where the last one ended does not count
+    if (done < begin) piece(done, begin, false);
+    piece(begin, end, true);
+    done = end;
   }
-  piece(done, text.size(), false);
+  if (done < text.size()) piece(done, text.size(), false);
   flush();
 }
 

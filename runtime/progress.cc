@@ -43,7 +43,7 @@ std::string format_seconds(double seconds) {
 }
 
 bool Progress::due() {
-  if (since(shown_) < (options_.terminal ? 0.1 : 2.0)) return false;
+  if (since(shown_) < (options_.terminal ? 0.1 : 5.0)) return false;
   shown_ = Clock::now();
   return true;
 }

@@ -1,8 +1,12 @@
 #include "runtime/report.h"
 
+#include <algorithm>
+#include <array>
+
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
+#include "offload/edges.h"
 #include "runtime/progress.h"
 
 namespace longhaul {
@@ -12,21 +16,25 @@ double per_second(std::int64_t amount, double seconds) {
   return seconds > 0 ? static_cast<double>(amount) / seconds : 0;
 }
 
-/// "compute 80.1 s, fetch 12.1 s"; what took no measurable time is left out.
-std::string seconds_by_name(const std::map<std::string, double>& seconds) {
+/// The waits of the compute stream: what they take is time that a faster link or a larger budget would give back.
+constexpr std::array kComputeWaits{edge::kTileReady, edge::kRingFree, edge::kLayerFree, edge::kPrefillStored};
+
+/// "compute 80.10 s, fetch 12.10 s" of the names that `wanted` takes; what took no measurable time is left out.
+template <class Wanted>
+std::string seconds_by_name(const std::map<std::string, double>& seconds, const Wanted& wanted) {
   std::string text;
   for (const auto& [name, s] : seconds)
-    if (s >= 0.005) text += fmt::format("{}{} {:.2f} s", text.empty() ? "" : ", ", name, s);
+    if (s >= 0.005 && wanted(name)) text += fmt::format("{}{} {:.2f} s", text.empty() ? "" : ", ", name, s);
   return text.empty() ? "none" : text;
 }
 
 }  // namespace
 
-std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget,
-                               std::int64_t longest) {
-  std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * longest;
+std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+  std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * options.max_len;
   KvLayout layout = make_layout(options.policy, options.resident, options.max_sessions, options.max_len);
-  std::string cache = fmt::format("{} for the longest document ({} tokens)", format_bytes(bytes), with_commas(longest));
+  std::string cache =
+      fmt::format("{} for the longest context ({} tokens)", format_bytes(bytes), with_commas(options.max_len));
   if (layout.all_resident()) return cache + ": all rows stay on the device";
   return fmt::format(
       "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step", cache,
@@ -48,12 +56,16 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
        fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
                    stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,
                    stats.wall_seconds - stats.load_seconds - stats.prefill_seconds - stats.decode_seconds));
-  line("streams busy", seconds_by_name(counters.busy_seconds));
-  line("stalls", seconds_by_name(counters.stall_seconds));
+  auto computes = [](const std::string& name) {
+    return std::ranges::any_of(kComputeWaits, [&](Edge e) { return e.name == name; });
+  };
+  line("streams busy", seconds_by_name(counters.busy_seconds, [](auto&) { return true; }));
+  line("compute stalls", seconds_by_name(counters.stall_seconds, computes));
+  line("other waits", seconds_by_name(counters.stall_seconds, [&](auto& name) { return !computes(name); }));
   line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
                            format_bytes(counters.d2h_bytes)));
-  line("kv cache", describe_streaming(engine.config(), engine.options(), budget, stats.longest_prompt));
+  line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));
   line("host memory", fmt::format("planned {} of {}; peak of the process {}", format_bytes(engine.plan().host_bytes),

@@ -9,15 +9,14 @@ namespace longhaul {
 
 struct JobStats {
   std::int64_t documents = 0, failed = 0;
-  std::int64_t prompt_tokens = 0, longest_prompt = 0;
+  std::int64_t prompt_tokens = 0;
   std::int64_t decoded_tokens = 0;  // by decode steps: an answer's first token comes from its prefill
   double load_seconds = 0, prefill_seconds = 0, decode_seconds = 0, wall_seconds = 0;
   std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;
 };
 
-/// How the KV cache of the longest document compares with the device: what stays there, what is streamed.
-std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget,
-                               std::int64_t longest);
+/// How the KV cache of the longest context compares with the device: what stays there, what is streamed.
+std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget);
 
 /// One line per topic, each ending in a newline.
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget);

@@ -20,10 +20,19 @@ SampleParams Session::next_sampling() const {
 }
 
 void Session::accept(std::int32_t token, std::int64_t rows) {
-  tokens_.push_back(token);
   rows_ = rows;
+  if (token < 0) {
+    finish_ = Finish::not_finite;
+    return;
+  }
+  tokens_.push_back(token);
   if (std::ranges::find(eos_, token) != eos_.end()) finish_ = Finish::stop;
   else if (answer_size() >= max_tokens_) finish_ = Finish::length;
+}
+
+std::string not_finite_message(const Session& session) {
+  return fmt::format("the model gave no finite logits after {} tokens: its weights are damaged, or --activations f32 is needed",
+                     session.rows());
 }
 
 void Session::force(std::int32_t token) {

@@ -2,13 +2,15 @@
 // KV rows in `slot`.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
 
 namespace longhaul {
 
-enum class Finish { none, stop, length };
+/// not_finite: the model gave logits that no token can be sampled from; the answer ends before that token.
+enum class Finish { none, stop, length, not_finite };
 
 class Session {
  public:
@@ -27,7 +29,7 @@ class Session {
   /// Rows in the KV cache: all tokens but the newest answer token.
   std::int64_t rows() const { return rows_; }
   SampleParams next_sampling() const;
-  /// The engine gives the token it has sampled after `rows` rows.
+  /// The engine gives the token it has sampled after `rows` rows; -1: there was none to sample.
   void accept(std::int32_t token, std::int64_t rows);
   /// Teacher forcing: the newest answer token becomes `token`, and the session goes on whatever it is.
   void force(std::int32_t token);
@@ -38,5 +40,8 @@ class Session {
   SampleParams sampling_;
   Finish finish_ = Finish::none;
 };
+
+/// What to tell the user about a session that ended as Finish::not_finite.
+std::string not_finite_message(const Session& session);
 
 }  // namespace longhaul

@@ -56,6 +56,7 @@ void JsonRef::only(std::initializer_list<std::string_view> keys) const {
 }
 
 std::string read_text_file(const std::filesystem::path& file) {
+  if (std::filesystem::is_directory(file)) throw UserError(Exit::io, "{}: is a folder, not a file", file.string());
   std::ifstream in(file, std::ios::binary);
   if (!in) throw UserError(Exit::io, "{}: {}", file.string(), std::strerror(errno));
   std::string text{std::istreambuf_iterator<char>(in), {}};

@@ -51,7 +51,7 @@ TEST_CASE("law 1: tile size, window and resident share change no bit") {
       }
 }
 
-TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover [0, n)") {
+TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover all rows") {
   for (std::int64_t capacity : {1, 64, 100, 640})
     for (double resident : {0.0, 0.1, 0.5, 0.9, 1.0})
       for (std::int64_t recent : {64, 128, 256}) {

@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::array<std::string_view, 4> kLayers{"apps", "runtime", "offload", "kernels"};  // arrows point right
 const std::string kLaunch(3, '<');                                                           // not in this file either
+const std::string kTestCase = "TEST_CASE(\"";
 
 std::optional<std::size_t> layer_of(std::string_view path) {
   auto found = std::find(kLayers.begin(), kLayers.end(), path.substr(0, path.find('/')));
@@ -52,6 +53,11 @@ std::vector<std::string> faults(const std::string& path, const std::string& text
     auto fault = [&](const std::string& what) { found.push_back(path + ":" + std::to_string(count) + ": " + what); };
     if (line.find(kLaunch) != std::string::npos && !path.starts_with("kernels/cuda/launch."))
       fault("a launch outside of the wrapper");
+    // CTest keeps names in lists: such a name would be cut, and its pieces would pass by matching no test.
+    if (auto at = line.find(kTestCase); at != line.npos) {
+      at += kTestCase.size();
+      if (line.substr(at, line.find('"', at) - at).find_first_of("[];") != line.npos) fault("a test name with [, ] or ;");
+    }
     auto [quote, included] = include_in(line);
     if (!cuda && starts_with_any(included, {"cuda", "cublas", "cub/", "thrust/", "cooperative_groups", "cutlass/",
                                             "cute/", "nccl", "nvtx", "mma.h", "driver_types.h", "vector_types.h"}))
@@ -98,6 +104,7 @@ TEST_CASE("the layering rules see what they are for", "[layering]") {
   CHECK(faults("kernels/device.cc", "#include <cuda_runtime.h>\n").size() == 1);
   CHECK(faults("tests/a.cc", "#include <cuda/std/span>\n").size() == 1);
   CHECK(faults("kernels/cuda/a.cu", "  f" + kLaunch + "1, 1>>>(x);\n").size() == 1);
+  CHECK(faults("tests/a.cc", kTestCase + "a; b\") {\n").size() == 1);
   CHECK(faults("runtime/a.cc", std::string(400, '\n')).empty());
   CHECK(faults("runtime/a.cc", std::string(401, '\n')).size() == 1);
 }

@@ -57,7 +57,7 @@ TEST_CASE("sample: rows that hold NaN or nothing finite give -1") {
   }
 }
 
-TEST_CASE("sample: seed and step fix the draw; rows do not disturb one another") {
+TEST_CASE("sample: seed and step fix the draw and rows do not disturb one another") {
   Random random(30);
   const std::int64_t vocab = 1000, rows = 9;
   Tensor logits = random.normal(DType::f32, rows * vocab, 2);
