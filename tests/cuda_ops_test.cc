@@ -40,6 +40,8 @@ void check_linear(Rig& cuda, DType act) {
         const Tensor x = random.normal(act, s.tokens * s.in), w = random.normal(DType::bf16, s.out * s.in, 0.1);
         const Tensor old =
             accumulate ? random.normal(out_type, s.tokens * s.out, 2) : Tensor(out_type, s.tokens * s.out);
+        // cuBLASLt rounds a short sum to bf16 before it adds the residual, too (H100: in = 64 twice, in = 4096 once).
+        const double limit = (accumulate && act == DType::bf16 ? 5 : 1) * bound(out_type);
         CAPTURE(s.tokens, s.in, s.out, name_of(act), name_of(out_type), accumulate);
         check_close(on_both(cuda,
                             [&](Rig& rig) {
@@ -48,7 +50,7 @@ void check_linear(Rig& cuda, DType act) {
                                                             out_type, accumulate, s.tokens, s.in, s.out});
                               return rig.get(out, out_type, s.tokens * s.out);
                             }),
-                    s.out, bound(out_type));
+                    s.out, limit);
       }
 }
 
