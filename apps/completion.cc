@@ -1,6 +1,7 @@
 // longhaul completion: a shell's completion script, made from the command's own verbs and flags.
 #include <iostream>
 #include <memory>
+#include <vector>
 
 #include "apps/verbs.h"
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <vector>
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 

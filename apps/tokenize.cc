@@ -1,5 +1,6 @@
 #include "apps/tokenize.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <iostream>

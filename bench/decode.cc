@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 
 #include "bench/measure.h"
 #include "kernels/cpu/cpu_device.h"

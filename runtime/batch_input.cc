@@ -113,8 +113,9 @@ void read_body(JsonObject& body, BatchRequest& request, const std::string& where
   body.only("n", {1});
   body.only("stream", {false});
   body.only("logprobs", {false});
-  body.only("frequency_penalty", {0, 0.0});
-  body.only("presence_penalty", {0, 0.0});
+  body.only("frequency_penalty", {0});
+  body.only("presence_penalty", {0});
+  for (const char* key : {"stop", "logit_bias", "top_logprobs", "tools", "tool_choice"}) body.only(key, {});
   body.only("response_format", {nlohmann::json{{"type", "text"}}});
   body.finish();
 }

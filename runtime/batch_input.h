@@ -1,10 +1,12 @@
 // What a batch is asked: folders, text files and OpenAI batch JSONL become requests. What cannot be asked becomes a
 // request that carries its failure, so that every input has a record.
 #pragma once
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/chat_template.h"

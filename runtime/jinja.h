@@ -1,10 +1,12 @@
 // The part of Jinja2 that chat templates of plain models use, as transformers runs it (trim_blocks, lstrip_blocks).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"

@@ -1,6 +1,8 @@
 // What a batch takes in: folders, text files and JSONL lines, and the words and codes of what it refuses.
 #include "runtime/batch_input.h"
 
+#include <utility>
+
 #include "kernels/base/error.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"

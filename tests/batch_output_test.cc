@@ -1,7 +1,9 @@
 // The record file of a batch: records as OpenAI has them, on disk as they complete, in input order at the end.
 #include "runtime/batch_output.h"
 
+#include <iterator>
 #include <sstream>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "tests/support/catch.h"

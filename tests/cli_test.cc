@@ -1,10 +1,12 @@
 // The command as a new user meets it: what it answers, and for each mistake its exit code and its one line.
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <vector>
 
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"

@@ -2,8 +2,10 @@
 // files stay short, every launch goes through the wrapper. tests/CMakeLists.txt compiles each header alone.
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <optional>
 #include <sstream>
 #include <string>

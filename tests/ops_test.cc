@@ -2,6 +2,8 @@
 // instruction set this machine has.
 #include "kernels/cpu/ops.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/simd/simd.h"
 #include "tests/support/catch.h"

@@ -2,6 +2,7 @@
 #include "runtime/safetensors.h"
 
 #include <cstring>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <random>
 

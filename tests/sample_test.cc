@@ -1,4 +1,6 @@
 // sample on the CPU: ties, refusals, the cuts, and the distribution of many draws.
+#include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "kernels/cpu/ops.h"

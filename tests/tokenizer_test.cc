@@ -1,7 +1,9 @@
 #include "runtime/tokenizer.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <random>
 

@@ -35,10 +35,10 @@ void decode(const LinearArgs& a) {
   const std::int64_t block = std::clamp<std::int64_t>((256 << 10) / (2 * a.in) / 24 * 24, 24, 72);
   parallel_for(ceil_div(a.out_dim, block), 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
-    float* y = scratch.get<float>(kDecodeTokens * block);
+    float* y = scratch.get<float>((kDecodeTokens + a.tokens * kMostLanes) * block);
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t first = b * block, rows = std::min(block, a.out_dim - first);
-      simd().dot_rows(a.w + first * a.in, rows, a.in, x, a.tokens, y, block);
+      simd().dot_rows(a.w + first * a.in, rows, a.in, x, a.tokens, y, block, y + kDecodeTokens * block);
       store_block(a, y, block, 0, a.tokens, first, rows);
     }
   });

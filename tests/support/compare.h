@@ -1,5 +1,6 @@
 // How far two results are apart: one number for all, and where it first goes wrong.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <span>

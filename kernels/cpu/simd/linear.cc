@@ -14,13 +14,16 @@ constexpr int rows_for(int tokens) {
   return rows < 8 ? rows : 8;
 }
 
-/// R x T results, each one running vector, folded at the end, and then the tail: the same order whatever R and T are.
+constexpr std::int64_t kStep = 1024;  // of a row at a time: 8 tokens' share of x then stays in the first-level cache
+
+/// Adds n elements of R rows times T tokens to their running vectors: the same order whatever R and T are.
 /// A load of 2 W weights is taken apart into those of even and of odd index; x comes in that order (split_pairs).
 template <int R, int T>
-void dot_tile(const bf16* w, std::int64_t in, const float* x, float* out, std::int64_t out_stride) {
-  F<W> acc[R][T] = {};
-  std::int64_t i = 0;
-  for (; i + 2 * W <= in; i += 2 * W) {
+void dot_tile(const bf16* w, std::int64_t in, std::int64_t n, const float* x, float* sums, std::int64_t row_sums) {
+  F<W> acc[R][T];
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) acc[r][t] = load<W>(sums + r * row_sums + t * W);
+  for (std::int64_t i = 0; i < n; i += 2 * W) {
     F<W> even[R], odd[R];
     for (int r = 0; r < R; ++r) {
       U pairs;
@@ -41,20 +44,16 @@ void dot_tile(const bf16* w, std::int64_t in, const float* x, float* out, std::i
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) {
-      float total = sum<W>(acc[r][t]);
-      for (std::int64_t k = i; k < in; ++k) total += load<1>(w + r * in + k)[0] * x[t * in + k];
-      out[t * out_stride + r] = total;
-    }
+    for (int t = 0; t < T; ++t) store<W>(sums + r * row_sums + t * W, acc[r][t]);
 }
 
 template <int T>
-void dot_tokens(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, float* out,
-                std::int64_t out_stride) {
+void dot_tokens(const bf16* w, std::int64_t rows, std::int64_t in, std::int64_t n, const float* x, float* sums,
+                std::int64_t row_sums) {
   constexpr int R = rows_for(T);
   std::int64_t r = 0;
-  for (; r + R <= rows; r += R) dot_tile<R, T>(w + r * in, in, x, out + r, out_stride);
-  for (; r < rows; ++r) dot_tile<1, T>(w + r * in, in, x, out + r, out_stride);
+  for (; r + R <= rows; r += R) dot_tile<R, T>(w + r * in, in, n, x, sums + r * row_sums, row_sums);
+  for (; r < rows; ++r) dot_tile<1, T>(w + r * in, in, n, x, sums + r * row_sums, row_sums);
 }
 
 }  // namespace
@@ -68,16 +67,27 @@ void split_pairs(const float* x, float* out, std::int64_t n) {
 }
 
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
-              std::int64_t out_stride) {
+              std::int64_t out_stride, float* sums) {
   constexpr int kMost = W == 16 ? 8 : 4;
-  std::int64_t t = 0;
-  auto step = [&]<int T>() {
-    for (; tokens - t >= T; t += T) dot_tokens<T>(w, rows, in, x + t * in, out + t * out_stride, out_stride);
-  };
-  step.template operator()<kMost>();
-  step.template operator()<4>();
-  step.template operator()<2>();
-  step.template operator()<1>();
+  const std::int64_t row_sums = tokens * W, whole = in / (2 * W) * (2 * W);
+  for (std::int64_t i = 0; i < rows * row_sums; ++i) sums[i] = 0;
+  for (std::int64_t k = 0; k < whole; k += kStep) {
+    const std::int64_t n = whole - k < kStep ? whole - k : kStep;
+    std::int64_t t = 0;
+    auto step = [&]<int T>() {
+      for (; tokens - t >= T; t += T) dot_tokens<T>(w + k, rows, in, n, x + t * in + k, sums + t * W, row_sums);
+    };
+    step.template operator()<kMost>();
+    step.template operator()<4>();
+    step.template operator()<2>();
+    step.template operator()<1>();
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      float total = sum<W>(load<W>(sums + r * row_sums + t * W));
+      for (std::int64_t i = whole; i < in; ++i) total += load<1>(w + r * in + i)[0] * x[t * in + i];
+      out[t * out_stride + r] = total;
+    }
 }
 
 }  // namespace longhaul::cpu::LONGHAUL_ISA

@@ -13,7 +13,7 @@ void scale(const float* x, float factor, float* out, std::int64_t n);
 void blend(float* into, float a, const float* from, float b, std::int64_t n);
 void split_pairs(const float* x, float* out, std::int64_t n);
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
-              std::int64_t out_stride);
+              std::int64_t out_stride, float* sums);
 void attend_rows_bf16(const AttendRowsArgs&);
 void attend_rows_f32(const AttendRowsArgs&);
 void softmax_bf16(const SoftmaxArgs&);

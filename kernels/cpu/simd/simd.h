@@ -8,6 +8,8 @@
 
 namespace longhaul::cpu {
 
+inline constexpr std::int64_t kMostLanes = 16;  // float32 in a vector of the widest set
+
 /// Rows of one KV head as one token sees them. Accumulates into `heads` consecutive states.
 struct AttendRowsArgs {
   const void* rows;  // [count, 2 * head_dim] K | V; row 0 starts an attend block
@@ -48,9 +50,9 @@ struct Simd {
   /// x in the order that dot_rows reads it.
   void (*split_pairs)(const float* x, float* out, std::int64_t n);
   /// out[t * out_stride + r] = w[r] . x[t], x after split_pairs; the bits of a result depend on its own row and token
-  /// alone.
+  /// alone. sums: scratch of rows * tokens * kMostLanes.
   void (*dot_rows)(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
-                   std::int64_t out_stride);
+                   std::int64_t out_stride, float* sums);
   void (*attend_rows_bf16)(const AttendRowsArgs&);
   void (*attend_rows_f32)(const AttendRowsArgs&);
   void (*softmax_bf16)(const SoftmaxArgs&);
