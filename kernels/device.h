@@ -99,7 +99,7 @@ class Device {
 
   /// Blocks the calling thread until `event` has passed; rethrows what failed on any stream before it.
   virtual void host_wait(const Event& event, Edge edge) = 0;
-  /// Makes [data, data + bytes) reachable by DMA, in chunks; nothing stays pinned when it throws.
+  /// Makes [data, data + bytes) reachable by DMA; nothing stays pinned when it throws.
   virtual void pin(std::byte* data, std::int64_t bytes) = 0;
   virtual void unpin(std::byte* data) noexcept = 0;
   virtual DeviceCounters counters() const = 0;

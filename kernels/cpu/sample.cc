@@ -7,31 +7,17 @@
 
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/sampling.h"
 
 namespace longhaul::cpu {
 namespace {
 
 struct Candidate {
-  float logit;
-  std::int32_t id;
-  float weight = 0;  // exp((logit - highest) / temperature)
+  std::uint64_t rank;
+  std::uint64_t weight = 0;
 };
 
-/// A total order, so that every cut is one set: higher logit first, then lower id.
-bool before(const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
-
-/// splitmix64's finalizer (Steele, Lea and Flood, OOPSLA 2014).
-std::uint64_t mix(std::uint64_t z) {
-  z += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-/// In [0, 1): 53 bits of a counter-based generator.
-double uniform(std::uint64_t seed, std::uint64_t step) {
-  return static_cast<double>(mix(mix(seed) ^ mix(~step)) >> 11) * 0x1p-53;
-}
+bool before(const Candidate& a, const Candidate& b) { return a.rank > b.rank; }
 
 /// The k best in any order, by one pass: 2k are kept and cut to k whenever they are full.
 std::vector<Candidate> best(std::span<const float> row, std::size_t k) {
@@ -43,7 +29,7 @@ std::vector<Candidate> best(std::span<const float> row, std::size_t k) {
   };
   bool full = false;
   for (std::size_t i = 0; i < row.size(); ++i) {
-    const Candidate c{row[i], static_cast<std::int32_t>(i)};
+    const Candidate c{sampling::rank(row[i], static_cast<std::int64_t>(i))};
     if (full && !before(c, kept[k - 1])) continue;
     kept.push_back(c);
     if (kept.size() == 2 * k) cut(), full = true;
@@ -52,19 +38,19 @@ std::vector<Candidate> best(std::span<const float> row, std::size_t k) {
   return kept;
 }
 
-/// Keeps the smallest set of best candidates that holds `share` of the mass, by halving instead of sorting.
-void keep_mass(std::vector<Candidate>& all, double share) {
-  auto mass = [](auto from, auto to) {
-    double sum = 0;
-    for (; from != to; ++from) sum += from->weight;
-    return sum;
-  };
-  double need = share * mass(all.begin(), all.end());
+std::uint64_t mass(std::span<const Candidate> some) {
+  std::uint64_t sum = 0;
+  for (const Candidate& c : some) sum += c.weight;
+  return sum;
+}
+
+/// Keeps the smallest set of best candidates that holds `need` of the mass, by halving instead of sorting.
+void keep_mass(std::vector<Candidate>& all, std::uint64_t need) {
   auto low = all.begin(), high = all.end();
   while (high - low > 1) {
     auto middle = low + (high - low) / 2;
     std::nth_element(low, middle, high, before);
-    const double left = mass(low, middle);
+    const std::uint64_t left = mass({low, middle});
     if (left >= need) high = middle;
     else need -= left, low = middle;
   }
@@ -84,17 +70,25 @@ std::int32_t sample_row(std::span<const float> row, const SampleParams& p) {
   if (!(p.temperature > 0)) return first;
 
   const std::size_t k = p.top_k > 0 ? std::min<std::size_t>(p.top_k, row.size()) : row.size();
-  std::vector<Candidate> left = best(row, k);
-  for (Candidate& c : left) c.weight = c.logit == highest ? 1.0f : std::exp((c.logit - highest) / p.temperature);
-  if (p.top_p < 1) keep_mass(left, p.top_p);
-  // By id, so that the draw means the same token whatever order the selection left behind.
-  std::sort(left.begin(), left.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-  double total = 0;
-  for (const Candidate& c : left) total += c.weight;
-  double draw = uniform(p.seed, p.step) * total;
-  for (const Candidate& c : left)
-    if ((draw -= c.weight) < 0) return c.id;
-  return std::max_element(left.begin(), left.end(), [](auto& a, auto& b) { return before(b, a); })->id;
+  std::uint64_t cut = 0;  // ranks from here are kept
+  if (k < row.size() || p.top_p < 1) {
+    std::vector<Candidate> left = best(row, k);
+    if (p.top_p < 1) {
+      for (Candidate& c : left) c.weight = sampling::weight(row[sampling::id_of(c.rank)], highest, p.temperature);
+      keep_mass(left, sampling::mass_needed(p.top_p, mass(left)));
+    }
+    cut = std::max_element(left.begin(), left.end(), before)->rank;
+  }
+  auto weight = [&](std::size_t i) -> std::uint64_t {
+    if (sampling::rank(row[i], static_cast<std::int64_t>(i)) < cut) return 0;
+    return sampling::weight(row[i], highest, p.temperature);
+  };
+  std::uint64_t total = 0, sum = 0;
+  for (std::size_t i = 0; i < row.size(); ++i) total += weight(i);
+  const std::uint64_t draw = sampling::draw(p.seed, p.step, total);
+  std::size_t id = 0;
+  while ((sum += weight(id)) <= draw) ++id;
+  return static_cast<std::int32_t>(id);
 }
 
 }  // namespace

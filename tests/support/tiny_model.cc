@@ -96,8 +96,12 @@ EngineOptions engine_options(const RunOptions& o) {
 
 RunResult run_tiny(const RunOptions& o) {
   auto device = make_cpu_device(o.device);
+  return run_tiny(*device, o);
+}
+
+RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced) {
   const ModelConfig config = load_model_config(tiny_model_dir());
-  Engine engine(*device, config, Safetensors::open_model(tiny_model_dir()), engine_options(o));
+  Engine engine(device, config, Safetensors::open_model(tiny_model_dir()), engine_options(o));
   const std::size_t count = o.prompts.size();
   RunResult result{.tokens = {}, .logits = std::vector<std::vector<float>>(count)};
   std::vector<Session> sessions;
@@ -105,6 +109,10 @@ RunResult run_tiny(const RunOptions& o) {
     sessions.emplace_back(static_cast<std::int64_t>(i), random_prompt(o.prompts[i], i), SampleParams{}, o.steps + 1,
                           std::vector<std::int32_t>{});
 
+  auto force = [&](std::size_t i) {
+    const auto at = sessions[i].tokens().size() - 1;
+    if (forced != nullptr) sessions[i].force(forced->tokens[i][at]);
+  };
   for (std::size_t i = 0; i < count; ++i) {
     std::vector<float> last;
     engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
@@ -112,6 +120,7 @@ RunResult run_tiny(const RunOptions& o) {
     });
     engine.prefill(sessions[i]);
     result.logits[i] = last;
+    force(i);
   }
   auto decode = [&](std::vector<std::size_t> which) {
     std::vector<Session*> batch;
@@ -122,7 +131,10 @@ RunResult run_tiny(const RunOptions& o) {
         to.insert(to.end(), logits + r * config.vocab, logits + (r + 1) * config.vocab);
       }
     });
-    for (std::int64_t s = 0; s < o.steps; ++s) engine.step(batch);
+    for (std::int64_t s = 0; s < o.steps; ++s) {
+      engine.step(batch);
+      for (std::size_t i : which) force(i);
+    }
   };
   std::vector<std::size_t> all(count);
   for (std::size_t i = 0; i < count; ++i) all[i] = i;

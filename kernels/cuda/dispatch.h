@@ -1,0 +1,24 @@
+// From run-time types and sizes to template arguments, once for all operators.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/base/types.h"
+
+namespace longhaul::cuda {
+
+/// f(T{}) with T the element type.
+template <class F>
+void with_type(DType type, const F& f) {
+  if (type == DType::bf16) f(bf16{});
+  else f(float{});
+}
+
+/// f(integral_constant<N>), N = 8 where rows of `width` elements keep packs of 8 aligned, else 1.
+template <class F>
+void with_pack(std::int64_t width, const F& f) {
+  if (width % 8 == 0) f(std::integral_constant<int, 8>{});
+  else f(std::integral_constant<int, 1>{});
+}
+
+}  // namespace longhaul::cuda

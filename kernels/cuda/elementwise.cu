@@ -1,0 +1,173 @@
+// embed, rms_norm, rope, silu_mul, append: bound by memory, packs of 16 bytes, float32 inside, one rounding at the end.
+#include "kernels/base/bytes.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/pack.cuh"
+
+namespace longhaul::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr std::int64_t kMostBlocks = 16384;  // the rest of the work comes by grid stride
+
+unsigned blocks_for(std::int64_t items) {
+  const std::int64_t blocks = ceil_div(items, kThreads);
+  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+__device__ std::int64_t first_item() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ std::int64_t item_stride() { return std::int64_t{gridDim.x} * blockDim.x; }
+
+/// A block per token.
+template <class T, int N>
+__global__ void embed_rows(const __grid_constant__ EmbedArgs a, int* fault) {
+  const std::int64_t t = blockIdx.x;
+  const std::int32_t id = a.ids[t];
+  if (id < 0 || id >= a.vocab) {
+    if (threadIdx.x == 0) *fault = kTokenOutsideVocabulary;
+    return;
+  }
+  const bf16* row = a.table + id * a.hidden;
+  T* out = static_cast<T*>(a.out) + t * a.hidden;
+  for (std::int64_t i = threadIdx.x * N; i < a.hidden; i += blockDim.x * N) store<N>(out + i, load<N>(row + i));
+}
+
+/// Sum over the block; every thread gets it.
+__device__ float block_sum(float x) {
+  __shared__ float parts[32];
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+  if (lane == 0) parts[warp] = x;
+  __syncthreads();
+  x = lane < warps ? parts[lane] : 0.0f;
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+  return x;
+}
+
+/// A block per token. Like the reference implementations, a bf16 row is rounded before the gain too.
+template <class T, int N>
+__global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
+  const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.hidden;
+  T* out = static_cast<T*>(a.out) + blockIdx.x * a.hidden;
+  float squares = 0;
+  for (std::int64_t i = threadIdx.x * N; i < a.hidden; i += blockDim.x * N) {
+    const auto v = load<N>(x + i);
+    for (int j = 0; j < N; ++j) squares += v.v[j] * v.v[j];
+  }
+  const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(a.hidden) + a.eps);
+  for (std::int64_t i = threadIdx.x * N; i < a.hidden; i += blockDim.x * N) {
+    auto v = load<N>(x + i);
+    const auto gain = load<N>(a.gain + i);
+    for (int j = 0; j < N; ++j) v.v[j] = widen(narrow<T>(v.v[j] * factor)) * gain.v[j];
+    store<N>(out + i, v);
+  }
+}
+
+/// A block per token: the angles once for all heads, then each thread turns 4 pairs at a time.
+template <class T>
+__global__ void rope_rows(const __grid_constant__ RopeArgs a) {
+  constexpr int kMostHalf = 128, N = 4;
+  __shared__ alignas(16) float cosine[kMostHalf], sine[kMostHalf];
+  const int half = static_cast<int>(a.head_dim / 2);
+  const float position = static_cast<float>(a.positions[blockIdx.x]);
+  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+    const float angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
+    cosine[i] = cosf(angle) * a.scale;
+    sine[i] = sinf(angle) * a.scale;
+  }
+  __syncthreads();
+  T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
+  const int packs = half / N, items = static_cast<int>(a.q_heads + a.kv_heads) * packs;
+  for (int item = threadIdx.x; item < items; item += blockDim.x) {
+    const int i = item % packs * N;
+    T* x = row + item / packs * a.head_dim + i;
+    auto low = load<N>(x), high = load<N>(x + half);
+    const auto c = load<N>(cosine + i), s = load<N>(sine + i);
+    for (int j = 0; j < N; ++j) {
+      const float l = low.v[j], h = high.v[j];
+      low.v[j] = l * c.v[j] - h * s.v[j];
+      high.v[j] = h * c.v[j] + l * s.v[j];
+    }
+    store<N>(x, low);
+    store<N>(x + half, high);
+  }
+}
+
+template <class T, int N>
+__global__ void silu_mul_rows(const __grid_constant__ SiluMulArgs a) {
+  const std::int64_t packs = a.inter / N;
+  for (std::int64_t item = first_item(); item < a.tokens * packs; item += item_stride()) {
+    const std::int64_t t = item / packs, i = item % packs * N;
+    const T* row = static_cast<const T*>(a.gate_up) + t * 2 * a.inter + i;
+    const auto gate = load<N>(row), up = load<N>(row + a.inter);
+    Pack<float, N> y;
+    for (int j = 0; j < N; ++j) y.v[j] = gate.v[j] / (1.0f + expf(-gate.v[j])) * up.v[j];
+    store<N>(static_cast<T*>(a.out) + t * a.inter + i, y);
+  }
+}
+
+/// Bytes only: 16 a thread. A KV row is `width` packs of K, then of V.
+__global__ void append_rows(const __grid_constant__ AppendArgs a, std::int64_t width) {
+  const auto* qkv = static_cast<const uint4*>(a.qkv);
+  for (std::int64_t item = first_item(); item < a.tokens * a.kv_heads * 2 * width; item += item_stride()) {
+    const std::int64_t i = item % width, part = item / width % 2, h = item / (2 * width) % a.kv_heads;
+    const std::int64_t t = item / (2 * width * a.kv_heads);
+    const std::int64_t from = t * (a.q_heads + 2 * a.kv_heads) + a.q_heads + part * a.kv_heads + h;
+    auto* row = reinterpret_cast<uint4*>(a.dst.data + h * a.dst.head_stride) + t * 2 * width;
+    row[part * width + i] = qkv[from * width + i];
+  }
+}
+
+unsigned threads_for(std::int64_t items) {
+  return static_cast<unsigned>(items >= 512 ? 512 : round_up(items < 1 ? 1 : items, 32));
+}
+
+}  // namespace
+
+void embed(const EmbedArgs& a, int* fault, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  with_type(a.act, [&]<class T>(T) {
+    with_pack(a.hidden, [&]<int N>(std::integral_constant<int, N>) {
+      Launch{.grid = static_cast<unsigned>(a.tokens), .block = threads_for(a.hidden / N), .stream = stream}(
+          embed_rows<T, N>, a, fault);
+    });
+  });
+}
+
+void rms_norm(const RmsNormArgs& a, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  with_type(a.act, [&]<class T>(T) {
+    with_pack(a.hidden, [&]<int N>(std::integral_constant<int, N>) {
+      Launch{.grid = static_cast<unsigned>(a.tokens), .block = threads_for(a.hidden / N), .stream = stream}(
+          rms_norm_rows<T, N>, a);
+    });
+  });
+}
+
+void rope(const RopeArgs& a, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  with_type(a.act, [&]<class T>(T) {
+    Launch{.grid = static_cast<unsigned>(a.tokens),
+           .block = threads_for((a.q_heads + a.kv_heads) * a.head_dim / 8),
+           .stream = stream}(rope_rows<T>, a);
+  });
+}
+
+void silu_mul(const SiluMulArgs& a, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  with_type(a.act, [&]<class T>(T) {
+    with_pack(a.inter, [&]<int N>(std::integral_constant<int, N>) {
+      Launch{.grid = blocks_for(a.tokens * a.inter / N), .block = kThreads, .stream = stream}(silu_mul_rows<T, N>, a);
+    });
+  });
+}
+
+void append(const AppendArgs& a, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  const std::int64_t width = a.head_dim * size_of(a.act) / 16;
+  Launch{.grid = blocks_for(a.tokens * a.kv_heads * 2 * width), .block = kThreads, .stream = stream}(append_rows, a,
+                                                                                                     width);
+}
+
+}  // namespace longhaul::cuda

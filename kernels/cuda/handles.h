@@ -1,0 +1,74 @@
+// Owners of CUDA's handles. No default state, they move but are not assigned, and their destructors drop errors: after
+// a sticky error every call fails, and whoever waits next is told.
+#pragma once
+#include <cstddef>
+#include <utility>
+
+#include "kernels/cuda/check.h"
+
+namespace longhaul::cuda {
+
+/// Does not wait for the legacy default stream.
+class StreamHandle {
+ public:
+  StreamHandle() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  StreamHandle(StreamHandle&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
+  StreamHandle& operator=(StreamHandle&&) = delete;
+  ~StreamHandle() {
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Orders; keeps no time.
+class EventHandle {
+ public:
+  EventHandle() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  EventHandle(EventHandle&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  EventHandle& operator=(EventHandle&&) = delete;
+  ~EventHandle() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class BlasHandle {
+ public:
+  BlasHandle() { check(cublasLtCreate(&handle_)); }
+  BlasHandle(BlasHandle&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  BlasHandle& operator=(BlasHandle&&) = delete;
+  ~BlasHandle() {
+    if (handle_ != nullptr) cublasLtDestroy(handle_);
+  }
+  cublasLtHandle_t get() const { return handle_; }
+
+ private:
+  cublasLtHandle_t handle_ = nullptr;
+};
+
+/// One word of pinned host memory that kernels can write and the host reads without a call; zero at first.
+class HostWord {
+ public:
+  HostWord() {
+    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(int), cudaHostAllocMapped | cudaHostAllocPortable));
+    *word_ = 0;
+  }
+  HostWord(HostWord&& other) noexcept : word_(std::exchange(other.word_, nullptr)) {}
+  HostWord& operator=(HostWord&&) = delete;
+  ~HostWord() {
+    if (word_ != nullptr) cudaFreeHost(word_);
+  }
+  int* get() const { return word_; }
+  int read() const { return *static_cast<volatile int*>(word_); }
+
+ private:
+  int* word_ = nullptr;
+};
+
+}  // namespace longhaul::cuda

@@ -1,0 +1,30 @@
+// The one way to launch a kernel: it checks itself and names the call site.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/check.h"
+
+namespace longhaul::cuda {
+
+struct Launch {
+  dim3 grid, block;
+  std::size_t shared_bytes = 0;  // dynamic shared memory of a block
+  cudaStream_t stream;
+  std::source_location at = std::source_location::current();
+
+  template <class... Params, class... Args>
+  void operator()(void (*kernel)(Params...), Args&&... args) const {
+    constexpr std::size_t kWithoutAsking = 48 << 10;
+    if (shared_bytes > kWithoutAsking)
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+            at);
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), at);
+  }
+};
+
+}  // namespace longhaul::cuda

@@ -1,0 +1,20 @@
+// The CUDA device, chosen at link time: kernels/cuda defines these, or kernels/no_cuda.cc in a build without it.
+// Fatal errors (DeviceError) leave the device useless to the process: every later call on it throws too.
+#pragma once
+#include <memory>
+
+#include "kernels/device.h"
+
+namespace longhaul {
+
+/// CUDA devices that this process can use; 0 without a driver.
+int cuda_device_count();
+
+/// Bytes of device memory free now, this process's CUDA context already taken off. Throws DeviceError.
+std::int64_t cuda_free_memory(int ordinal);
+
+/// `budget` bounds the device memory of allocate(); the device's own matrix-product workspace is the first of it
+/// (used_bytes() of a fresh device). One host thread drives a device. Throws DeviceError, OutOfMemory.
+std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget);
+
+}  // namespace longhaul

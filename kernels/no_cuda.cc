@@ -1,0 +1,18 @@
+// What kernels/cuda_device.h means in a build without CUDA.
+#include "kernels/base/error.h"
+#include "kernels/cuda_device.h"
+
+namespace longhaul {
+namespace {
+
+constexpr const char* kAbsent = "this build has no CUDA device; configure with the preset cuda";
+
+}  // namespace
+
+int cuda_device_count() { return 0; }
+
+std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
+
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t) { throw DeviceError(kAbsent); }
+
+}  // namespace longhaul
