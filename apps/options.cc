@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <charconv>
 #include <iostream>
 
 #include "apps/config_file.h"
@@ -11,6 +12,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda_device.h"
 
 namespace longhaul {
 namespace {
@@ -30,11 +32,21 @@ void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int6
   verb.add_option_function<std::string>(flag, read, help)->type_name(kind);
 }
 
-void check_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return;
-  if (device == "cuda" || device.starts_with("cuda:"))
-    throw UserError(Exit::device, "--device {}: this build has no CUDA device; use --device cpu", device);
-  throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", device);
+/// The CUDA device that `name` means; none: the CPU device.
+std::optional<int> cuda_ordinal(const std::string& name) {
+  if (name == "cpu") return {};
+  const int count = cuda_device_count();
+  if (name == "auto") return count > 0 ? std::optional(0) : std::nullopt;
+  int ordinal = 0;
+  if (name != "cuda") {
+    auto digits = std::string_view(name).substr(std::min<std::size_t>(name.size(), 5));
+    auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+    if (!name.starts_with("cuda:") || error != std::errc{} || end != digits.data() + digits.size() || ordinal < 0)
+      throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
+  }
+  if (ordinal >= count)
+    throw UserError(Exit::device, "--device {}: this build or machine has {} CUDA devices; use --device cpu", name, count);
+  return ordinal;
 }
 
 }  // namespace
@@ -106,7 +118,7 @@ bool finish_options(CLI::App& verb, const Options& o) {
   log->set_level(spdlog::level::from_str(o.log_level));
   spdlog::set_default_logger(std::move(log));
   if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
-  check_device(o.device);
+  cuda_ordinal(o.device);
   load_policy(o.policy);  // a mistake in it is better told before the model's files are read
   return true;
 }
@@ -133,12 +145,10 @@ std::int64_t context(const Options& o, const ModelConfig& config) {
 
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
   constexpr std::int64_t kReserve = std::int64_t{1} << 30;
-  check_device(device);
-  std::int64_t available = available_host_memory();
-  Budget budget;
-  budget.device = device_memory.value_or(available / 2);
-  budget.host = budget.together = std::max<std::int64_t>(available - kReserve, 0);
-  return budget;
+  const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
+  if (auto ordinal = cuda_ordinal(device))
+    return {.device = device_memory ? *device_memory : cuda_free_memory(*ordinal), .host = available};
+  return {.device = device_memory.value_or(available / 2), .host = available, .together = available};
 }
 
 Budget budget(const Options& o) {
@@ -147,8 +157,9 @@ Budget budget(const Options& o) {
   return budget;
 }
 
-EngineOptions engine_options(const Options& o, const ModelConfig& config, const Budget& budget, std::int64_t longest,
-                             std::int64_t wanted_sessions) {
+EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget budget, const Device& device,
+                             std::int64_t longest, std::int64_t wanted_sessions) {
+  budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine;
   engine.policy = load_policy(o.policy);
   engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
@@ -159,7 +170,7 @@ EngineOptions engine_options(const Options& o, const ModelConfig& config, const 
 }
 
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
-  check_device(name);
+  if (auto ordinal = cuda_ordinal(name)) return make_cuda_device(*ordinal, budget);
   CpuDeviceOptions cpu;
   cpu.budget = budget;
   cpu.link_bytes_per_second = link * 1e9;

@@ -34,13 +34,13 @@ std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaul
 /// Most tokens of prompt and answer together.
 std::int64_t context(const Options& options, const ModelConfig& config);
 
-/// What the machine has for a device of this name: half of the host memory available for the CPU device unless
+/// What the machine has for a device of this name: the free memory of a GPU, and half of the host memory available for the CPU device unless
 /// `device_memory` says; what is available, less 1 GiB for the process itself, for both together.
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
 /// The same under the budgets that were given.
 Budget budget(const Options& options);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
-EngineOptions engine_options(const Options& options, const ModelConfig& config, const Budget& budget,
+EngineOptions engine_options(const Options& options, const ModelConfig& config, Budget budget, const Device& device,
                              std::int64_t longest, std::int64_t wanted_sessions);
 /// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU
 /// device's, GB/s each way; 0: as fast as memory.

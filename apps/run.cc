@@ -78,8 +78,8 @@ void run(const PromptOptions& o) {
   std::int64_t answer = max_tokens(o, model.generation);
   check_context(length, answer, context(o, model.config));
   Budget limits = budget(o);
-  EngineOptions options = engine_options(o, model.config, limits, length + answer, 1);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  EngineOptions options = engine_options(o, model.config, limits, *device, length + answer, 1);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits));
