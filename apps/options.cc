@@ -11,6 +11,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/cpu/cpu_device.h"
+#include "runtime/tokenizer.h"
 
 namespace longhaul {
 namespace {
@@ -28,6 +29,16 @@ void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int6
     }
   };
   verb.add_option_function<std::string>(flag, read, help)->type_name(kind);
+}
+
+/// CLI::Range and its kin let NaN pass.
+CLI::Validator number(const std::string& kind, bool (*good)(double)) {
+  auto complaint = [kind, good](const std::string& text) {
+    double value;
+    return CLI::detail::lexical_cast(text, value) && good(value) ? ""
+                                                                 : fmt::format("{} is not a number {}", text, kind);
+  };
+  return CLI::Validator(complaint, kind);
 }
 
 void check_device(const std::string& device) {
@@ -58,9 +69,9 @@ void add_options(CLI::App& verb, Options& o) {
              "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
   const char* kFromModel = "; from generation_config.json unless given";
   verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(number("from 0 to 100", [](double x) { return x >= 0 && x <= 100; }));
   verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number("from 0 to 1", [](double x) { return x >= 0 && x <= 1; }));
   verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
       ->check(CLI::Range(0, 1 << 30));
   verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(CLI::NonNegativeNumber);
@@ -74,7 +85,7 @@ void add_options(CLI::App& verb, Options& o) {
       ->type_name("TOKENS");
   verb.add_option("--cpu-link", o.cpu_link, "link speed of the CPU device, GB/s each way; 0 is as fast as memory")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(number("from 0.001 to 1e6 (or 0)", [](double x) { return x == 0 || (x >= 1e-3 && x <= 1e6); }))
       ->type_name("GBPS");
   verb.add_option("--log-level", o.log_level, "what is logged to stderr")
       ->capture_default_str()
@@ -90,7 +101,7 @@ void add_options(CLI::App& verb, Options& o) {
 bool finish_options(CLI::App& verb, const Options& o) {
   if (!o.config.empty()) apply_config(verb, o.config);
   if (o.print_config) {
-    std::cout << print_config(verb);
+    say(print_config(verb));
     return false;
   }
   auto log = spdlog::stderr_color_mt("longhaul");
@@ -101,6 +112,16 @@ bool finish_options(CLI::App& verb, const Options& o) {
   check_device(o.device);
   load_policy(o.policy);  // a mistake in it is better told before the model's files are read
   return true;
+}
+
+void check_text(const char* flag, const std::string& text) {
+  if (auto at = find_invalid_utf8(text); at != std::string::npos)
+    throw UserError(Exit::usage, "{}: not valid UTF-8 at byte {}", flag, at);
+}
+
+void say(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
 }
 
 SampleParams sampling(const Options& o, const GenerationDefaults& defaults) {
