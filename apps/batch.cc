@@ -9,6 +9,7 @@
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
 #include "runtime/batch_job.h"
+#include "runtime/utf8.h"
 
 namespace longhaul {
 namespace {
@@ -21,10 +22,6 @@ struct BatchOptions : Options {
   std::optional<std::int64_t> batch_size;
   bool print = false;
 };
-
-double seconds_since(Progress::Clock::time_point start) {
-  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
-}
 
 /// Loads the model, answers what is ready and returns the report.
 std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job,
@@ -54,13 +51,14 @@ Exit batch(const BatchOptions& o) {
   auto start = Progress::Clock::now();
   if (o.input.empty()) throw UserError(Exit::usage, "--input is required; see longhaul batch --help");
   if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul batch --help");
+  check_text("--instruction", o.instruction);
   std::vector<BatchRequest> requests = list_requests(o.input);
   BatchOutput output(o.output);
   ModelFiles model(o.model);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size())});
   auto print = [&](const BatchRequest& request, const Answer& answer) {
     progress.clear();
-    if (o.print) std::cout << "--- " << request.custom_id << '\n' << answer.text << "\n\n" << std::flush;
+    if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
   };
   JobOptions job_options{o.instruction, sampling(o, model.generation), max_tokens(o, model.generation),
                          context(o, model.config)};

@@ -61,7 +61,8 @@ _longhaul() {{
   elif [[ "${{words[CURRENT]}}" == -* ]]; then compadd -- $flags
   else _files; fi
 }}
-compdef _longhaul longhaul
+if [[ "$funcstack[1]" == _longhaul ]]; then _longhaul "$@"  # a file of fpath is the function's body
+else compdef _longhaul longhaul; fi
 )",
                      cases, flags_of(app), names_of(app));
 }

@@ -1,16 +1,14 @@
 #include "apps/config_file.h"
 
-#include <cerrno>
 #include <charconv>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <sstream>
 #include <vector>
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 
 namespace longhaul {
 namespace {
@@ -42,15 +40,13 @@ std::string value_text(const toml::node& node, const std::string& where) {
 }  // namespace
 
 void apply_config(CLI::App& verb, const std::string& file) {
-  std::ifstream in(file);
-  std::ostringstream bytes;
-  if (in) bytes << in.rdbuf();
-  if (!in) throw UserError(Exit::usage, "--config {}: {}", file, std::strerror(errno));
   toml::table table;
   try {
-    table = toml::parse(bytes.str());
+    table = toml::parse(read_file(file));
   } catch (const toml::parse_error& e) {
     throw UserError(Exit::usage, "--config {}:{}: not TOML: {}", file, e.source().begin.line, e.description());
+  } catch (const UserError& e) {
+    throw UserError(Exit::usage, "--config {}", e.what());
   }
   for (const auto& [key, node] : table) {
     std::string name(key.str()), where = fmt::format("--config {}: '{}'", file, name);

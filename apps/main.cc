@@ -1,28 +1,22 @@
 // The command `longhaul`: verbs, and how every failure ends: one line on stderr and the exit code of its kind.
-#include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <new>
 
 #include "apps/tokenize.h"
 #include "apps/verbs.h"
+#include "runtime/utf8.h"
 
 namespace {
 
 using longhaul::Exit;
 
-constexpr int kInternalError = 70;  // ours, never the user's
-
-int end(int code, std::string message) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "longhaul: {}\n", message);
+Exit end(Exit code, const std::string& message) {
+  fmt::print(stderr, "longhaul: {}\n", longhaul::printable(message));
   return code;
 }
 
-int end(Exit code, std::string message) { return end(static_cast<int>(code), std::move(message)); }
-
-}  // namespace
-
-int main(int argc, char** argv) {
+Exit longhaul_main(int argc, char** argv) {
   CLI::App app{"Long contexts on a small memory budget: the KV cache lives in host memory and streams to the device.",
                "longhaul"};
   app.set_version_flag("--version", "longhaul " LONGHAUL_VERSION);
@@ -40,9 +34,9 @@ int main(int argc, char** argv) {
   longhaul::register_completion(app);
   try {
     app.parse(argc, argv);
-    return static_cast<int>(exit);
+    return exit;
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    if (e.get_exit_code() == 0) return app.exit(e), Exit::ok;  // --help, --version
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
       return end(Exit::usage, fmt::format("'{}' is not a verb; see longhaul --help", argv[1]));
     return end(Exit::usage, fmt::format("{}; see longhaul --help", e.what()));
@@ -55,6 +49,14 @@ int main(int argc, char** argv) {
   } catch (const longhaul::DeviceError& e) {
     return end(Exit::device, e.what());
   } catch (const std::exception& e) {
-    return end(kInternalError, fmt::format("internal error: {}", e.what()));
+    return end(Exit::internal, fmt::format("internal error: {}", e.what()));
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Exit exit = longhaul_main(argc, argv);
+  if (exit <= Exit::failed_documents && !std::cout.flush()) exit = end(Exit::io, "stdout: cannot be written");
+  return static_cast<int>(exit);
 }

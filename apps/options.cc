@@ -13,6 +13,7 @@
 #include "kernels/base/host_memory.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cuda_device.h"
+#include "runtime/tokenizer.h"
 
 namespace longhaul {
 namespace {
@@ -110,7 +111,7 @@ void add_options(CLI::App& verb, Options& o) {
 bool finish_options(CLI::App& verb, const Options& o) {
   if (!o.config.empty()) apply_config(verb, o.config);
   if (o.print_config) {
-    std::cout << print_config(verb);
+    say(print_config(verb));
     return false;
   }
   auto log = spdlog::stderr_color_mt("longhaul");
@@ -121,6 +122,16 @@ bool finish_options(CLI::App& verb, const Options& o) {
   cuda_ordinal(o.device);
   load_policy(o.policy);  // a mistake in it is better told before the model's files are read
   return true;
+}
+
+void check_text(const char* flag, const std::string& text) {
+  if (auto at = find_invalid_utf8(text); at != std::string::npos)
+    throw UserError(Exit::usage, "{}: not valid UTF-8 at byte {}", flag, at);
+}
+
+void say(const std::string& text) {
+  std::cout << text << std::flush;
+  if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
 }
 
 SampleParams sampling(const Options& o, const GenerationDefaults& defaults) {
@@ -171,6 +182,8 @@ EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget
 
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
   if (auto ordinal = cuda_ordinal(name)) return make_cuda_device(*ordinal, budget);
+  if (link > 0 && link < 1e-3)
+    throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
   CpuDeviceOptions cpu;
   cpu.budget = budget;
   cpu.link_bytes_per_second = link * 1e9;

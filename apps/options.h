@@ -29,6 +29,11 @@ void add_options(CLI::App& verb, Options& options);
 /// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
 bool finish_options(CLI::App& verb, const Options& options);
 
+/// Throws UserError{usage} when a flag's text is not UTF-8.
+void check_text(const char* flag, const std::string& text);
+/// Text to stdout, at once. Throws UserError{io}.
+void say(const std::string& text);
+
 SampleParams sampling(const Options& options, const GenerationDefaults& defaults);
 std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaults);
 /// Most tokens of prompt and answer together.

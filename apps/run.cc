@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <iostream>
 #include <memory>
 
 #include "apps/options.h"
@@ -22,23 +21,9 @@ std::string read_prompt(const PromptOptions& o) {
   if (o.prompt.has_value() == !o.prompt_file.empty())
     throw UserError(Exit::usage, "give one of --prompt and --prompt-file; see longhaul run --help");
   if (!o.prompt) return read_document(o.prompt_file);
-  if (o.prompt->empty()) throw UserError(Exit::usage, "--prompt: the text is empty");
-  if (auto at = find_invalid_utf8(*o.prompt); at != std::string::npos)
-    throw UserError(Exit::io, "--prompt: not valid UTF-8 at byte {}", at);
+  check_text("--prompt", *o.prompt);
+  if (is_blank(*o.prompt)) throw UserError(Exit::usage, "--prompt: is empty");
   return *o.prompt;
-}
-
-void say(const std::string& text) {
-  std::cout << text << std::flush;
-  if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
-}
-
-/// Seconds that `work` took.
-template <class F>
-double timed(const F& work) {
-  auto start = Progress::Clock::now();
-  work();
-  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
 }
 
 void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
@@ -48,20 +33,19 @@ void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
     if (session.finish() == Finish::not_finite) throw UserError(Exit::bad_model, "{}", not_finite_message(session));
     if (session.finish() != Finish::stop) say(decoder.push(session.tokens().back()));
   };
-  double prefill = timed([&] {
-    progress.prefill("prompt", session.prompt_size(), 0);
-    engine.prefill(session, [&](const PrefillProgress& p) {
-      progress.prefill("prompt", session.prompt_size(), p.done / p.total);
-    });
-  });
+  auto start = Progress::Clock::now();
+  progress.prefill("prompt", session.prompt_size(), 0);
+  engine.prefill(
+      session, [&](const PrefillProgress& p) { progress.prefill("prompt", session.prompt_size(), p.done / p.total); });
+  double prefill = seconds_since(start);
   progress.clear();
   say_newest();
-  double decode = timed([&] {
-    while (!session.done()) {
-      engine.step(std::array{&session});
-      say_newest();
-    }
-  });
+  start = Progress::Clock::now();
+  while (!session.done()) {
+    engine.step(std::array{&session});
+    say_newest();
+  }
+  double decode = seconds_since(start);
   say(decoder.finish() + "\n");
   std::int64_t steps = session.answer_size() - 1;
   spdlog::info("prefill {} tokens, {:.1f} tokens/s; decode {} tokens, {:.1f} tokens/s; finish: {}",
@@ -76,7 +60,12 @@ void run(const PromptOptions& o) {
   std::vector<std::int32_t> ids = model.prompt_ids({{"user", prompt}});
   auto length = static_cast<std::int64_t>(ids.size());
   std::int64_t answer = max_tokens(o, model.generation);
-  check_context(length, answer, context(o, model.config));
+  std::int64_t room = context(o, model.config) - length;
+  if (room > 0 && answer > room)
+    throw UserError(Exit::usage,
+                    "--max-tokens {}: the context has {} tokens and the prompt takes {}; at most {} are left", answer,
+                    room + length, length, room);
+  check_context(length, answer, room + length);
   Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   EngineOptions options = engine_options(o, model.config, limits, *device, length + answer, 1);

@@ -1,17 +1,17 @@
 #include "apps/tokenize.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstdio>
 #include <functional>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 #include "runtime/tokenizer.h"
-#include "runtime/tokenizer_json.h"
 #include "runtime/utf8.h"
 
 namespace longhaul {
@@ -29,8 +29,8 @@ struct Input {
 };
 
 Input read_input(const std::string& file) {
-  if (!file.empty() && file != "-") return {file, read_text_file(file)};
-  return {"stdin", {std::istreambuf_iterator<char>(std::cin), {}}};
+  if (!file.empty() && file != "-") return {file, read_file(file)};
+  return {"stdin", read_file(STDIN_FILENO, "stdin")};
 }
 
 void for_each_line(std::string_view text, const std::function<void(std::string_view, std::size_t)>& visit) {
@@ -41,27 +41,25 @@ void for_each_line(std::string_view text, const std::function<void(std::string_v
   }
 }
 
-// JSONL announces itself: the first line that is not empty is a whole JSON object.
+// Every line that is not empty is a JSON object: a text that only begins like JSONL is a text.
 bool is_jsonl(std::string_view text) {
-  const std::size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string_view::npos || text[start] != '{') return false;
-  const std::string_view line = text.substr(start, text.find('\n', start) - start);
-  return Json::parse(line, nullptr, false).is_object();
+  bool some = false, all = true;
+  for_each_line(text, [&](std::string_view line, std::size_t) {
+    some = true;
+    all = all && line[line.find_first_not_of(" \t\r")] == '{' && Json::accept(line);
+  });
+  return some && all;
 }
 
 // The member `key` of the object in a line; the caller says what it must hold.
 Json member_of(std::string_view line, const char* key, const std::string& where) {
   Json object = Json::parse(line, nullptr, false);
-  if (!object.is_object()) throw UserError(Exit::io, "{}: not a JSON object (the input's first line is one)", where);
+  if (!object.is_object()) throw UserError(Exit::io, "{}: not a JSON object", where);
   const auto found = object.find(key);
   return found == object.end() ? Json() : std::move(*found);
 }
 
-void print_line(const Json& record) {
-  const std::string line = record.dump() + '\n';
-  if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size())
-    throw UserError(Exit::io, "stdout: cannot be written");
-}
+void print_line(const Json& record) { std::cout << record.dump() << '\n'; }
 
 void encode(const Tokenizer& tokenizer, const Input& input, bool with_template) {
   const auto print_ids = [&](std::string_view text, const std::string& where) {
@@ -98,7 +96,6 @@ void tokenize(const TokenizeOptions& options) {
   const Tokenizer tokenizer(options.model);
   const Input input = read_input(options.input);
   options.decode ? decode(tokenizer, input) : encode(tokenizer, input, !options.no_special);
-  if (std::fflush(stdout) != 0) throw UserError(Exit::io, "stdout: cannot be written");
 }
 
 }  // namespace
@@ -108,7 +105,7 @@ void register_tokenize(CLI::App& parent) {
   CLI::App* verb = parent.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
   verb->add_option("--model", options->model, "Model folder; only its tokenizer.json is read")->required();
   verb->add_option("--input", options->input,
-                   "File to read, '-' for stdin (default): one text, or JSONL with {\"text\": \"...\"} in each line");
+                   "File to read, '-' for stdin (default): one text, or JSONL, {\"text\": \"...\"} in every line");
   verb->add_flag("--no-special", options->no_special,
                  "Leave out the tokens that the tokenizer puts around a text, such as BOS");
   verb->add_flag("--decode", options->decode,

@@ -12,4 +12,4 @@ for golden in "$2"/*.safetensors; do
   for file in "$model"/*; do ln -s "$(realpath "$file")" "$work/$case/"; done
   ln -s "$(realpath "$golden")" "$work/$case/golden.safetensors"
 done
-build/golden_check "$work"/*
+build/golden_check --bound-bf16 2e-4 "$work"/*

@@ -1,12 +1,12 @@
 #include "offload/policy.h"
 
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #define TOML_EXCEPTIONS 1
 #include <toml++/toml.h>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 #include "kernels/ops.h"
 #include "offload/shipped_policies.h"  // generated from config/policies
 
@@ -67,8 +67,9 @@ KvPolicy parse_policy(std::string_view text, const std::string& where) {
   if (policy.resident == 1.0)
     for (const char* key : {"tile_rows", "recent_rows"})
       if (table.contains(key))
-        throw UserError(Exit::usage, "{}: resident = 1.0 keeps every row on the device, so '{}' has no meaning; remove it",
-                        where, key);
+        throw UserError(Exit::usage,
+                        "{}: resident = 1.0 keeps every row on the device, so '{}' has no meaning; remove it", where,
+                        key);
   return policy;
 }
 
@@ -98,11 +99,7 @@ KvPolicy load_policy(const std::string& name_or_file) {
   if (!std::filesystem::is_regular_file(name_or_file, ignored))
     throw UserError(Exit::usage, "policy '{}' is neither a file nor one of the shipped policies: {}", name_or_file,
                     fmt::join(shipped_policies(), ", "));
-  std::ifstream in(name_or_file);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) throw UserError(Exit::io, "{}: cannot be read", name_or_file);
-  return parse_policy(text.str(), name_or_file);
+  return parse_policy(read_file(name_or_file), name_or_file);
 }
 
 }  // namespace longhaul

@@ -1,41 +1,25 @@
 #include "runtime/batch_input.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <map>
 #include <sstream>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 #include "runtime/json_file.h"
 #include "runtime/tokenizer.h"
+#include "runtime/utf8.h"
 
 namespace longhaul {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // says "UTF-8", is no part of the text
+constexpr std::string_view kBlanks = " \t\r\n\f\v";
 
 void check_utf8(std::string_view text) {
   if (auto at = find_invalid_utf8(text); at != std::string_view::npos)
     throw DocumentError("invalid_utf8", fmt::format("not valid UTF-8 at byte {}", at));
-}
-
-std::vector<fs::path> files_below(const fs::path& folder) {
-  std::vector<fs::path> files;
-  try {
-    for (auto at = fs::recursive_directory_iterator(folder); at != fs::end(at); ++at) {
-      bool hidden = at->path().filename().string().starts_with('.');
-      if (hidden && at->is_directory()) at.disable_recursion_pending();
-      if (!hidden && !at->is_directory()) files.push_back(at->path().lexically_relative(folder));
-    }
-  } catch (const fs::filesystem_error& e) {
-    throw UserError(Exit::io, "{}: {}", e.path1().string(), e.code().message());
-  }
-  std::sort(files.begin(), files.end(),
-            [](const fs::path& a, const fs::path& b) { return a.generic_string() < b.generic_string(); });
-  return files;
 }
 
 BatchRequest text_request(std::string custom_id, const fs::path& file) {
@@ -46,13 +30,31 @@ BatchRequest text_request(std::string custom_id, const fs::path& file) {
   return request;
 }
 
+/// The files below `root / inside`. What cannot be listed, or would be listed without end, is a failed request.
+void add_folder(const fs::path& root, const fs::path& inside, std::vector<BatchRequest>& out) {
+  auto add = [&](const fs::path& name) { out.push_back(text_request(name.generic_string(), root / name)); };
+  auto add_failure = [&](const fs::path& name, std::string_view why) {
+    add(name);
+    out.back().failure = Failure{"file_unreadable", fmt::format("{}: {}", (root / name).string(), why)};
+  };
+  std::error_code error, unknown;
+  for (fs::directory_iterator at(root / inside, error); !error && at != fs::end(at); at.increment(error)) {
+    fs::path name = inside / at->path().filename();
+    if (name.filename().string().starts_with('.')) continue;
+    if (!at->is_directory(unknown)) add(name);  // read_document tells what is odd about it
+    else if (!at->is_symlink(unknown)) add_folder(root, name, out);
+    else add_failure(name, "a link to a folder is not followed; give the folder itself to --input");
+  }
+  if (error && inside.empty()) throw UserError(Exit::io, "{}: {}", root.string(), error.message());
+  if (error) add_failure(inside, error.message());
+}
+
 void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw UserError(Exit::io, "{}: {}", path, std::strerror(errno));
+  std::istringstream in(read_file(path));
   std::string line;
   for (std::int64_t number = 1; std::getline(in, line); ++number) {
     if (number == 1 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (is_blank(line)) continue;
     std::string where = fmt::format("{}:{}", path, number);
     try {
       out.push_back(parse_request(line, where));
@@ -63,7 +65,6 @@ void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
       out.push_back(std::move(request));
     }
   }
-  if (in.bad()) throw UserError(Exit::io, "{}: {}", path, std::strerror(errno));
 }
 
 /// A text, or a list of {"type": "text", "text": ...}.
@@ -143,7 +144,7 @@ BatchRequest parse_request(const std::string& line, const std::string& where) {
       request.failure = Failure{"invalid_request", e.what()};  // the line is at fault, but it has a name
       return request;
     }
-    if (std::all_of(request.messages.begin(), request.messages.end(), [](auto& m) { return m.content.empty(); }))
+    if (std::all_of(request.messages.begin(), request.messages.end(), [](auto& m) { return is_blank(m.content); }))
       request.failure = Failure{"empty_document", where + ": the messages hold no text"};
     return request;
   } catch (const UserError& e) {
@@ -151,18 +152,22 @@ BatchRequest parse_request(const std::string& line, const std::string& where) {
   }
 }
 
+bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == std::string_view::npos; }
+
 std::string read_document(const fs::path& file) {
-  std::error_code gone;
-  if (!fs::is_regular_file(file, gone)) throw DocumentError("file_unreadable", file.string() + ": not a regular file");
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream bytes;
-  if (in) bytes << in.rdbuf();
-  if (!in && in.rdstate() != std::ios::eofbit && fs::file_size(file, gone) != 0)
-    throw DocumentError("file_unreadable", fmt::format("{}: {}", file.string(), std::strerror(errno)));
-  std::string text = std::move(bytes).str();
+  std::error_code failed;
+  fs::file_status status = fs::status(file, failed);
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    throw DocumentError("file_unreadable", file.string() + ": not a regular file");
+  std::string text;
+  try {
+    text = read_file(file);
+  } catch (const UserError& e) {
+    throw DocumentError("file_unreadable", e.what());
+  }
   check_utf8(text);
   if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
-  text.erase(text.find_last_not_of(" \t\r\n\f\v") + 1);
+  text.erase(text.find_last_not_of(kBlanks) + 1);
   if (text.empty()) throw DocumentError("empty_document", file.string() + ": the document is empty");
   return text;
 }
@@ -173,19 +178,22 @@ std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths) {
     std::error_code error;
     auto status = fs::status(path, error);
     if (!fs::exists(status)) throw UserError(Exit::io, "{}: no such file or folder", path);
-    std::size_t before = requests.size();
-    if (fs::is_directory(status))
-      for (const fs::path& file : files_below(path))
-        requests.push_back(text_request(file.generic_string(), fs::path(path) / file));
+    auto before = static_cast<std::ptrdiff_t>(requests.size());
+    if (fs::is_directory(status)) add_folder(path, {}, requests);
     else if (path.ends_with(".jsonl")) add_jsonl(path, requests);
     else requests.push_back(text_request(path, path));
-    if (requests.size() == before) throw UserError(Exit::io, "{}: holds no documents", path);
+    auto added = requests.begin() + before;
+    if (added == requests.end()) throw UserError(Exit::io, "{}: holds no documents", path);
+    if (fs::is_directory(status))
+      std::sort(added, requests.end(), [](const auto& a, const auto& b) { return a.custom_id < b.custom_id; });
   }
+  // As the records will have them: a file's name need not be UTF-8.
+  for (BatchRequest& request : requests) request.custom_id = replace_invalid_utf8(request.custom_id);
   std::map<std::string_view, const BatchRequest*> seen;
   for (const BatchRequest& request : requests)
     if (auto [at, fresh] = seen.emplace(request.custom_id, &request); !fresh)
-      throw UserError(Exit::usage, "{} and {} have the same custom_id {}", at->second->where, request.where,
-                      longhaul::quoted(request.custom_id));
+      throw UserError(Exit::usage, "{} and {} have the same custom_id {}; rename one, or answer them in two jobs",
+                      at->second->where, request.where, longhaul::quoted(request.custom_id));
   return requests;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,10 +39,13 @@ struct BatchRequest {
 };
 
 /// The requests of `paths`, in order. A folder gives its files, at any depth, by sorted relative path, which is the
-/// custom_id; names that begin with a dot are left out. A file whose name ends in .jsonl gives a request a line; any
-/// other file is a document whose custom_id is the path as given. Throws UserError{io} for a path that is not there or
-/// holds nothing, UserError{usage} when two inputs have one custom_id.
+/// custom_id; names that begin with a dot are left out, and a link to a folder is a failure. A file whose name ends in
+/// .jsonl gives a request a line; any other file is a document whose custom_id is the path as given. Throws
+/// UserError{io} for a path that is not there or holds nothing, UserError{usage} when two inputs have one custom_id.
 std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths);
+
+/// White space only, or nothing.
+bool is_blank(std::string_view text);
 
 /// A text file without its byte order mark and trailing whitespace. Throws DocumentError: file_unreadable,
 /// invalid_utf8, empty_document.

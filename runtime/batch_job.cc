@@ -5,13 +5,6 @@
 #include "kernels/base/error.h"
 
 namespace longhaul {
-namespace {
-
-double seconds_since(Progress::Clock::time_point start) {
-  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
-}
-
-}  // namespace
 
 void check_context(std::int64_t prompt, std::int64_t max_tokens, std::int64_t context) {
   if (prompt + max_tokens > context)
@@ -38,6 +31,7 @@ BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, 
     } catch (const DocumentError& e) {
       failures_.push_back({i, {e.code, e.what()}});
     } catch (const UserError& e) {
+      if (e.code == Exit::bad_model) throw;
       failures_.push_back({i, {"invalid_request", e.what()}});  // in the template's words, or the tokenizer's
     }
   }
@@ -109,7 +103,8 @@ void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
 
 void BatchJob::answer(const Active& done) {
   const Session& session = done.session;
-  if (session.finish() == Finish::not_finite) return fail(done.index, {"generation_failed", not_finite_message(session)});
+  if (session.finish() == Finish::not_finite)
+    return fail(done.index, {"generation_failed", not_finite_message(session)});
   bool stopped = session.finish() == Finish::stop;  // then the last token is the end token
   auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - stopped);
   Answer answer{model_.answer_text(ids), model_.name, stopped ? "stop" : "length", session.prompt_size(),

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
@@ -40,11 +41,15 @@ std::string stable_id(std::int64_t index, const std::string& custom_id) {
   return fmt::format("{:016x}", hash);
 }
 
-void sync_folder(const fs::path& file) {
-  int fd = ::open(file.has_parent_path() ? file.parent_path().c_str() : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  ::fsync(fd);
-  ::close(fd);
+bool is_absent(const std::string& file) {
+  std::error_code unknown;
+  return fs::status(file, unknown).type() == fs::file_type::not_found;
+}
+
+/// Makes the file's name last. EINVAL: a file system that has no such promise to give.
+bool sync_folder(const fs::path& file) {
+  const Fd fd(::open(file.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return fd >= 0 && (::fsync(fd) == 0 || errno == EINVAL);
 }
 
 }  // namespace
@@ -71,28 +76,37 @@ Json failure_record(std::int64_t index, const std::string& custom_id, const Fail
           {"error", {{"code", failure.code}, {"message", failure.message}}}};
 }
 
-BatchOutput::BatchOutput(const std::string& file) : file_(file) {
-  // A symbolic link's target: finish() renames, and must replace the file rather than the link.
-  std::error_code absent;
-  if (fs::path real = fs::canonical(file, absent); !absent) file_ = real;
-  // Without O_CREAT first: only what this very call makes may be removed again.
-  fd_ = ::open(file_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC);
-  made_ = fd_ < 0 && errno == ENOENT;
-  if (made_) fd_ = ::open(file_.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | O_CREAT | O_EXCL, 0666);
-  if (fd_ < 0) fail(file_);
+BatchOutput::BatchOutput(const std::string& file)
+    : made_(is_absent(file)), fd_(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+  auto refuse = [&](Exit exit, const char* why) { throw UserError(exit, "--output {}: {}", file, why); };
+  if (fd_ < 0 && errno != EISDIR) fail(file);
   struct stat now {};
-  ::fstat(fd_, &now);
-  bool regular = S_ISREG(now.st_mode), locked = regular && ::flock(fd_, LOCK_EX | LOCK_NB) != 0;
-  if (regular && !locked && now.st_size == 0) return;
-  ::close(fd_);
-  if (!regular) throw UserError(Exit::usage, "--output {}: not a regular file", file);
-  if (locked) throw UserError(Exit::locked, "--output {}: another job is writing it", file);
-  throw UserError(Exit::usage, "--output {}: exists and is not this job's; remove it or choose another name", file);
+  if (fd_ < 0 || ::fstat(fd_, &now) != 0 || !S_ISREG(now.st_mode)) refuse(Exit::usage, "not a regular file");
+  // A symbolic link's target: finish() renames, and must replace the file rather than the link.
+  std::error_code gone;
+  file_ = fs::canonical(file, gone);
+  // Its maker may remove an empty file between our open and our lock.
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 || gone || !is_named()) refuse(Exit::locked, "another job is writing it");
+  if (::fstat(fd_, &now) != 0 || now.st_size != 0)
+    refuse(Exit::usage, "exists and is not this job's; remove it or choose another name");
+  if (sync_folder(file_)) return;
+  int error = errno;
+  remove_unused();
+  errno = error;
+  fail(file_);
 }
 
-BatchOutput::~BatchOutput() {
-  if (made_ && lines_.empty()) ::unlink(file_.c_str());
-  ::close(fd_);
+BatchOutput::~BatchOutput() { remove_unused(); }
+
+bool BatchOutput::is_named() const {
+  struct stat named {
+  }, open{};
+  return ::stat(file_.c_str(), &named) == 0 && ::fstat(fd_, &open) == 0 && named.st_dev == open.st_dev &&
+         named.st_ino == open.st_ino;
+}
+
+void BatchOutput::remove_unused() const {
+  if (made_ && lines_.empty() && is_named()) ::unlink(file_.c_str());
 }
 
 void BatchOutput::append(std::int64_t index, const Json& record) {
@@ -112,12 +126,11 @@ void BatchOutput::finish() {
   auto by_index = [](const Line& a, const Line& b) { return a.index < b.index; };
   if (std::is_sorted(lines_.begin(), lines_.end(), by_index)) return;
   std::sort(lines_.begin(), lines_.end(), by_index);
-  std::string ordered = file_ + ".ordered";
-  struct stat at {};
-  ::fstat(fd_, &at);
-  int fd = ::open(ordered.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, at.st_mode & 0777);
+  std::string ordered = file_ + ".XXXXXX";  // a name that is nobody's
+  int fd = ::mkostemp(ordered.data(), O_CLOEXEC);
   if (fd < 0) fail(ordered);
-  bool ok = true;
+  struct stat at {};
+  bool ok = ::fstat(fd_, &at) == 0 && ::fchmod(fd, at.st_mode & 0777) == 0;
   std::string text;
   for (const Line& line : lines_) {
     text.resize(line.bytes);
@@ -131,7 +144,7 @@ void BatchOutput::finish() {
     errno = error;
     fail(file_);
   }
-  sync_folder(file_);
+  if (!sync_folder(file_)) fail(file_);
 }
 
 }  // namespace longhaul

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/file.h"
 #include "runtime/batch_input.h"
 
 namespace longhaul {
@@ -20,8 +21,8 @@ nlohmann::ordered_json failure_record(std::int64_t index, const std::string& cus
 
 class BatchOutput {
  public:
-  /// Opens FILE for appending. Throws UserError{usage} when it holds anything already, UserError{io} when it cannot be
-  /// written, UserError{locked} while another job writes it.
+  /// Opens FILE for appending. Throws UserError{usage} when it is not a regular file or holds anything already,
+  /// UserError{io} when it cannot be written, UserError{locked} while another job writes it.
   explicit BatchOutput(const std::string& file);
   BatchOutput(BatchOutput&&) = delete;
   /// Removes the file it made while that holds no record: a job that never began leaves nothing behind.
@@ -37,9 +38,12 @@ class BatchOutput {
   struct Line {
     std::int64_t index, offset, bytes;
   };
+  bool is_named() const;  // is the open file the one at `file_`?
+  void remove_unused() const;
+
   std::string file_;
-  int fd_;
-  bool made_;
+  bool made_;  // by this object
+  Fd fd_;
   std::int64_t size_ = 0;
   std::vector<Line> lines_;
 };

@@ -1,7 +1,9 @@
 #include "runtime/chat_template.h"
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 #include "runtime/jinja.h"
+#include "runtime/json_file.h"
 #include "runtime/tokenizer_json.h"
 
 namespace longhaul {
@@ -48,7 +50,7 @@ ChatTemplate::ChatTemplate(const std::filesystem::path& dir) {
   variables.emplace("tools", jinja::None{});
   variables.emplace("documents", jinja::None{});
   const std::string where = own_file ? file.string() : fmt::format("{}: chat_template", config_file.string());
-  const std::string text = own_file ? read_text_file(file) : template_in(config, config_file.string());
+  const std::string text = own_file ? read_file(file) : template_in(config, config_file.string());
   impl_ = std::make_unique<Impl>(Impl{std::move(variables), jinja::Template(text, where)});
 }
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;

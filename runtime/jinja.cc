@@ -5,6 +5,7 @@
 #include "kernels/base/error.h"
 #include "runtime/jinja_syntax.h"
 #include "runtime/regex.h"
+#include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
 
 namespace longhaul::jinja {
@@ -12,14 +13,17 @@ namespace {
 
 constexpr std::int64_t kMostSteps = 10'000'000;  // evaluated nodes; real templates take some dozens a message
 
-// What Python's str.strip() takes away.
+// What Python's str.strip() takes away. A guard byte is no character: it goes with the blanks around it, and stays
+// after a character that stays.
 std::string trim(std::string_view text) {
   static const Regex kSpace(Regex::Kind::pattern, "[\\s\\x1c-\\x1f]", "trim");
   Regex::Matcher space(kSpace);
-  while (!text.empty() && space.in(character_at(text, 0))) text.remove_prefix(character_at(text, 0).size());
-  while (!text.empty() && space.in(character_before(text, text.size())))
-    text.remove_suffix(character_before(text, text.size()).size());
-  return std::string(text);
+  const auto goes = [&](std::string_view c) { return c[0] == Tokenizer::kSpecialGuard || space.in(c); };
+  while (!text.empty() && goes(character_at(text, 0))) text.remove_prefix(character_at(text, 0).size());
+  std::size_t end = text.size();
+  while (end > 0 && goes(character_before(text, end))) end -= character_before(text, end).size();
+  while (end < text.size() && text[end] == Tokenizer::kSpecialGuard) ++end;
+  return std::string(text.substr(0, end));
 }
 
 class Interpreter {

@@ -1,10 +1,9 @@
 #include "runtime/json_file.h"
 
-#include <cerrno>
-#include <cmath>
 #include <cstring>
-#include <fstream>
 #include <unordered_set>
+
+#include "kernels/base/file.h"
 
 namespace longhaul {
 namespace {
@@ -64,16 +63,11 @@ json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes, E
   if (std::filesystem::is_directory(status)) throw UserError(exit, "{}: is a folder, not a file", name);
   if (!std::filesystem::is_regular_file(status)) throw UserError(exit, "{}: is not a regular file", name);
 
-  errno = 0;
-  std::ifstream in(file, std::ios::binary | std::ios::ate);
-  if (!in) throw UserError(Exit::io, "{}: cannot open: {}", name, std::strerror(errno));
-  const auto bytes = static_cast<std::int64_t>(in.tellg());
+  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(file, failed));
   if (bytes > max_bytes)
     throw UserError(exit, "{}: {} bytes, more than the {} that such a file may have", name, bytes, max_bytes);
-  if (bytes == 0) throw UserError(exit, "{}: is empty", name);
-  std::string text(static_cast<std::size_t>(bytes), '\0');
-  in.seekg(0);
-  if (!in.read(text.data(), bytes)) throw UserError(Exit::io, "{}: cannot read: {}", name, std::strerror(errno));
+  const std::string text = read_file(file);
+  if (text.empty()) throw UserError(exit, "{}: is empty", name);
   if (is_lfs_pointer(text)) throw UserError(exit, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", name);
   return parse_json(text, name, exit);
 }

@@ -85,6 +85,10 @@ void read_heads(JsonObject& top, ModelConfig& config, const std::string& file) {
 
 ModelConfig load_model_config(const std::filesystem::path& dir) {
   const std::string file = (dir / "config.json").string();
+  std::error_code unknown;
+  if (!std::filesystem::exists(file, unknown))
+    throw UserError(Exit::bad_model, "{}: no such file; is this a Hugging Face model folder? Download the file there",
+                    file);
   const json document = read_json_file(file);
   JsonObject top(document, file);
   ModelConfig config{};

@@ -23,7 +23,15 @@ ModelFiles::ModelFiles(const std::string& dir)
       generation(load_generation_defaults(dir)),
       weights(Safetensors::open_model(dir)),
       tokenizer(dir),
-      chat(dir) {}
+      chat(dir) {
+  if (tokenizer.vocab_size() > config.vocab)
+    throw UserError(Exit::bad_model, "{}: tokenizer.json has ids up to {}, but vocab_size in config.json is {}", dir,
+                    tokenizer.vocab_size() - 1, config.vocab);
+  for (std::int32_t id : generation.eos)
+    if (id >= config.vocab)
+      throw UserError(Exit::bad_model, "{}: generation_config.json ends answers with token {}, but vocab_size is {}",
+                      dir, id, config.vocab);
+}
 
 std::vector<std::int32_t> ModelFiles::prompt_ids(std::vector<Message> messages) const {
   for (Message& message : messages) message.content = tokenizer.guard(message.content);

@@ -8,12 +8,10 @@
 #include <cmath>
 #include <string_view>
 
+#include "runtime/utf8.h"
+
 namespace longhaul {
 namespace {
-
-double since(Progress::Clock::time_point start) {
-  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
-}
 
 std::size_t terminal_width(std::FILE* out) {
   winsize size{};
@@ -29,6 +27,10 @@ std::string_view first_columns(std::string_view text, std::size_t columns) {
 }
 
 }  // namespace
+
+double seconds_since(Progress::Clock::time_point start) {
+  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
+}
 
 std::string with_commas(std::int64_t number) {
   std::string digits = std::to_string(number), text;
@@ -47,13 +49,13 @@ std::string format_seconds(double seconds) {
 }
 
 bool Progress::due() {
-  if (since(shown_) < (options_.terminal ? 0.1 : 5.0)) return false;
+  if (seconds_since(shown_) < (options_.terminal ? 0.1 : 5.0)) return false;
   shown_ = Clock::now();
   return true;
 }
 
 void Progress::show(double share, const std::string& text) {
-  std::string line = fmt::format("{}/{} documents, {}", documents_done_, options_.documents, text);
+  std::string line = fmt::format("{}/{} documents, {}", documents_done_, options_.documents, printable(text));
   if (!options_.terminal) {
     fmt::print(options_.out, "{}\n", line);
   } else {
@@ -82,7 +84,7 @@ void Progress::tokenizing(std::int64_t documents_read) {
 void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {
   if (share <= 0) prefill_start_ = Clock::now();
   if (share <= 0 || !due()) return;
-  double seconds = since(prefill_start_), done = share * static_cast<double>(tokens);
+  double seconds = seconds_since(prefill_start_), done = share * static_cast<double>(tokens);
   show(share, fmt::format("prefill {:.0f} %, {} left, {} tokens/s, {} of {} tokens of {}", share * 100,
                           format_seconds(seconds / share * (1 - share)), with_commas(std::llround(done / seconds)),
                           with_commas(std::llround(done)), with_commas(tokens), document));
@@ -98,7 +100,8 @@ void Progress::decode(std::int64_t sessions, std::int64_t tokens, double seconds
 void Progress::document_done(const std::string& document, const std::string& outcome) {
   ++documents_done_;
   clear();
-  fmt::print(options_.out, "{}/{} documents, {}: {}\n", documents_done_, options_.documents, document, outcome);
+  fmt::print(options_.out, "{}/{} documents, {}: {}\n", documents_done_, options_.documents, printable(document),
+             printable(outcome));
   std::fflush(options_.out);
 }
 

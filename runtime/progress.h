@@ -1,4 +1,4 @@
-// How a job is getting on, for people: one line that is rewritten on a terminal, else a plain line every two seconds
+// How a job is getting on, for people: one line that is rewritten on a terminal, else a plain line every five seconds
 // and one for each document.
 #pragma once
 #include <chrono>
@@ -37,6 +37,7 @@ class Progress {
   bool line_open_ = false;
 };
 
+double seconds_since(Progress::Clock::time_point start);
 /// "1,234,567"; not for negative numbers.
 std::string with_commas(std::int64_t number);
 /// "8 s", "3:05 min", "1:02:03 h".

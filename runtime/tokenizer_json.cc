@@ -1,10 +1,6 @@
 #include "runtime/tokenizer_json.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <limits>
 
 #include "kernels/base/error.h"
@@ -54,25 +50,6 @@ const nlohmann::json& JsonRef::object() const {
 void JsonRef::only(std::initializer_list<std::string_view> keys) const {
   for (const auto& [key, value] : object().items())
     if (std::find(keys.begin(), keys.end(), key) == keys.end()) refuse(fmt::format("unknown key {:?}", key));
-}
-
-std::string read_text_file(const std::filesystem::path& file) {
-  if (std::filesystem::is_directory(file)) throw UserError(Exit::io, "{}: is a folder, not a file", file.string());
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw UserError(Exit::io, "{}: {}", file.string(), std::strerror(errno));
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (in.bad()) throw UserError(Exit::io, "{}: cannot be read", file.string());
-  return text;
-}
-
-nlohmann::json read_json_file(const std::filesystem::path& file) {
-  const std::string text = read_text_file(file);
-  try {
-    return nlohmann::json::parse(text);
-  } catch (const nlohmann::json::parse_error& error) {
-    throw UserError(Exit::bad_model, "{}: not valid JSON at byte {} of {} (truncated?)", file.string(), error.byte,
-                    text.size());
-  }
 }
 
 }  // namespace longhaul

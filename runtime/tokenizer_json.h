@@ -1,7 +1,6 @@
 // Strict reading of tokenizer.json: every key is known and of the right type, or the user is told which is not.
 #pragma once
 #include <cstdint>
-#include <filesystem>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -38,10 +37,5 @@ class JsonRef {
   const nlohmann::json* value_;
   std::string where_;
 };
-
-/// Throws UserError{bad_model} when the file is not JSON, UserError{io} when it cannot be read.
-nlohmann::json read_json_file(const std::filesystem::path& file);
-/// A file's bytes. Throws UserError{io}.
-std::string read_text_file(const std::filesystem::path& file);
 
 }  // namespace longhaul

@@ -1,6 +1,7 @@
 #include "runtime/tokenizer_model.h"
 
 #include "kernels/base/error.h"
+#include "runtime/json_file.h"
 
 namespace longhaul {
 namespace {
@@ -158,8 +159,9 @@ void read_post_processor(const JsonRef& json, TokenizerModel& model) {
 }  // namespace
 
 TokenizerModel load_tokenizer_model(const std::filesystem::path& file) {
-  if (!std::filesystem::exists(file))
-    throw UserError(Exit::bad_model, "{}: no such file; a model folder has its tokenizer there", file.string());
+  std::error_code unknown;
+  if (!std::filesystem::exists(file, unknown))
+    throw UserError(Exit::bad_model, "{}: no such file; download the model's tokenizer.json there", file.string());
   const nlohmann::json document = read_json_file(file);
   const JsonRef root(document, file.string());
   root.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",

@@ -1,5 +1,7 @@
 #include "runtime/utf8.h"
 
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "runtime/tokenizer.h"
@@ -64,6 +66,21 @@ std::string replace_invalid_utf8(std::string_view text) {
     text.remove_prefix(bad);
     text.remove_prefix(utf8_step(text).length);
     out += "\xef\xbf\xbd";
+  }
+  return out;
+}
+
+std::string printable(std::string_view text) {
+  const std::string valid = replace_invalid_utf8(text);
+  std::string out;
+  for (std::size_t at = 0; at < valid.size();) {
+    const std::string_view character = character_at(valid, at);
+    const char32_t code = utf8_code_point(character);
+    if (code == '\n') out += "\\n";
+    else if (code < 0x20 || (code >= 0x7f && code < 0xa0))
+      out += fmt::format("\\x{:02x}", static_cast<std::uint32_t>(code));
+    else out += character;
+    at += character.size();
   }
   return out;
 }

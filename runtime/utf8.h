@@ -21,6 +21,8 @@ char32_t utf8_code_point(std::string_view character);
 void append_utf8(std::string& out, char32_t code_point);
 /// Every broken part becomes U+FFFD (as Unicode recommends and Rust does: one for each maximal valid prefix).
 std::string replace_invalid_utf8(std::string_view text);
+/// `text` on one line and without a terminal's commands: control characters as \n, \x1b, and U+FFFD for what is broken.
+std::string printable(std::string_view text);
 /// `text` up to a character that is cut off at its end.
 std::string_view without_cut_character(std::string_view text);
 /// The characters before and after a place in valid text; empty at the ends.

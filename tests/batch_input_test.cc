@@ -85,6 +85,38 @@ TEST_CASE("a document that cannot be asked has a code") {
   CHECK(code_of_document(dir.path()) == "file_unreadable");
 }
 
+TEST_CASE("an odd entry of a folder is a failed record, and the others go on") {
+  ScratchDir dir;
+  namespace fs = std::filesystem;
+  dir.write("a.txt", "text");
+  fs::create_directories(dir.path() / "shut");
+  fs::create_symlink("loop", dir.path() / "loop");
+  fs::create_directory_symlink(".", dir.path() / "linked");
+  fs::permissions(dir.path() / "shut", fs::perms::none);
+  auto requests = list_requests({dir.path().string()});
+  fs::permissions(dir.path() / "shut", fs::perms::owner_all);
+  auto names = ids(requests);
+  if (::geteuid() == 0) names.push_back("shut");  // nothing is shut to root: an empty folder
+  CHECK(names == std::vector<std::string>{"a.txt", "linked", "loop", "shut"});
+  CHECK(requests[1].failure.value_or(Failure{}).code == "file_unreadable");
+  CHECK(code_of_document(requests[2].document) == "file_unreadable");
+  CHECK_FALSE(requests[0].failure);
+}
+
+TEST_CASE("a document is whole or unreadable") {
+  CHECK(code_of_document("/proc/self/mem") == "file_unreadable");
+  CHECK(code_of_document("/dev/null") == "file_unreadable");
+  CHECK_THROWS_AS(list_requests({ScratchDir().write("a.jsonl", "").string()}), UserError);
+}
+
+TEST_CASE("names that are equal once they are UTF-8 are refused") {
+  ScratchDir dir;
+  dir.write("\xfe.txt", "a");
+  CHECK(ids(list_requests({dir.path().string()})) == std::vector<std::string>{"\xef\xbf\xbd.txt"});
+  dir.write("\xfd.txt", "b");
+  CHECK_THAT(refusal({dir.path().string()}).second, contains("have the same custom_id") && contains("rename one"));
+}
+
 TEST_CASE("paths that hold nothing stop the job") {
   ScratchDir dir;
   auto [absent, words] = refusal({dir.path().string() + "/nowhere"});
@@ -149,6 +181,8 @@ TEST_CASE("a line that is no request has a code") {
   CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "tool", "content": "x"}]}})") ==
         "invalid_request");
   CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "user", "content": ""}]}})") ==
+        "empty_document");
+  CHECK(code_of_line(R"({"custom_id": "a", "body": {"messages": [{"role": "user", "content": " \n"}]}})") ==
         "empty_document");
 }
 

@@ -95,7 +95,7 @@ TEST_CASE("an output that is not this job's is refused and left alone") {
   CHECK(exit == Exit::usage);
   CHECK_THAT(words, contains("exists and is not this job's"));
   CHECK(text_of(dir.path() / "old") == "mine\n");
-  CHECK(refusal(dir.path().string()).first == Exit::io);
+  CHECK(refusal(dir.path().string()).first == Exit::usage);
   CHECK(refusal("/dev/null").first == Exit::usage);
   ::mkfifo((dir.path() / "pipe").c_str(), 0600);
   std::filesystem::create_symlink(dir.path() / "pipe", dir.path() / "link");
@@ -110,6 +110,45 @@ TEST_CASE("a job that never began leaves no file, and takes an empty one") {
   CHECK_FALSE(std::filesystem::exists(dir.path() / "new"));
   CHECK(refusal(dir.write("empty", "").string()).first == Exit::ok);
   CHECK(std::filesystem::exists(dir.path() / "empty"));
+}
+
+TEST_CASE("what the job did not make it does not remove") {
+  ScratchDir dir;
+  auto pipe = dir.path() / "pipe", link = dir.path() / "link", target = dir.path() / "target";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(refusal(pipe.string()).first == Exit::usage);
+  CHECK(std::filesystem::exists(pipe));
+  std::filesystem::create_symlink(pipe, link);
+  CHECK(refusal(link.string()).first == Exit::usage);
+  CHECK(std::filesystem::exists(link));
+  std::filesystem::remove(link);
+
+  std::filesystem::create_symlink(target, link);  // to nothing yet
+  { BatchOutput output(link); }
+  CHECK(std::filesystem::is_symlink(link));
+  CHECK_FALSE(std::filesystem::exists(target));
+  {
+    BatchOutput output(dir.path() / "new");
+    std::filesystem::remove(dir.path() / "new");
+    dir.write("new", "another's");
+  }
+  CHECK(text_of(dir.path() / "new") == "another's");
+}
+
+TEST_CASE("finish takes no name that is in use, and keeps the mode") {
+  ScratchDir dir;
+  auto file = dir.path() / "out";
+  dir.write("out.ordered", "mine");
+  dir.write("out", "");
+  std::filesystem::permissions(file, std::filesystem::perms{0640});
+  BatchOutput output(file);
+  output.append(1, failure_record(1, "b", {"x", "y"}));
+  output.append(0, failure_record(0, "a", {"x", "y"}));
+  output.finish();
+  CHECK(custom_ids(file) == std::vector<std::string>{"a", "b"});
+  CHECK(std::filesystem::status(file).permissions() == std::filesystem::perms{0640});
+  CHECK(text_of(dir.path() / "out.ordered") == "mine");
+  CHECK(std::distance(std::filesystem::directory_iterator(dir.path()), {}) == 2);
 }
 
 TEST_CASE("an output that another job writes is locked") {

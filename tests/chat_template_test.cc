@@ -127,6 +127,15 @@ TEST_CASE("hostile templates end with an error, not with the process") {
   CHECK(refusal(Exit::bad_model, "{{ 9999999999 * 9999999999 }}") == "test:1: a number too large");
 }
 
+TEST_CASE("trim sees through the guards of a document") {
+  const auto trimmed = [](const std::string& text) {
+    return jinja::Template("{{ x | trim }}", "test").render({{"x", text}});
+  };
+  CHECK(trimmed(" \xff\u3000a b\xff \xff") == "a b\xff");
+  CHECK(trimmed("\xff") == "");
+  CHECK(trimmed("<\xff|end|>") == "<\xff|end|>");
+}
+
 TEST_CASE("where a chat template is found") {
   const Folder folder;
   CHECK_THROWS_AS(ChatTemplate(folder.path), UserError);

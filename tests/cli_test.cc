@@ -94,6 +94,30 @@ TEST_CASE("completion knows the verbs and their flags") {
   CHECK(std::system(("bash -n " + (dir.path() / ".out").string()).c_str()) == 0);
 }
 
+TEST_CASE("a lost stdout is an error") {
+  ScratchDir dir;
+  for (const char* arguments : {"--help", "completion fish", "batch --print-config"}) {
+    Outcome outcome = longhaul(dir, std::string(arguments) + " >/dev/full 2>.err #");
+    CHECK_THAT(outcome.err, contains("stdout: cannot be written"));
+    CHECK(outcome.exit == 5);
+  }
+}
+
+TEST_CASE("tokenize: JSONL only when every line is an object") {
+  ScratchDir dir;
+  auto lines = [&](const std::string& text, const std::string& flags = "") {
+    dir.write("in", text);
+    Outcome outcome = longhaul(dir, "tokenize --input in " + flags + " --model " + kModel);
+    CHECK(outcome.exit == 0);
+    return std::count(outcome.out.begin(), outcome.out.end(), '\n');
+  };
+  CHECK(lines("{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n") == 2);
+  CHECK(lines("{\"text\": \"a\"}\nand then?\n") == 1);
+  CHECK(lines("[1]\n") == 1);
+  check_refusal(dir, "tokenize --model " + kModel + " --input .", 5, "is a folder");
+  check_refusal(dir, "tokenize --model " + kModel + " < .", 5, "stdin: is a folder");
+}
+
 TEST_CASE("run streams an answer") {
   ScratchDir dir;
   dir.write("prompt.txt", document("The Road", 20) + "Summarize the document.\n");
@@ -182,12 +206,17 @@ TEST_CASE("mistakes on the command line and in the config") {
   check_refusal(dir, "batch --model m --output out.jsonl", 2, "--input is required");
   check_refusal(dir, batch + "--gpu-memory 24", 2, "--gpu-memory: size '24' has no unit; write 24GiB");
   check_refusal(dir, batch + "--max-model-len 64K", 2, "the model's context is 32768 tokens");
-  check_refusal(dir, batch + "--temperature -1", 2, "--temperature");
+  for (const char* bad :
+       {"--temperature -1", "--temperature nan", "--top-p nan", "--cpu-link nan", "--cpu-link 1e-300"})
+    check_refusal(dir, batch + bad, 2, std::string(bad).substr(0, 7));
+  check_refusal(dir, batch + "--instruction \"$(printf 'a\\377')\"", 2, "--instruction: not valid UTF-8 at byte 1");
   check_refusal(dir, batch + "--device tpu", 2, "known: auto, cpu, cuda");
   check_refusal(dir, batch + "--device cuda:0", 7, "use --device cpu");
   check_refusal(dir, batch + "--policy fast", 2, "stream");
   check_refusal(dir, batch + "--policy policy.toml", 2, "'resident'");
   check_refusal(dir, batch + "--config absent.toml", 2, "absent.toml: No such file");
+  check_refusal(dir, batch + "--config .", 2, ".: is a folder");
+  check_refusal(dir, batch + "--config /proc/self/mem", 2, "/proc/self/mem: cannot be read");
   check_refusal(dir, batch + "--config unknown.toml", 2, "unknown.toml: 'gpu-mem' is not a key");
   check_refusal(dir, batch + "--config broken.toml", 2, "broken.toml:2");
   check_refusal(dir, batch + "--config bare.toml", 2, "bare.toml: --gpu-memory: size '80' has no unit");
@@ -204,11 +233,30 @@ TEST_CASE("inputs and outputs that cannot be used") {
   check_refusal(dir, kBatch + "--input doc.txt --output no/out.jsonl", 5, "no/out.jsonl: cannot be written");
   check_refusal(dir, kBatch + "--input doc.txt --output old.jsonl", 2, "exists and is not this job's");
   check_refusal(dir, kBatch + "--input doc.txt doc.txt --output out.jsonl", 2, "same custom_id");
-  check_refusal(dir, "run --prompt-file absent --model " + kModel, 5, "absent");
+  check_refusal(dir, "run --prompt-file absent --model " + kModel, 5, "absent: No such file");
+  check_refusal(dir, "run --prompt-file /dev/null --model " + kModel, 5, "/dev/null: not a regular file");
+  check_refusal(dir, "run --prompt ' ' --model " + kModel, 2, "--prompt: is empty");
   check_refusal(dir, "run --prompt-file empty.txt --model " + kModel, 5, "the document is empty");
-  check_refusal(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 5, "not valid UTF-8 at byte 1");
-  check_refusal(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 5, "the context is 32768 tokens");
+  check_refusal(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 2, "not valid UTF-8 at byte 1");
+  check_refusal(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 2, "--max-tokens 32768: the context");
   check_refusal(dir, "run --model " + kModel, 2, "--prompt");
+}
+
+TEST_CASE("a name is printed as text") {
+  ScratchDir dir;
+  dir.write("a\n\x1b[2J.txt", "");
+  Outcome outcome = longhaul(dir, kBatch + "--input ./*.txt --output out.jsonl");
+  CHECK(outcome.exit == 1);
+  CHECK_THAT(outcome.err, contains("a\\n\\x1b[2J.txt: failed, empty_document") && !contains("\x1b"));
+}
+
+TEST_CASE("a model whose template is wrong ends the batch") {
+  ScratchDir dir;
+  dir.write("doc.txt", document("The Road", 1));
+  fs::copy(kModel, dir.path() / "m", fs::copy_options::recursive);
+  dir.write("m/chat_template.jinja", "{{ 9999999999 * 9999999999 }}");
+  check_refusal(dir, "batch --input doc.txt --output out.jsonl --model m", 3, "a number too large");
+  CHECK_FALSE(fs::exists(dir.path() / "out.jsonl"));
 }
 
 TEST_CASE("models that cannot be used") {
@@ -234,6 +282,12 @@ TEST_CASE("models that cannot be used") {
   check_refusal(dir, with_config("model_type", "mamba"), 3, "mamba");
   check_refusal(dir, with_config("sliding_window_layers", 3), 3, "sliding_window_layers");
   check_refusal(dir, with_config("intermediate_size", 700), 3, "mlp");
+  check_refusal(dir, with_config("vocab_size", 300), 3, "but vocab_size in config.json is 300");
+  check_refusal(dir, broken([](const fs::path& copy) {
+                  std::ofstream(copy / "generation_config.json") << R"({"eos_token_id": 9999999})";
+                }),
+                3, "generation_config.json ends answers with token 9999999");
+  check_refusal(dir, broken([](const fs::path& copy) { fs::remove(copy / "config.json"); }), 3, "model folder?");
   check_refusal(dir, with_weights("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n"), 3, "LFS");
   check_refusal(dir, broken([](const fs::path& copy) { fs::resize_file(copy / "model.safetensors", 5000000); }), 3,
                 "model.safetensors");

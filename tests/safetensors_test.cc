@@ -208,7 +208,7 @@ TEST_CASE("A sharded set that does not fit its index is refused", "[safetensors]
   CHECK_THAT(with(index), test::contains("tensor \"c\" is not in \"two.safetensors\""));
   index = good_index();
   index["metadata"]["total_size"] = 21;
-  CHECK_THAT(with(index), test::contains("total_size is 21, but the shards hold 20 bytes"));
+  CHECK(with(index) == "no error");  // advice only
   CHECK_THAT(with({{"metadata", json::object()}}), test::contains("weight_map must be an object"));
 
   const json both{{"a", entry("U8", {1}, 0, 1)}, {"b", entry("U8", {1}, 1, 2)}};

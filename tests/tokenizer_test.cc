@@ -225,6 +225,7 @@ TEST_CASE("text that is not UTF-8 is refused with its place") {
   CHECK(refusal("\xed\xa0\x80") == "the text is not valid UTF-8 at byte 0");
   CHECK(refusal("0123456789\xc0\xaf") == "the text is not valid UTF-8 at byte 10");
   CHECK(refusal("é\xf4\x90\x80\x80") == "the text is not valid UTF-8 at byte 2");
+  CHECK(printable("a\n\x1b[2J\x7f\xc2\x9b\xffé") == "a\\n\\x1b[2J\\x7f\\x9b\ufffdé");
   CHECK(find_invalid_utf8("plain, é, 日本, \U0001f600") == std::string::npos);
   CHECK(replace_invalid_utf8("a\xf0\x9f\x98z\xff\xe2\x82") == "a\ufffdz\ufffd\ufffd");
 }
@@ -236,7 +237,9 @@ TEST_CASE("every tokenizer.json that we would misread is refused with one line t
     return file.dump();
   };
   const std::string whole = longbook_json().dump();
-  CHECK(refused_with(whole.substr(0, 1000), "(truncated?)"));
+  CHECK(refused_with(whole.substr(0, 1000), "expected '[', '{', or a literal"));
+  CHECK(refused_with("", ": is empty"));
+  CHECK(refused_with(R"({"version": "1.0", "version": "1.0"})", ": the key \"version\" appears twice in one object"));
   CHECK(refused_with("[]", ": must be an object"));
   CHECK(refused_with(with([](json& f) {
                        f["normalizer"] = {{"type", "NFC"}};

@@ -1,4 +1,5 @@
-// The three kinds of error and the exit code each ends the process with. Messages are one line: what, where, what to do.
+// The three kinds of error and the exit code each ends the process with. Messages are one line: what, where, what to
+// do.
 #pragma once
 #include <fmt/format.h>
 
@@ -20,6 +21,7 @@ enum class Exit : int {
   out_of_memory = 6,
   device = 7,
   locked = 8,
+  internal = 70,  // a mistake of ours, never the user's
 };
 
 /// A mistake that the user can mend: a flag, a file, a budget. `code` is the process's exit code.
