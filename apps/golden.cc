@@ -42,7 +42,8 @@ Golden load_golden(const std::filesystem::path& path) {
                 .greedy_ids = read_all<std::int32_t>(file, "greedy_ids", "I32"),
                 .logits = read_all<float>(file, "logits", "F32"),
                 .greedy_margin = read_all<float>(file, "greedy_margin", "F32"),
-                .rows = 0, .vocab = 0};
+                .rows = 0,
+                .vocab = 0};
   const auto& shape = file.tensors().at("logits").shape;
   if (shape.size() != 2 || golden.greedy_margin.size() != golden.greedy_ids.size() || golden.input_ids.size() < 2)
     throw UserError(Exit::io, "{}: not a golden file", path.string());
@@ -89,7 +90,8 @@ GoldenResult compare_golden(Device& device, const std::filesystem::path& model_d
   engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
     score(rows, logits);
     const float* last = logits + (rows - 1) * config.vocab;
-    if (position >= inputs) picked.push_back(static_cast<std::int32_t>(std::max_element(last, last + config.vocab) - last));
+    if (position >= inputs)
+      picked.push_back(static_cast<std::int32_t>(std::max_element(last, last + config.vocab) - last));
   });
   engine.prefill(session);
   for (std::int64_t i = first; i < inputs + answers - 1; ++i) {
@@ -101,7 +103,8 @@ GoldenResult compare_golden(Device& device, const std::filesystem::path& model_d
 
   GoldenResult result{.nmse = std::max(prefilled.nmse(), decoded.nmse()),
                       .rms = std::sqrt(decoded.error / static_cast<double>(decoded.count)),
-                      .greedy_equal = 0, .greedy_total = 0};
+                      .greedy_equal = 0,
+                      .greedy_total = 0};
   check(picked.size() == golden.greedy_ids.size(), "one pick for each greedy position");
   for (std::size_t i = 0; i < picked.size(); ++i) {
     if (golden.greedy_margin[i] <= 6 * result.rms) continue;

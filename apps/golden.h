@@ -23,8 +23,8 @@ struct GoldenResult {
   std::int64_t greedy_equal, greedy_total;  // positions whose margin is above 6 * rms
 };
 
-/// `options`: policy, resident and activations; the rest is set here. f32 activations are held to exactness, so the golden
-/// logits are read at every position.
+/// `options`: policy, resident and activations; the rest is set here. f32 activations are held to exactness, so the
+/// golden logits are read at every position.
 GoldenResult compare_golden(Device& device, const std::filesystem::path& model_dir, const Golden& golden,
                             EngineOptions options);
 

@@ -46,7 +46,8 @@ std::optional<int> cuda_ordinal(const std::string& name) {
       throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
   }
   if (ordinal >= count)
-    throw UserError(Exit::device, "--device {}: this build or machine has {} CUDA devices; use --device cpu", name, count);
+    throw UserError(Exit::device, "--device {}: this build or machine has {} CUDA devices; use --device cpu", name,
+                    count);
   return ordinal;
 }
 

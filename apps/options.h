@@ -39,8 +39,8 @@ std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaul
 /// Most tokens of prompt and answer together.
 std::int64_t context(const Options& options, const ModelConfig& config);
 
-/// What the machine has for a device of this name: the free memory of a GPU, or half of the host memory available for the
-/// CPU device, unless `device_memory` says; for the host, or both of these together, what is available less 1 GiB.
+/// What the machine has for a device of this name: the free memory of a GPU, or half of the host memory available for
+/// the CPU device, unless `device_memory` says; for the host, or both of these together, what is available less 1 GiB.
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
 /// The same under the budgets that were given.
 Budget budget(const Options& options);

@@ -1,5 +1,5 @@
-// Whole decode steps of a random-weight model of more than 2 GB, far larger than the caches: a step must read every weight
-// once, so the bound is the memory's read bandwidth.
+// Whole decode steps of a random-weight model of more than 2 GB, far larger than the caches: a step must read every
+// weight once, so the bound is the memory's read bandwidth.
 #include <unistd.h>
 
 #include <filesystem>
@@ -17,9 +17,20 @@ using namespace longhaul::bench;
 namespace {
 
 /// The shape of a 1.1-billion-parameter Llama.
-const ModelConfig kShape{.model_type = "llama", .hidden = 2048, .layers = 22, .q_heads = 32, .kv_heads = 4,
-                         .head_dim = 64, .intermediate = 5632, .vocab = 32000, .max_position = 2048,
-                         .rms_norm_eps = 1e-5f, .rope = {}, .tied_embeddings = false, .bos = {}, .eos = {}};
+const ModelConfig kShape{.model_type = "llama",
+                         .hidden = 2048,
+                         .layers = 22,
+                         .q_heads = 32,
+                         .kv_heads = 4,
+                         .head_dim = 64,
+                         .intermediate = 5632,
+                         .vocab = 32000,
+                         .max_position = 2048,
+                         .rms_norm_eps = 1e-5f,
+                         .rope = {},
+                         .tied_embeddings = false,
+                         .bos = {},
+                         .eos = {}};
 
 /// A safetensors file of that shape, removed with the object; `bytes` is what a decode step reads of it.
 class RandomWeights {
@@ -85,10 +96,18 @@ void decode_step(benchmark::State& state) {
     all.push_back(&session);
   }
   measure(state, "GB/s", static_cast<double>(weights.bytes), read_peak(), [&] { engine.step(all); });
-  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(batch * state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["tokens/s"] =
+      benchmark::Counter(static_cast<double>(batch * state.iterations()), benchmark::Counter::kIsRate);
 }
 
-BENCHMARK(decode_step)->ArgName("batch")->Arg(1)->Arg(4)->Arg(8)->UseManualTime()->Iterations(20)->Unit(benchmark::kMillisecond);
+BENCHMARK(decode_step)
+    ->ArgName("batch")
+    ->Arg(1)
+    ->Arg(4)
+    ->Arg(8)
+    ->UseManualTime()
+    ->Iterations(20)
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 

@@ -8,12 +8,13 @@
 
 namespace longhaul {
 
-/// Rows are attended in blocks of this many, cut at absolute row numbers that are multiples of it. A tile that starts on
-/// such a number leaves the same bits in the state whatever its length, as long as it ends on one too or is the last.
+/// Rows are attended in blocks of this many, cut at absolute row numbers that are multiples of it. A tile that starts
+/// on such a number leaves the same bits in the state whatever its length, as long as it ends on one too or is the
+/// last.
 inline constexpr std::int64_t kAttendBlock = 64;
 
-/// linear gives a token the same bits whatever other tokens are in the call, as long as there are at most this many: so a
-/// batch that decodes together equals single runs, and more sessions than this never do.
+/// linear gives a token the same bits whatever other tokens are in the call, as long as there are at most this many: so
+/// a batch that decodes together equals single runs, and more sessions than this never do.
 inline constexpr std::int64_t kDecodeTokens = 64;
 
 /// A run of KV rows [first, first + rows) of every KV head. A row is K | V, 2 * head_dim elements.
@@ -50,9 +51,9 @@ struct RmsNormArgs {
 
 /// out = x * w^T, plus what `out` holds when accumulate is set (the residual).
 struct LinearArgs {
-  const void* x;   // [tokens, in] act
-  const bf16* w;   // [out_dim, in]
-  void* out;       // [tokens, out_dim] out_type
+  const void* x;  // [tokens, in] act
+  const bf16* w;  // [out_dim, in]
+  void* out;      // [tokens, out_dim] out_type
   DType act, out_type;
   bool accumulate;
   std::int64_t tokens, in, out_dim;
@@ -122,7 +123,8 @@ struct SampleParams {
   std::uint64_t step = 0;  // index of the token in its answer; with the seed it fixes the draw
 };
 
-/// One token a row. top_k, then top_p over what is left, then the draw. A row that holds NaN or no finite logit gives -1.
+/// One token a row. top_k, then top_p over what is left, then the draw. A row that holds NaN or no finite logit gives
+/// -1.
 struct SampleArgs {
   const float* logits;         // [tokens, vocab]
   const SampleParams* params;  // [tokens]

@@ -6,7 +6,10 @@
 namespace longhaul {
 
 DecodePass::DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots)
-    : streams_(streams), buffers_(buffers), slots_(slots), prefetcher_(device, streams, buffers),
+    : streams_(streams),
+      buffers_(buffers),
+      slots_(slots),
+      prefetcher_(device, streams, buffers),
       row_written_(device.make_event()) {}
 
 Event& DecodePass::flushed(const Span& span, std::int64_t row) {
@@ -44,7 +47,8 @@ void DecodePass::begin(std::span<const Span> spans) {
 
 void DecodePass::append(std::int64_t layer, const Span& span, const void* qkv) {
   if (!in_ring(span.pos)) {
-    streams_.compute.launch(append_args(buffers_.shape, span, qkv, buffers_.prefix_tile(span.slot, layer, span.pos, 1)));
+    streams_.compute.launch(
+        append_args(buffers_.shape, span, qkv, buffers_.prefix_tile(span.slot, layer, span.pos, 1)));
     return;
   }
   if (span.pos % kAttendBlock == 0) streams_.compute.wait(flushed(span, span.pos), edge::kRingFree);

@@ -1,5 +1,6 @@
-// One decode step: a new row for each session, attended with all rows before it in ascending order: the resident prefix,
-// the streamed tiles, the recent window. A block of the window goes to the host store when its last row is written.
+// One decode step: a new row for each session, attended with all rows before it in ascending order: the resident
+// prefix, the streamed tiles, the recent window. A block of the window goes to the host store when its last row is
+// written.
 #pragma once
 #include "offload/kv_cache.h"
 #include "offload/prefetcher.h"

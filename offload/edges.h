@@ -1,5 +1,5 @@
-// Every ordering edge between streams, named once. Each wait in the project carries one of these; the mutation test drops
-// them one at a time and expects wrong output (design law 6).
+// Every ordering edge between streams, named once. Each wait in the project carries one of these; the mutation test
+// drops them one at a time and expects wrong output (design law 6).
 #pragma once
 #include <array>
 
@@ -10,13 +10,15 @@ namespace longhaul::edge {
 // Decode: tiles through the staging ring.
 inline constexpr Edge kTileReady{"tile_ready"};  // compute waits for fetch: the tile has landed in its slot
 inline constexpr Edge kTileFree{"tile_free"};    // fetch waits for compute: the slot's last tile has been attended
-inline constexpr Edge kRowsStored{"rows_stored"};  // fetch waits for store: rows that left the window are in the host store
+inline constexpr Edge kRowsStored{
+    "rows_stored"};  // fetch waits for store: rows that left the window are in the host store
 // Decode: the recent window's ring.
 inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: the block's last row has been appended
-inline constexpr Edge kRingFree{"ring_free"};      // compute waits for store: the block that a new row overwrites is on the host
+inline constexpr Edge kRingFree{
+    "ring_free"};  // compute waits for store: the block that a new row overwrites is on the host
 // Prefill: one layer's rows, two buffers.
 inline constexpr Edge kChunkWritten{"chunk_written"};  // store waits for compute: the chunk's rows have been appended
-inline constexpr Edge kLayerFree{"layer_free"};        // compute waits for store: the layer before last has left the buffer
+inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before last has left the buffer
 inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for store: prefix and window rows are in place
 // The host.
 inline constexpr Edge kTokenReady{"token_ready"};      // the one wait of a step: the sampled tokens are in host memory

@@ -9,7 +9,8 @@ namespace longhaul {
 struct KvBuffers {
   /// `chunk`: most tokens attended in one call.
   KvBuffers(const KvShape& shape, const KvLayout& layout, std::int64_t chunk, Arena& device, Arena& host)
-      : shape(shape), layout(layout),
+      : shape(shape),
+        layout(layout),
         prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows),
         ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows),
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),

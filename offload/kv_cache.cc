@@ -29,20 +29,38 @@ KvPass& KvCache::begin_decode(std::span<const Span> spans) {
 }
 
 AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst) {
-  return {.qkv = qkv, .dst = dst, .act = shape.act, .tokens = span.tokens, .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads, .head_dim = shape.head_dim};
+  return {.qkv = qkv,
+          .dst = dst,
+          .act = shape.act,
+          .tokens = span.tokens,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim};
 }
 
 AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh) {
   const KvShape& shape = buffers.shape;
-  return {.q = qkv, .q_stride = shape.qkv_width(), .kv = tile, .state = buffers.state, .fresh = fresh,
-          .act = shape.act, .tokens = span.tokens, .q_heads = shape.q_heads, .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim, .q_pos = span.pos, .scale = shape.scale()};
+  return {.q = qkv,
+          .q_stride = shape.qkv_width(),
+          .kv = tile,
+          .state = buffers.state,
+          .fresh = fresh,
+          .act = shape.act,
+          .tokens = span.tokens,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim,
+          .q_pos = span.pos,
+          .scale = shape.scale()};
 }
 
 FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out) {
-  return {.state = buffers.state, .out = out, .act = buffers.shape.act, .tokens = span.tokens,
-          .heads = buffers.shape.q_heads, .head_dim = buffers.shape.head_dim};
+  return {.state = buffers.state,
+          .out = out,
+          .act = buffers.shape.act,
+          .tokens = span.tokens,
+          .heads = buffers.shape.q_heads,
+          .head_dim = buffers.shape.head_dim};
 }
 
 }  // namespace longhaul

@@ -16,11 +16,11 @@ class DecodePass;
 
 /// What the store stream has done for one session slot; shared by the passes.
 struct SlotState {
-  std::unique_ptr<Event> prefilled;            // store: prefix, window and host rows of the prompt are in place
+  std::unique_ptr<Event> prefilled;             // store: prefix, window and host rows of the prompt are in place
   std::vector<std::unique_ptr<Event>> flushed;  // [ring block] store: the block is on the host
-  bool prefill_pending = false;                // no stream has waited for `prefilled` yet
-  std::int64_t stored = 0;                     // rows before this are on the host, or on their way
-  std::int64_t fetchable = 0;                  // rows before this the fetch stream may read without another wait
+  bool prefill_pending = false;                 // no stream has waited for `prefilled` yet
+  std::int64_t stored = 0;                      // rows before this are on the host, or on their way
+  std::int64_t fetchable = 0;                   // rows before this the fetch stream may read without another wait
 };
 
 class KvCache {

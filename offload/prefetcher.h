@@ -1,5 +1,5 @@
-// Brings the host store's tiles over in the order that a step will attend them, one ahead of the one being attended: the
-// next tile, and at a layer's last tile the next layer's first. Runs on the fetch stream.
+// Brings the host store's tiles over in the order that a step will attend them, one ahead of the one being attended:
+// the next tile, and at a layer's last tile the next layer's first. Runs on the fetch stream.
 #pragma once
 #include <vector>
 
@@ -19,7 +19,8 @@ class Prefetcher {
   Prefetcher(Device& device, const Streams& streams, const KvBuffers& buffers)
       : streams_(streams), buffers_(buffers), ring_(device) {}
 
-  /// The tiles of one step in attend order. Starts the first two. Every tile of the step before must have been released.
+  /// The tiles of one step in attend order. Starts the first two. Every tile of the step before must have been
+  /// released.
   void begin(std::vector<TileFetch> tiles);
   /// The next tile; compute waits for it.
   KvTile acquire();

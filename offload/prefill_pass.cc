@@ -7,7 +7,10 @@ namespace longhaul {
 
 PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers,
                          std::vector<SlotState>& slots)
-    : streams_(streams), buffers_(buffers), slots_(slots), chunk_written_(device.make_event()),
+    : streams_(streams),
+      buffers_(buffers),
+      slots_(slots),
+      chunk_written_(device.make_event()),
       layer_stored_{device.make_event(), device.make_event()} {}
 
 void PrefillPass::begin(std::int64_t slot, std::int64_t rows) {
@@ -50,8 +53,7 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
 }
 
 void PrefillPass::attend(std::int64_t layer, const Span& span, const void* qkv, void* out) {
-  streams_.compute.launch(
-      attend_args(buffers_, span, qkv, rows(layer, 0, span.pos + span.tokens), /*fresh=*/true));
+  streams_.compute.launch(attend_args(buffers_, span, qkv, rows(layer, 0, span.pos + span.tokens), /*fresh=*/true));
   streams_.compute.launch(finish_args(buffers_, span, out));
 }
 

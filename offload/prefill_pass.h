@@ -1,5 +1,6 @@
-// Prefill, layers outermost: the rows of one layer stand in one of two device buffers while they are attended, and leave
-// on the store stream behind the next layer's compute. When every row is resident they are written to their place at once.
+// Prefill, layers outermost: the rows of one layer stand in one of two device buffers while they are attended, and
+// leave on the store stream behind the next layer's compute. When every row is resident they are written to their place
+// at once.
 #pragma once
 #include <array>
 

@@ -1,5 +1,6 @@
-// KV rows in one run of memory, [outer][kv_head][row]: the host store, the resident prefix, the recent rings, the staging
-// slots and the prefill buffers are all this, on the host or on the device. A view: the arena's owner owns the bytes.
+// KV rows in one run of memory, [outer][kv_head][row]: the host store, the resident prefix, the recent rings, the
+// staging slots and the prefill buffers are all this, on the host or on the device. A view: the arena's owner owns the
+// bytes.
 #pragma once
 #include <string_view>
 
@@ -13,7 +14,9 @@ class RowBlock {
  public:
   /// `rows` rows per KV head for each of `outer` (session and layer, slot, ...) indices.
   RowBlock(Arena& arena, std::string_view name, const KvShape& shape, std::int64_t outer, std::int64_t rows)
-      : row_bytes_(shape.row_bytes()), head_stride_(rows * row_bytes_), outer_stride_(shape.kv_heads * head_stride_),
+      : row_bytes_(shape.row_bytes()),
+        head_stride_(rows * row_bytes_),
+        outer_stride_(shape.kv_heads * head_stride_),
         data_(arena.take_bytes(outer * outer_stride_, name)) {}
 
   /// The run of `rows` rows that starts at place `index` of run `outer` and holds absolute rows from `first`.
@@ -29,8 +32,13 @@ class RowBlock {
 /// Copies the rows of `src` to `dst`, all KV heads in one strided copy.
 inline void copy_rows(Stream& stream, const KvShape& shape, const KvTile& dst, const KvTile& src, CopyKind kind) {
   if (src.rows == 0) return;
-  stream.copy({.dst = dst.data, .src = src.data, .width = src.rows * shape.row_bytes(), .height = shape.kv_heads,
-               .dst_pitch = dst.head_stride, .src_pitch = src.head_stride, .kind = kind});
+  stream.copy({.dst = dst.data,
+               .src = src.data,
+               .width = src.rows * shape.row_bytes(),
+               .height = shape.kv_heads,
+               .dst_pitch = dst.head_stride,
+               .src_pitch = src.head_stride,
+               .kind = kind});
 }
 
 }  // namespace longhaul

@@ -18,7 +18,8 @@ struct StepInput {
 
 struct Activations {
   Activations(const ModelConfig& c, const EngineOptions& o, Arena& device, Arena& host)
-      : rows(std::max(o.max_len, o.max_sessions)), chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
+      : rows(std::max(o.max_len, o.max_sessions)),
+        chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
         act(o.activations),
         hidden(device.take_bytes(rows * c.hidden * size_of(act), "hidden states")),
         normed(scratch(device, c.hidden)),
@@ -40,12 +41,12 @@ struct Activations {
 
   std::int64_t rows, chunk;  // most rows of the hidden states, and of a call of a layer
   DType act;
-  std::byte* hidden;                                  // [rows, hidden] act
+  std::byte* hidden;                                     // [rows, hidden] act
   std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act
-  float* logits;                                      // [max_sessions, vocab]
-  float* inv_freq;                                    // [max_sessions, head_dim / 2]
-  SampleParams* params;                               // [max_sessions]
-  std::int32_t* sampled;                              // [max_sessions]
+  float* logits;                                         // [max_sessions, vocab]
+  float* inv_freq;                                       // [max_sessions, head_dim / 2]
+  SampleParams* params;                                  // [max_sessions]
+  std::int32_t* sampled;                                 // [max_sessions]
   StepInput input;
 
   float* host_inv_freq;

@@ -17,8 +17,7 @@ namespace {
 /// Host memory that the device can reach by DMA.
 class PinnedMemory {
  public:
-  PinnedMemory(Device& device, std::int64_t bytes)
-      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
+  PinnedMemory(Device& device, std::int64_t bytes) : device_(device), memory_(bytes, "host memory", {.touch = true}) {
     if (bytes > 0) device_.pin(memory_.data(), bytes);
   }
   PinnedMemory(PinnedMemory&&) = delete;
@@ -34,7 +33,8 @@ class PinnedMemory {
 
 /// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
 double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
-  const double linear = static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
+  const double linear =
+      static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
   const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
   return tokens * (linear + attention);
 }
@@ -43,15 +43,23 @@ double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
 
 struct Engine::Impl {
   Impl(Device& device, const ModelConfig& config, const Safetensors& file, const EngineOptions& options)
-      : device(device), config(config), options(options), plan(plan_memory(config, options)),
-        device_memory(device.allocate(plan.device_bytes, "device memory")), host_memory(device, plan.host_bytes),
+      : device(device),
+        config(config),
+        options(options),
+        plan(plan_memory(config, options)),
+        device_memory(device.allocate(plan.device_bytes, "device memory")),
+        host_memory(device, plan.host_bytes),
         device_arena(device_memory.data(), plan.device_bytes, "device arena"),
         host_arena(host_memory.data(), plan.host_bytes, "host arena"),
-        memory(this->config, this->options, device_arena, host_arena), compute(device.make_stream("compute")),
-        fetch(device.make_stream("fetch")), store(device.make_stream("store")), token_ready(device.make_event()),
+        memory(this->config, this->options, device_arena, host_arena),
+        compute(device.make_stream("compute")),
+        fetch(device.make_stream("fetch")),
+        store(device.make_stream("store")),
+        token_ready(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
         layer(this->config, memory.kv.shape, memory.weights, memory.act) {
-    check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens, "at most kDecodeTokens sessions together");
+    check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
+          "at most kDecodeTokens sessions together");
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
@@ -65,8 +73,8 @@ struct Engine::Impl {
   void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
     const std::int64_t half = config.head_dim / 2;
     for (std::int64_t i = first; i < first + rows; ++i) {
-      auto table = rope_frequencies(config.rope, config.head_dim,
-                                    lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
+      auto table =
+          rope_frequencies(config.rope, config.head_dim, lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
       std::ranges::copy(table, memory.act.host_inv_freq + i * half);
     }
     send(memory.act.inv_freq + first * half, memory.act.host_inv_freq + first * half, rows * half);
@@ -74,7 +82,9 @@ struct Engine::Impl {
 
   template <class T>
   void send(T* to, const T* from, std::int64_t count) {
-    compute->copy({.dst = to, .src = from, .width = count * static_cast<std::int64_t>(sizeof(T)),
+    compute->copy({.dst = to,
+                   .src = from,
+                   .width = count * static_cast<std::int64_t>(sizeof(T)),
                    .kind = CopyKind::host_to_device});
   }
 
@@ -83,16 +93,21 @@ struct Engine::Impl {
     const Activations& act = memory.act;
     send(act.input.ids, act.host_input.ids, rows);
     send(act.input.positions, act.host_input.positions, rows);
-    compute->launch(EmbedArgs{.ids = act.input.ids, .table = memory.weights.embedding(), .out = act.hidden,
-                              .act = act.act, .tokens = rows, .hidden = config.hidden, .vocab = config.vocab});
+    compute->launch(EmbedArgs{.ids = act.input.ids,
+                              .table = memory.weights.embedding(),
+                              .out = act.hidden,
+                              .act = act.act,
+                              .tokens = rows,
+                              .hidden = config.hidden,
+                              .vocab = config.vocab});
   }
 
   /// Samples the `rows` rows of logits and waits for the tokens: the one host wait of a step.
   void sample(std::int64_t rows) {
     const Activations& act = memory.act;
     send(act.params, act.host_params, rows);
-    compute->launch(SampleArgs{.logits = act.logits, .params = act.params, .out = act.sampled, .tokens = rows,
-                               .vocab = config.vocab});
+    compute->launch(SampleArgs{
+        .logits = act.logits, .params = act.params, .out = act.sampled, .tokens = rows, .vocab = config.vocab});
     compute->copy({.dst = act.host_sampled, .src = act.sampled, .width = rows * 4, .kind = CopyKind::device_to_host});
     compute->record(*token_ready);
     device.host_wait(*token_ready, edge::kTokenReady);
@@ -105,7 +120,9 @@ struct Engine::Impl {
       const std::int64_t n = std::min(group, rows - done);
       layer.head(*compute, first + done, n);
       tapped.resize(static_cast<std::size_t>(n * config.vocab));
-      compute->copy({.dst = tapped.data(), .src = memory.act.logits, .width = n * config.vocab * 4,
+      compute->copy({.dst = tapped.data(),
+                     .src = memory.act.logits,
+                     .width = n * config.vocab * 4,
                      .kind = CopyKind::device_to_host});
       compute->record(*token_ready);
       device.host_wait(*token_ready, {"logits_tapped"});

@@ -32,7 +32,8 @@ class Engine {
   void prefill(Session& session, const PrefillReport& report = {});
   /// One decode step: one more token for each session (none may be done). One host wait.
   void step(std::span<Session* const> sessions);
-  /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and scoring.
+  /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and
+  /// scoring.
   void set_logits_tap(LogitsTap tap);
 
   const EngineOptions& options() const;

@@ -8,7 +8,8 @@ namespace longhaul {
 
 struct EngineMemory {
   EngineMemory(const ModelConfig& config, const EngineOptions& options, Arena& device, Arena& host)
-      : weights(config, device, host), act(config, options, device, host),
+      : weights(config, device, host),
+        act(config, options, device, host),
         kv(kv_shape(config, options.activations),
            make_layout(options.policy, options.resident, options.max_sessions, options.max_len), act.chunk, device,
            host) {}

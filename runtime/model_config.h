@@ -1,4 +1,5 @@
-// What config.json and generation_config.json say, checked. Strict: an unknown key or a value we would ignore is an error.
+// What config.json and generation_config.json say, checked. Strict: an unknown key or a value we would ignore is an
+// error.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -21,8 +22,8 @@ struct RopeConfig {
 struct ModelConfig {
   std::string model_type;
   std::int64_t hidden, layers, q_heads, kv_heads, head_dim, intermediate, vocab;
-  /// Longest context the model takes, tokens: max_position_embeddings; times the factor for the dynamic rope type, whose
-  /// max_position_embeddings is the trained length; max_sequence_length where the file has it (Vicuna 16K).
+  /// Longest context the model takes, tokens: max_position_embeddings; times the factor for the dynamic rope type,
+  /// whose max_position_embeddings is the trained length; max_sequence_length where the file has it (Vicuna 16K).
   std::int64_t max_position;
   float rms_norm_eps;
   RopeConfig rope;
@@ -44,8 +45,8 @@ struct GenerationDefaults {
 ModelConfig load_model_config(const std::filesystem::path& dir);
 GenerationDefaults load_generation_defaults(const std::filesystem::path& dir);
 
-/// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it; `seq_len` matters to the dynamic
-/// type only, where it is the number of positions so far (up to original_max_position it changes nothing).
+/// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it; `seq_len` matters to the
+/// dynamic type only, where it is the number of positions so far (up to original_max_position it changes nothing).
 std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim, std::int64_t seq_len);
 
 }  // namespace longhaul

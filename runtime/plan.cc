@@ -91,13 +91,14 @@ EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, co
   const bool shared = need.device_bytes <= budget.device && need.host_bytes <= budget.host;
   const std::string fitting = longest >= 1 ? fmt::format("the longest context that fits is {} tokens", longest)
                                            : std::string("no context fits");
-  throw UserError(Exit::plan_does_not_fit,
-                  "a context of {} tokens under policy '{}' needs {} of device and {} of host memory; available are {} and "
-                  "{}{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
-                  options.max_len, options.policy.name, format_bytes(need.device_bytes), format_bytes(need.host_bytes),
-                  format_bytes(budget.device), format_bytes(budget.host),
-                  shared ? fmt::format(", {} together", format_bytes(budget.together)) : std::string(), fitting,
-                  ceil_div(need.device_bytes, 1 << 20), ceil_div(need.host_bytes, 1 << 20));
+  throw UserError(
+      Exit::plan_does_not_fit,
+      "a context of {} tokens under policy '{}' needs {} of device and {} of host memory; available are {} and "
+      "{}{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
+      options.max_len, options.policy.name, format_bytes(need.device_bytes), format_bytes(need.host_bytes),
+      format_bytes(budget.device), format_bytes(budget.host),
+      shared ? fmt::format(", {} together", format_bytes(budget.together)) : std::string(), fitting,
+      ceil_div(need.device_bytes, 1 << 20), ceil_div(need.host_bytes, 1 << 20));
 }
 
 }  // namespace longhaul

@@ -13,10 +13,10 @@ namespace longhaul {
 struct EngineOptions {
   KvPolicy policy;
   DType activations = DType::bf16;
-  std::int64_t max_len = 0;         // rows a session may need: longest prompt + answer
-  std::int64_t max_sessions = 1;    // decoded together
-  std::int64_t prefill_chunk = 512; // tokens a prefill pushes through a layer at a time
-  double resident = 0;              // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
+  std::int64_t max_len = 0;          // rows a session may need: longest prompt + answer
+  std::int64_t max_sessions = 1;     // decoded together
+  std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
+  double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
 };
 
 struct MemoryPlan {
@@ -34,9 +34,9 @@ struct Budget {
   std::int64_t together = std::int64_t{1} << 62;
 };
 
-/// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as far
-/// as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the
-/// longest context that fits.
+/// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as
+/// far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and
+/// the longest context that fits.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

@@ -8,8 +8,12 @@ namespace longhaul {
 
 Session::Session(std::int64_t slot, std::vector<std::int32_t> prompt, const SampleParams& sampling,
                  std::int64_t max_tokens, std::vector<std::int32_t> eos)
-    : slot_(slot), prompt_(static_cast<std::int64_t>(prompt.size())), max_tokens_(max_tokens),
-      tokens_(std::move(prompt)), eos_(std::move(eos)), sampling_(sampling) {
+    : slot_(slot),
+      prompt_(static_cast<std::int64_t>(prompt.size())),
+      max_tokens_(max_tokens),
+      tokens_(std::move(prompt)),
+      eos_(std::move(eos)),
+      sampling_(sampling) {
   check(prompt_ >= 1 && max_tokens >= 1, "a session has a prompt and answers at least one token");
 }
 
@@ -31,8 +35,9 @@ void Session::accept(std::int32_t token, std::int64_t rows) {
 }
 
 std::string not_finite_message(const Session& session) {
-  return fmt::format("the model gave no finite logits after {} tokens: its weights are damaged, or --activations f32 is needed",
-                     session.rows());
+  return fmt::format(
+      "the model gave no finite logits after {} tokens: its weights are damaged, or --activations f32 is needed",
+      session.rows());
 }
 
 void Session::force(std::int32_t token) {

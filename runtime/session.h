@@ -1,5 +1,5 @@
-// One sequence being answered: its tokens, how they are sampled, when it ends. Owned by the caller; the engine holds its
-// KV rows in `slot`.
+// One sequence being answered: its tokens, how they are sampled, when it ends. Owned by the caller; the engine holds
+// its KV rows in `slot`.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -20,7 +20,8 @@ struct LayerWeights {
 
 class Weights {
  public:
-  static constexpr std::int64_t kStagingBytes = std::int64_t{8} << 20;  // of each of the two host buffers that load() uses
+  static constexpr std::int64_t kStagingBytes = std::int64_t{8}
+                                                << 20;  // of each of the two host buffers that load() uses
 
   Weights(const ModelConfig& config, Arena& device, Arena& host);
 

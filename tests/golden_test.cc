@@ -1,4 +1,5 @@
-// The whole pipeline against what Hugging Face transformers computes (tests/data: made with transformers 5.17, float32).
+// The whole pipeline against what Hugging Face transformers computes (tests/data: made with transformers 5.17,
+// float32).
 #include "apps/golden.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/support/catch.h"

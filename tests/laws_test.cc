@@ -45,8 +45,12 @@ TEST_CASE("law 1: tile size, window and resident share change no bit") {
     for (std::int64_t tile : {64, 128, 1024})
       for (std::int64_t recent : {64, 192}) {
         CAPTURE(resident, tile, recent, name_of(act));
-        CHECK(same(run_tiny({.resident = resident, .tile_rows = tile, .recent_rows = recent, .activations = act,
-                             .prompts = kPrompts, .device = {.poison = true}}),
+        CHECK(same(run_tiny({.resident = resident,
+                             .tile_rows = tile,
+                             .recent_rows = recent,
+                             .activations = act,
+                             .prompts = kPrompts,
+                             .device = {.poison = true}}),
                    dense));
       }
 }
@@ -55,18 +59,19 @@ TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover all rows
   for (std::int64_t capacity : {1, 64, 100, 640})
     for (double resident : {0.0, 0.1, 0.5, 0.9, 1.0})
       for (std::int64_t recent : {64, 128, 256}) {
-        const KvLayout layout = make_layout({.name = "", .tile_rows = 128, .recent_rows = recent}, resident, 1, capacity);
+        const KvLayout layout =
+            make_layout({.name = "", .tile_rows = 128, .recent_rows = recent}, resident, 1, capacity);
         std::int64_t before = 0;
         for (std::int64_t n = 1; n <= layout.capacity; ++n) {
           CAPTURE(capacity, resident, recent, n);
           const std::int64_t prefix = std::min(n, layout.prefix_rows);
           const std::int64_t window = std::min(n, layout.window_begin(n));
-          REQUIRE(prefix <= window);                               // staged rows are [prefix, window)
-          REQUIRE((prefix == n || window < n));                    // the newest row is on the device
-          REQUIRE((window % kAttendBlock == 0 || window == n));    // pieces start at attend blocks
+          REQUIRE(prefix <= window);                             // staged rows are [prefix, window)
+          REQUIRE((prefix == n || window < n));                  // the newest row is on the device
+          REQUIRE((window % kAttendBlock == 0 || window == n));  // pieces start at attend blocks
           REQUIRE((layout.all_resident() || n - window <= layout.ring_rows || window == prefix));
           REQUIRE((prefix == n || n - window <= layout.ring_rows));
-          REQUIRE(window >= before);                               // rows never come back into the window
+          REQUIRE(window >= before);  // rows never come back into the window
           before = window == n ? 0 : window;
         }
       }
@@ -84,8 +89,9 @@ TEST_CASE("law 5: random delays on every stream change no token") {
 }
 
 TEST_CASE("law 6: dropping any single wait makes the output wrong") {
-  // A prompt with rows in its window only, so that nothing but kPrefillStored holds its first step back; one that streams
-  // at once; and one that decodes a whole block and more, so that the window's ring turns over. In f32 one wrong row shows.
+  // A prompt with rows in its window only, so that nothing but kPrefillStored holds its first step back; one that
+  // streams at once; and one that decodes a whole block and more, so that the window's ring turns over. In f32 one
+  // wrong row shows.
   const std::vector<RunOptions> runs{
       {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
       {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
@@ -129,7 +135,8 @@ TEST_CASE("law 7: the plan is the use, byte for byte") {
       auto device = make_cpu_device({.budget = plan.device_bytes});  // not a byte more
       Engine engine(*device, config, weights, options);
       std::vector<Session> all;
-      for (std::int64_t i = 0; i < sessions; ++i) all.emplace_back(i, random_prompt(200, 1), SampleParams{}, 20, std::vector<std::int32_t>{});
+      for (std::int64_t i = 0; i < sessions; ++i)
+        all.emplace_back(i, random_prompt(200, 1), SampleParams{}, 20, std::vector<std::int32_t>{});
       for (Session& s : all) engine.prefill(s);
       CHECK(device->used_bytes() == plan.device_bytes);
       CHECK(device->peak_bytes() == plan.device_bytes);
@@ -196,7 +203,8 @@ TEST_CASE("stream moves the bytes that its layout says, and dense none") {
     Session* one = &session;
     engine.step({&one, 1});
     const KvLayout layout = make_layout(eo.policy, resident, 1, eo.max_len);
-    const std::int64_t rows = std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
+    const std::int64_t rows =
+        std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
     const std::int64_t input = 4 + 4 + static_cast<std::int64_t>(sizeof(SampleParams));  // id, position, sampling
     CHECK(device->counters().h2d_bytes - before == rows * s.layers * s.kv_heads * 2 * s.head_dim * 2 + input);
   }

@@ -58,7 +58,8 @@ std::vector<std::string> faults(const std::string& path, const std::string& text
     // CTest keeps names in lists: such a name would be cut, and its pieces would pass by matching no test.
     if (auto at = line.find(kTestCase); at != line.npos) {
       at += kTestCase.size();
-      if (line.substr(at, line.find('"', at) - at).find_first_of("[];") != line.npos) fault("a test name with [, ] or ;");
+      if (line.substr(at, line.find('"', at) - at).find_first_of("[];") != line.npos)
+        fault("a test name with [, ] or ;");
     }
     auto [quote, included] = include_in(line);
     if (!cuda && starts_with_any(included, {"cuda", "cublas", "cub/", "thrust/", "cooperative_groups", "cutlass/",

@@ -1,6 +1,6 @@
+#include "offload/policy.h"
 #include "kernels/base/error.h"
 #include "kernels/ops.h"
-#include "offload/policy.h"
 #include "tests/support/catch.h"
 
 using namespace longhaul;

@@ -22,8 +22,15 @@ bool split_number(std::string_view text, double& number, std::string_view& unit)
 }  // namespace
 
 std::int64_t parse_bytes(std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, double>, 9> kUnits{{{"B", 1}, {"KB", 1e3}, {"MB", 1e6},
-      {"GB", 1e9}, {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}}};
+  static constexpr std::array<std::pair<std::string_view, double>, 9> kUnits{{{"B", 1},
+                                                                              {"KB", 1e3},
+                                                                              {"MB", 1e6},
+                                                                              {"GB", 1e9},
+                                                                              {"TB", 1e12},
+                                                                              {"KiB", 0x1p10},
+                                                                              {"MiB", 0x1p20},
+                                                                              {"GiB", 0x1p30},
+                                                                              {"TiB", 0x1p40}}};
   double number;
   std::string_view unit;
   if (split_number(text, number, unit)) {

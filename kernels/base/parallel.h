@@ -10,7 +10,8 @@
 namespace longhaul {
 
 /// Calls body(begin, end) on disjoint pieces of [0, count), each of at least `grain` but for the last; returns when all
-/// are done. Which thread runs a piece, and how [0, count) is cut, may differ between calls: a body must not depend on it.
+/// are done. Which thread runs a piece, and how [0, count) is cut, may differ between calls: a body must not depend on
+/// it.
 template <class Body>
 void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
   if (count <= 0) return;

@@ -22,13 +22,24 @@ TempDir::~TempDir() {
 }
 
 void write_tiny_model(const std::filesystem::path& dir, const TinyShape& s, std::uint64_t seed) {
-  nlohmann::json config = {{"model_type", "llama"}, {"architectures", {"LlamaForCausalLM"}}, {"hidden_size", s.hidden},
-                           {"num_hidden_layers", s.layers}, {"num_attention_heads", s.q_heads},
-                           {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
-                           {"intermediate_size", s.intermediate}, {"vocab_size", s.vocab}, {"hidden_act", "silu"},
-                           {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"rope_scaling", nullptr},
-                           {"max_position_embeddings", 4096}, {"tie_word_embeddings", false},
-                           {"torch_dtype", "bfloat16"}, {"bos_token_id", 0}, {"eos_token_id", 1}};
+  nlohmann::json config = {{"model_type", "llama"},
+                           {"architectures", {"LlamaForCausalLM"}},
+                           {"hidden_size", s.hidden},
+                           {"num_hidden_layers", s.layers},
+                           {"num_attention_heads", s.q_heads},
+                           {"num_key_value_heads", s.kv_heads},
+                           {"head_dim", s.head_dim},
+                           {"intermediate_size", s.intermediate},
+                           {"vocab_size", s.vocab},
+                           {"hidden_act", "silu"},
+                           {"rms_norm_eps", 1e-5},
+                           {"rope_theta", 10000.0},
+                           {"rope_scaling", nullptr},
+                           {"max_position_embeddings", 4096},
+                           {"tie_word_embeddings", false},
+                           {"torch_dtype", "bfloat16"},
+                           {"bos_token_id", 0},
+                           {"eos_token_id", 1}};
   std::ofstream(dir / "config.json") << config.dump(1);
 
   std::mt19937_64 random(seed);

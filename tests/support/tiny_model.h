@@ -54,7 +54,8 @@ struct RunResult {
 
 /// Prefills every session, then decodes greedily. Bits of all logits that tokens were sampled from are kept.
 RunResult run_tiny(const RunOptions& options);
-/// On a device of the caller's (options.device is not read); with `forced`, the answers become that run's whatever is sampled.
+/// On a device of the caller's (options.device is not read); with `forced`, the answers become that run's whatever is
+/// sampled.
 RunResult run_tiny(Device& device, const RunOptions& options, const RunResult* forced = nullptr);
 EngineOptions engine_options(const RunOptions& options);
 
