@@ -7,6 +7,7 @@
 #include "offload/layout.h"
 #include "runtime/engine_memory.h"
 #include "tests/support/catch.h"
+#include "tests/support/sanitizer.h"
 #include "tests/support/tiny_model.h"
 
 using namespace longhaul;
@@ -118,6 +119,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
     return true;
   };
   CHECK(all_right(""));
+  if (kThreadSanitizer) return;  // a dropped wait is the very race that it reports
   for (const Edge& edge : edge::kAll) {
     CAPTURE(edge.name);
     CHECK(!all_right(edge.name));
