@@ -3,7 +3,7 @@
 # the same text. usage: bench/digest_table.sh TEXTS MODEL...   (TEXTS: a folder of books, see make_documents.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-longhaul=${LONGHAUL:-build/longhaul}
+longhaul=build/longhaul
 texts=$1
 shift
 work=$(mktemp -d)

@@ -4,6 +4,7 @@
 #include "kernels/cpu/simd/simd.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/isa.h"
 #include "tests/support/random.h"
 #include "tests/support/reference.h"
 
@@ -76,16 +77,6 @@ void check_case(Case& c, const std::vector<std::int64_t>& cuts) {
   const double limit = c.act == DType::bf16 && c.tokens > 16 ? 4e-6 : 1e-12;
   INFO(first_bad(out.values(), c.want, c.d, 100 * std::sqrt(limit)));
   CHECK(nmse(out.values(), c.want) <= limit);
-}
-
-template <class Body>
-void for_each_isa(const Body& body) {
-  for (auto isa = cpu::available_isas(); *isa; ++isa) {
-    cpu::use_isa(**isa);
-    INFO("isa " << (*isa)->name);
-    body();
-  }
-  cpu::use_isa(*cpu::available_isas()[0]);
 }
 
 }  // namespace

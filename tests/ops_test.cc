@@ -8,6 +8,7 @@
 #include "kernels/cpu/simd/simd.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
+#include "tests/support/isa.h"
 #include "tests/support/random.h"
 #include "tests/support/reference.h"
 
@@ -20,16 +21,6 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 /// Rounding once to bf16 costs about 1.3e-6; float32 sums stay far below 1e-12.
 double bound(DType out) { return out == DType::bf16 ? 4e-6 : 1e-12; }
-
-template <class Body>
-void for_each_isa(const Body& body) {
-  for (auto isa = cpu::available_isas(); *isa; ++isa) {
-    cpu::use_isa(**isa);
-    INFO("isa " << (*isa)->name);
-    body();
-  }
-  cpu::use_isa(*cpu::available_isas()[0]);
-}
 
 void check_close(const Tensor& got, const Doubles& want, std::int64_t columns, double limit) {
   INFO(first_bad(got.values(), want, columns, 100 * std::sqrt(limit)));
