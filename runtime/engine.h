@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/device.h"
 #include "runtime/plan.h"
@@ -21,6 +22,19 @@ using PrefillReport = std::function<void(const PrefillProgress&)>;
 /// Logits of `rows` consecutive positions of one forward call, [rows, vocab].
 using LogitsTap = std::function<void(std::int64_t rows, const float* logits)>;
 
+/// What the last step selected, with EngineOptions::probes.steps; by session of the step, layer and KV head. Valid
+/// until the next call of the engine. Layers that attend every row have count 0.
+struct StepProbe {
+  std::int64_t sessions, layers, kv_heads, stride;
+  const std::int32_t* counts;         // [sessions, layers, kv_heads] attended rows
+  const std::int32_t* rows;           // [sessions, layers, kv_heads, stride] which, ascending
+  const SelectionQuality* selected;   // [sessions, layers, kv_heads] of the attended rows
+  const SelectionQuality* predicted;  // of the rows that the predicted query selects; NaN in layers without one
+  const float* predicted_recall;      // [sessions, layers, kv_heads] share of attended rows that were predicted; NaN
+  const float* cosine;                // [sessions, layers] between a layer's input and the layer's before; NaN for 0
+  const std::int64_t* tally;          // [layers, kTally] rows of all steps so far, by where they were
+};
+
 class Engine {
  public:
   /// Allocates exactly plan_memory(config, options) and loads the weights. Throws OutOfMemory, UserError{bad_model}.
@@ -32,6 +46,16 @@ class Engine {
   void prefill(Session& session, const PrefillReport& report = {});
   /// One decode step: one more token for each session (none may be done). One host wait.
   void step(std::span<Session* const> sessions);
+  /// Makes `session` (of this engine, at its start, same prompt) what `from`'s session `source` is after its prefill:
+  /// copies its rows and builds this engine's labels, so that one prefill serves many policies. Both engines keep all
+  /// rows on the device; `from` has probes.adoptable (and probes.mass where this engine's policy is heavy).
+  void adopt(Session& session, Engine& from, const Session& source);
+  /// Takes `session` back to its first `rows` rows (not before its prompt's end, all rows on the device), with `next`
+  /// as the token to go on with: another continuation of the same prefill.
+  void rewind(Session& session, std::int64_t rows, std::int32_t next);
+  StepProbe step_probe() const;
+  /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
+  std::vector<double> moments() const;
   /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and
   /// scoring.
   void set_logits_tap(LogitsTap tap);

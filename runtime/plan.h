@@ -1,6 +1,7 @@
 // The memory plan: what an engine will take, to the byte, before anything is allocated or loaded.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,21 @@
 
 namespace longhaul {
 
+/// Where labels come from when they are not fitted to the document: maps onto the basis for every layer and KV head.
+struct LabelBases {
+  std::int64_t dims;
+  std::vector<float> maps;  // [layers, kv_heads, 2 (of keys, of queries), dims, head_dim]
+};
+
+/// What an engine also takes memory and time for, for measurements.
+struct Probes {
+  bool adoptable = false;  // keeps the recent queries of every layer, so that adopt() can build other labels
+  bool mass = false;       // keeps the attention mass of prefill, so that adopt() can go on as H2O
+  bool moments = false;    // adds up the moments of q and k, for calibration
+  bool steps = false;      // records what each decode step selected and how good that was (Engine::step_probe)
+  bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
+};
+
 struct EngineOptions {
   KvPolicy policy;
   DType activations = DType::bf16;
@@ -17,6 +33,9 @@ struct EngineOptions {
   std::int64_t max_sessions = 1;     // decoded together
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
+  double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
+  std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
+  Probes probes = {};
 };
 
 struct MemoryPlan {
