@@ -1,8 +1,8 @@
 // label_rows: codes against the definition, in any order of arrival, whatever lies beyond.
+#include "tests/support/labels.h"
 #include "kernels/cpu/ops.h"
 #include "tests/support/catch.h"
 #include "tests/support/isa.h"
-#include "tests/support/labels.h"
 
 using namespace longhaul;
 using namespace longhaul::test;

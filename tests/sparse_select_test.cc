@@ -27,7 +27,7 @@ struct Case {
   float scale = 1 / std::sqrt(static_cast<float>(d));
 
   Labels labels{kv_heads, d, rows, dims, bits};
-  Tensor q{act, q_heads* d}, scratch{DType::f32, (q_heads + kv_heads) * stride};
+  Tensor q{act, q_heads*d}, scratch{DType::f32, (q_heads + kv_heads) * stride};
   std::vector<float> mass{};
   Rows out{}, count{};
 
@@ -52,8 +52,24 @@ struct Case {
     const std::int64_t most = std::min(budget, rows);
     out.assign(kv_heads * (most + 3), -7);
     count.assign(kv_heads, -7);
-    cpu::select({q.data(), act, q_heads, kv_heads, d, scale, by, combine, labels.tile(), mass.data(), rows, rows, sinks,
-                 window, budget, top_p, scratch.floats(), {out.data(), count.data(), most + 3}});
+    cpu::select({q.data(),
+                 act,
+                 q_heads,
+                 kv_heads,
+                 d,
+                 scale,
+                 by,
+                 combine,
+                 labels.tile(),
+                 mass.data(),
+                 rows,
+                 rows,
+                 sinks,
+                 window,
+                 budget,
+                 top_p,
+                 scratch.floats(),
+                 {out.data(), count.data(), most + 3}});
     for (std::int64_t h = 0; h < kv_heads; ++h) REQUIRE((count[h] >= 0 && count[h] <= most));
   }
   Rows list(std::int64_t h) const {
@@ -135,9 +151,19 @@ TEST_CASE("select: combined scores are the group's softmax over label scores") {
         for (std::int64_t bits : {4, 8, 16})
           for_each_isa([&] {
             const std::int64_t rows = random.integer(20, 300);
-            Case c{2, group, d, rows, random.integer(0, 3), random.integer(0, 5), random.integer(8, 19),
-                   random.integer(1, 8), bits, act, SelectBy::labels,
-                   random.integer(0, 1) ? Combine::mean : Combine::max, 0.9999f};
+            Case c{2,
+                   group,
+                   d,
+                   rows,
+                   random.integer(0, 3),
+                   random.integer(0, 5),
+                   random.integer(8, 19),
+                   random.integer(1, 8),
+                   bits,
+                   act,
+                   SelectBy::labels,
+                   random.integer(0, 1) ? Combine::mean : Combine::max,
+                   0.9999f};
             c.fill(random);
             c.run();
             for (std::int64_t h = 0; h < 2; ++h) {
@@ -155,7 +181,12 @@ TEST_CASE("select: the exact top of its scores, equal ones from the lowest row")
         const std::int64_t rows = random.integer(2, random.integer(0, 9) ? 400 : 30000);
         const std::int64_t sinks = random.integer(0, std::min<std::int64_t>(4, rows / 2));
         const std::int64_t window = random.integer(0, std::min<std::int64_t>(70, rows / 2));
-        Case c{random.integer(1, 3), random.integer(1, 4), 16, rows, sinks, window,
+        Case c{random.integer(1, 3),
+               random.integer(1, 4),
+               16,
+               rows,
+               sinks,
+               window,
                random.integer(sinks + window, rows - (rows > sinks + window))};
         c.bits = 4 << random.integer(0, 2);
         c.labels = {c.kv_heads, c.d, rows, c.dims, c.bits};
