@@ -90,8 +90,9 @@ void TopRows::pick(int digit) {
 
 std::int64_t TopRows::place() {
   std::int64_t equal = rows_wanted_;
-  if (!settled_ && units(threshold_) > 0)
-    equal = std::min<std::int64_t>(equal, ceil_div(units_wanted_, units(threshold_)));
+  if (!masses_.empty() && !settled_ && units(threshold_) > 0)
+    equal = std::min(equal,
+                     ceil_div(static_cast<std::int64_t>(units_wanted_), static_cast<std::int64_t>(units(threshold_))));
   std::int64_t end = 0;
   for (Part& part : parts_) {
     part.taken_equal = std::min(equal, part.equal);
