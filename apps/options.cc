@@ -62,7 +62,9 @@ CLI::Validator between(double low, double high) {
   return CLI::Validator(check, "", "between");
 }
 
-void add_options(CLI::App& verb, Options& o) {
+namespace {
+
+void add_place_options(CLI::App& verb, Options& o) {
   verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
   add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
@@ -72,20 +74,13 @@ void add_options(CLI::App& verb, Options& o) {
       verb, "--host-memory", o.host_memory, parse_bytes,
       "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
       "SIZE");
-  verb.add_option("--policy", o.policy, "where KV rows live: a shipped policy's name, or a TOML file")
-      ->capture_default_str()
-      ->type_name("NAME|FILE");
-  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens,
-             "context limit, prompt and answer together; the model's unless given", "TOKENS");
-  add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
-             "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
-  const char* kFromModel = "; from generation_config.json unless given";
-  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
-  verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
-      ->check(between(0.0, 1.0));
-  verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
-      ->check(between(0, 1 << 30));
-  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
+}
+
+void add_context_option(CLI::App& verb, Options& o, const std::string& help) {
+  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens, help, "TOKENS");
+}
+
+void add_engine_options(CLI::App& verb, Options& o) {
   verb.add_option("--activations", o.activations, "type of activations and KV rows")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
@@ -107,6 +102,36 @@ void add_options(CLI::App& verb, Options& o) {
       ->configurable(false);
   verb.add_flag("--print-config", o.print_config, "print the effective config as TOML that --config reads, and stop")
       ->configurable(false);
+}
+
+}  // namespace
+
+void add_options(CLI::App& verb, Options& o) {
+  add_place_options(verb, o);
+  verb.add_option("--policy", o.policy, "where KV rows live: a shipped policy's name, or a TOML file")
+      ->capture_default_str()
+      ->type_name("NAME|FILE");
+  verb.add_option("--channels", o.channels,
+                  "channel file for labels that are not fitted to the document; channels.json in the model's folder, "
+                  "or a shipped one, unless given")
+      ->type_name("FILE");
+  add_context_option(verb, o, "context limit, prompt and answer together; the model's unless given");
+  add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
+             "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
+  const char* kFromModel = "; from generation_config.json unless given";
+  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
+  verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
+      ->check(between(0.0, 1.0));
+  verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
+      ->check(between(0, 1 << 30));
+  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
+  add_engine_options(verb, o);
+}
+
+void add_model_options(CLI::App& verb, Options& o, const std::string& max_model_len_help) {
+  add_place_options(verb, o);
+  add_context_option(verb, o, max_model_len_help);
+  add_engine_options(verb, o);
 }
 
 bool finish_options(CLI::App& verb, const Options& o) {
@@ -170,7 +195,7 @@ Budget budget(const Options& o) {
 }
 
 EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions) {
+                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
   budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine;
   engine.policy = load_policy(o.policy);
@@ -178,6 +203,7 @@ EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget
   engine.max_len = longest;
   engine.max_sessions = wanted_sessions;
   engine.prefill_chunk = o.prefill_chunk;
+  engine.probes = probes;
   return fit_to_budget(config, engine, budget);
 }
 

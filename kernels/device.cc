@@ -29,7 +29,7 @@ Buffer Device::allocate(std::int64_t bytes, std::string_view what) {
 }
 
 namespace {
-[[noreturn]] void lacking(const char* op) { throw DeviceError("this device has no operator {} yet", op); }
+[[noreturn]] void lacking(const char* op) { throw DeviceError(fmt::format("this device has no operator {} yet", op)); }
 }  // namespace
 
 void Stream::launch(const FitLabelsArgs&) { lacking("fit_labels"); }

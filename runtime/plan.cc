@@ -12,6 +12,13 @@ KvShape kv_shape(const ModelConfig& c, DType act) {
   return {.layers = c.layers, .q_heads = c.q_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .act = act};
 }
 
+LabelBases exact_bases(const ModelConfig& c) {
+  const std::int64_t d = c.head_dim, maps = c.layers * c.kv_heads * 2;
+  LabelBases bases{.dims = d, .maps = std::vector<float>(static_cast<std::size_t>(maps * d * d))};
+  for (std::int64_t i = 0; i < maps * d; ++i) bases.maps[static_cast<std::size_t>(i * d + i % d)] = 1;
+  return bases;
+}
+
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options) {
   Arena device, host;
   EngineMemory layout(config, options, device, host);
@@ -49,14 +56,35 @@ std::int64_t last_true(std::int64_t low, std::int64_t high, const Good& good) {
   return below;
 }
 
-/// Chooses options.resident; false when no share that the policy allows fits.
+/// Chooses options.cache, the most that the policy allows and that fits; false when nothing does.
+bool fit_cache(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+  constexpr std::int64_t kParts = 4, kMost = 8 * kParts;  // quarters of the attended rows; more is hardly ever hit
+  auto with = [&](double cache) {
+    options.cache = cache;
+    return fits(plan_memory(config, options), budget);
+  };
+  if (!options.policy.selects()) return with(0);
+  if (options.policy.cache) return with(*options.policy.cache);
+  const std::int64_t parts = last_true(0, kMost, [&](std::int64_t n) { return with(static_cast<double>(n) / kParts); });
+  return parts >= 0 && with(static_cast<double>(parts) / kParts);
+}
+
+/// Chooses options.resident and options.cache; false when nothing that the policy allows fits.
 bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
   auto with = [&](double share) {
     options.resident = share;
     return fits(plan_memory(config, options), budget);
   };
-  if (options.policy.resident) return with(*options.policy.resident);
+  if (options.policy.resident) {
+    options.resident = *options.policy.resident;
+    return fit_cache(config, options, budget);
+  }
+  options.cache = 0;
   if (with(1)) return true;
+  if (options.policy.selects()) {  // rows that are asked for again serve better than the first ones
+    options.resident = 0;
+    return fit_cache(config, options, budget);
+  }
   // More resident rows take device memory and give host memory back, so only the device's bound is monotonic. Step by
   // attend block; a little over, so that the layout's rounding down gives just that many blocks.
   const std::int64_t blocks = ceil_div(options.max_len, kAttendBlock);
@@ -72,6 +100,7 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
 MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
   options.max_sessions = 1;
   options.resident = options.policy.resident.value_or(0);
+  options.cache = options.policy.cache.value_or(0);
   return plan_memory(config, options);
 }
 

@@ -23,6 +23,7 @@ struct Probes {
   bool mass = false;       // keeps the attention mass of prefill, so that adopt() can go on as H2O
   bool moments = false;    // adds up the moments of q and k, for calibration
   bool steps = false;      // records what each decode step selected and how good that was (Engine::step_probe)
+  bool lists = false;      // records which rows each step selected, and no more: for a trace
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };
 
@@ -44,6 +45,8 @@ struct MemoryPlan {
   std::string table() const;  // item, bytes; one line each, totals last
 };
 
+/// Every channel as it is: the labels of the oracle.
+LabelBases exact_bases(const ModelConfig& config);
 KvShape kv_shape(const ModelConfig& config, DType act);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
@@ -53,9 +56,9 @@ struct Budget {
   std::int64_t together = std::int64_t{1} << 62;
 };
 
-/// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as
-/// far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and
-/// the longest context that fits.
+/// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
+/// options.max_sessions as far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest
+/// budgets that work, and the longest context that fits.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

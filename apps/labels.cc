@@ -1,0 +1,28 @@
+#include "apps/labels.h"
+
+#include <spdlog/spdlog.h>
+
+#include "runtime/find_channels.h"
+#include "runtime/label_bases.h"
+
+namespace longhaul {
+
+std::shared_ptr<const LabelBases> label_bases(const Options& o, const KvPolicy& policy, const ModelFiles& model) {
+  const bool labels = policy.select == Select::labels;
+  const bool from_file = labels && policy.labels != Labels::document && policy.labels != Labels::exact;
+  if (!from_file && !o.channels.empty())
+    spdlog::warn("--channels {} is not used: the policy {} takes no labels from a file", o.channels, policy.name);
+  if (labels && policy.labels == Labels::exact) return std::make_shared<LabelBases>(exact_bases(model.config));
+  if (!from_file) return nullptr;
+  const auto file = find_channels(o.model, model.config, model.weights, o.channels);
+  if (!file)
+    throw UserError(Exit::usage,
+                    "labels = \"{}\" need a channel file, and there is none for {}; make one: longhaul calibrate "
+                    "--model {} --text BOOK.txt --output {}",
+                    name_of(policy.labels), model.name, o.model,
+                    (std::filesystem::path(o.model) / "channels.json").string());
+  spdlog::info("labels: {} of {}", name_of(policy.labels), file->where);
+  return std::make_shared<LabelBases>(bases(*file, policy.labels, policy.dims(model.config.head_dim)));
+}
+
+}  // namespace longhaul
