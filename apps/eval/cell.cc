@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
+#include "runtime/label_bases.h"
 
 namespace longhaul::eval {
 namespace {
@@ -20,7 +21,8 @@ double parse_ratio(const char* flag, const std::string& text, const char* kind) 
   };
   const std::size_t slash = text.find('/');
   if (slash == std::string::npos) return number(text);
-  const double ratio = number(std::string_view(text).substr(0, slash)) / number(std::string_view(text).substr(slash + 1));
+  const double ratio =
+      number(std::string_view(text).substr(0, slash)) / number(std::string_view(text).substr(slash + 1));
   if (ratio > 1) throw UserError(Exit::usage, "{} '{}': expected {}", flag, text, kind);
   return ratio;
 }
@@ -43,30 +45,6 @@ std::string share_set(const std::string& share) {
 
 std::vector<std::string> or_default(const std::vector<std::string>& values) {
   return values.empty() ? std::vector<std::string>{""} : values;
-}
-
-std::string name_of(Labels labels) {
-  switch (labels) {
-    case Labels::document:
-      return "document";
-    case Labels::fitted:
-      return "fitted";
-    case Labels::q:
-      return "q";
-    case Labels::k:
-      return "k";
-    case Labels::qk:
-      return "qk";
-    case Labels::abs:
-      return "abs";
-    case Labels::rms:
-      return "rms";
-    case Labels::pairs:
-      return "pairs";
-    case Labels::exact:
-      return "exact";
-  }
-  return "?";
 }
 
 std::string short_number(double value) {

@@ -19,8 +19,7 @@ std::vector<std::vector<std::string>> parse_csv(std::string_view text, const std
       if (at < text.size() && text[at] == '"') {
         const std::size_t opened = line;
         for (++at;; ++at) {
-          if (at >= text.size())
-            throw UserError(Exit::io, "{}:{}: not CSV: a quoted field has no end", where, opened);
+          if (at >= text.size()) throw UserError(Exit::io, "{}:{}: not CSV: a quoted field has no end", where, opened);
           if (text[at] == '"' && (at + 1 == text.size() || text[at + 1] != '"')) break;
           if (text[at] == '"') ++at;
           if (text[at] == '\n') ++line;
@@ -47,7 +46,8 @@ std::vector<std::vector<std::string>> parse_csv(std::string_view text, const std
 std::string read_data(const std::string& file) {
   std::string text = read_file(file);
   if (text.starts_with("\x1f\x8b")) throw UserError(Exit::io, "{}: is compressed; unpack it first (gunzip)", file);
-  if (is_lfs_pointer(text)) throw UserError(Exit::io, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", file);
+  if (is_lfs_pointer(text))
+    throw UserError(Exit::io, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", file);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (auto at = find_invalid_utf8(text); at != std::string::npos)
     throw UserError(Exit::io, "{}: not valid UTF-8 at byte {}", file, at);

@@ -1,4 +1,5 @@
-// Evaluation sets in the formats they are published in: CSV and JSON lines. Every fault is one line that names the place.
+// Evaluation sets in the formats they are published in: CSV and JSON lines. Every fault is one line that names the
+// place.
 #pragma once
 #include <functional>
 #include <nlohmann/json.hpp>

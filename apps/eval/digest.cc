@@ -27,8 +27,8 @@ struct Digest {
 
 std::string make_heading(Random& random) {
   const auto a = random.sample(std::size(kAdjectives), 2), n = random.sample(std::size(kNouns), 2);
-  std::string heading = fmt::format("{} {}s {} {} {}", kAdjectives[a[0]], kNouns[n[0]],
-                                    random.pick(std::span(kJoints)), kAdjectives[a[1]], kNouns[n[1]]);
+  std::string heading = fmt::format("{} {}s {} {} {}", kAdjectives[a[0]], kNouns[n[0]], random.pick(std::span<const std::string_view>(kJoints)),
+                                    kAdjectives[a[1]], kNouns[n[1]]);
   heading[0] = static_cast<char>(heading[0] - 'a' + 'A');
   return heading;
 }
@@ -48,14 +48,13 @@ Digest make_digest(const Library::Text& text, Random& random) {
 
 /// Notes and headings in random gaps, no two in one; each kind in its own order.
 std::vector<std::string> mix(const Digest& digest, std::vector<std::string> body, Random& random) {
-  std::vector<bool> is_note(digest.notes.size(), true);
-  is_note.insert(is_note.end(), digest.headings.size(), false);
+  std::vector<char> is_note(digest.notes.size(), 1);
+  is_note.insert(is_note.end(), digest.headings.size(), 0);
   const auto inserts = static_cast<std::int64_t>(is_note.size()), gaps = static_cast<std::int64_t>(body.size()) - 1;
   if (gaps < inserts) return {};
   auto places = random.sample(gaps, inserts);
   std::ranges::sort(places);
-  for (std::size_t i = is_note.size(); i > 1; --i)
-    std::swap(is_note[i - 1], is_note[static_cast<std::size_t>(random.below(static_cast<std::int64_t>(i)))]);
+  random.shuffle(is_note);
   std::vector<std::string> all;
   std::size_t next = 0, notes = 0, headings = 0;
   for (std::size_t i = 0; i < body.size(); ++i) {
@@ -77,10 +76,11 @@ std::vector<Part> parts_of(const Tokenizer& tokenizer, const std::vector<std::in
   std::string line;
   std::int64_t begin = 0;
   auto close = [&](std::int64_t end) {
-    const char* name = line.starts_with("Title: ")    ? "title"
-                       : line.starts_with("Author: ") ? "author"
-                       : line.starts_with("- ")       ? "note"
-                       : line == "Sections:" || line == "Notes:" ? "" : "section";
+    const char* name = line.starts_with("Title: ")               ? "title"
+                       : line.starts_with("Author: ")            ? "author"
+                       : line.starts_with("- ")                  ? "note"
+                       : line == "Sections:" || line == "Notes:" ? ""
+                                                                 : "section";
     parts.push_back({begin, end, name, *name != '\0'});
     begin = end;
   };
@@ -112,8 +112,8 @@ Document make_one(const TaskInput& input, std::int64_t index, std::int64_t body)
     throw UserError(Exit::usage, "--lengths {}: {} has too few paragraphs for a digest of that length", input.length,
                     text.name);
   const std::string answer = digest.answer();
-  Document document = exact_document(input, head + "\n\n" + join(paragraphs, "\n\n"),
-                                     {"\n\nSummarize the document."}, {answer});
+  Document document =
+      exact_document(input, head + "\n\n" + join(paragraphs, "\n\n"), {"\n\nSummarize the document."}, {answer});
   document.questions[0].parts = parts_of(input.model.tokenizer, document.questions[0].answer);
   document.name = text.name;
   return document;
@@ -125,8 +125,7 @@ std::vector<Document> make_digests(const TaskInput& input) {
   need_length(input, "digest");
   std::vector<Document> documents;
   for (std::int64_t i = 0; i < wanted_documents(input, kDocuments); ++i)
-    documents.push_back(
-        fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
+    documents.push_back(fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
   return documents;
 }
 

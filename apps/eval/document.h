@@ -24,14 +24,15 @@ struct Part {
 struct Question {
   std::vector<std::int32_t> ask;  // forced through; at least one
   Judge judge = Judge::exact;
-  std::vector<std::int32_t> answer;  // the tokens; for a choice: the candidates
-  std::vector<Part> parts;           // of `answer`, in order, covering it (exact, likelihood)
-  std::int64_t right = 0;            // of a choice
-  std::int64_t max_tokens = 0;       // generated: the longest text
-  std::vector<std::int32_t> stop;    // generated: tokens that end it, beside the model's own
-  std::function<double(const std::string&)> score;   // generated: in [0, 1]
-  std::function<bool(const std::string&)> complete;  // generated: whether nothing more can change the score; may be empty
-  std::string name;                                  // of its item where it has no parts
+  std::vector<std::int32_t> answer;                 // the tokens; for a choice: the candidates
+  std::vector<Part> parts;                          // of `answer`, in order, covering it (exact, likelihood)
+  std::int64_t right = 0;                           // of a choice
+  std::int64_t max_tokens = 0;                      // generated: the longest text
+  std::vector<std::int32_t> stop;                   // generated: tokens that end it, beside the model's own
+  std::function<double(const std::string&)> score;  // generated: in [0, 1]
+  std::function<bool(const std::string&)>
+      complete;      // generated: whether nothing more can change the score; may be empty
+  std::string name;  // of its item where it has no parts
 
   /// Rows that it may add to the document's.
   std::int64_t rows() const {

@@ -42,8 +42,8 @@ EngineOptions Evaluation::dense_options(const std::vector<Cell>& cells, std::int
                                         std::int64_t sessions) const {
   EngineOptions options = options_of(cells[0], max_len, sessions);
   options.probes.adoptable = true;
-  options.probes.mass = std::ranges::any_of(
-      cells, [](const Cell& cell) { return cell.variant.policy.select == Select::heavy; });
+  options.probes.mass =
+      std::ranges::any_of(cells, [](const Cell& cell) { return cell.variant.policy.select == Select::heavy; });
   return options;
 }
 
@@ -63,11 +63,11 @@ std::int64_t Evaluation::sessions_that_fit(const std::vector<Cell>& cells, std::
     if (device_bytes <= left && host_bytes <= budget.host && device_bytes + host_bytes <= budget.together)
       return sessions;
     if (sessions == 1)
-      throw UserError(Exit::plan_does_not_fit,
-                      "a document of {} tokens needs {} of device memory for the dense engine and a policy's beside it, "
-                      "and {} of host memory; there are {} and {}; use shorter --lengths",
-                      max_len, format_bytes(device_bytes), format_bytes(host_bytes), format_bytes(left),
-                      format_bytes(budget.host));
+      throw UserError(
+          Exit::plan_does_not_fit,
+          "a document of {} tokens needs {} of device memory for the dense engine and a policy's beside it, "
+          "and {} of host memory; there are {} and {}; use shorter --lengths",
+          max_len, format_bytes(device_bytes), format_bytes(host_bytes), format_bytes(left), format_bytes(budget.host));
   }
 }
 
@@ -111,9 +111,8 @@ void Evaluation::run(const std::vector<Document>& documents, const std::vector<C
   std::vector<std::size_t> pending;
   std::int64_t max_len = 0;
   for (std::size_t i = 0; i < documents.size(); ++i)
-    if (std::ranges::any_of(cells, [&](const Cell& cell) {
-          return records.find(cell.key, static_cast<std::int64_t>(i)) == nullptr;
-        })) {
+    if (std::ranges::any_of(
+            cells, [&](const Cell& cell) { return records.find(cell.key, static_cast<std::int64_t>(i)) == nullptr; })) {
       pending.push_back(i);
       max_len = std::max(max_len, documents[i].rows());
     }

@@ -74,8 +74,7 @@ Document read_record(const TaskInput& input, const nlohmann::json& line, const s
     good = one.is_array() && one.size() == 2 && one[0].is_string() && one[1].is_string();
     if (good) pairs.emplace_back(one[0].get<std::string>(), one[1].get<std::string>());
   }
-  if (!good)
-    throw UserError(Exit::io, "{}: the key \"ordered_kv_records\" must be a list of pairs of texts", where);
+  if (!good) throw UserError(Exit::io, "{}: the key \"ordered_kv_records\" must be a list of pairs of texts", where);
   const std::string key = text_field(line, "key", where), value = text_field(line, "value", where);
   const auto found = std::ranges::find(pairs, std::pair(key, value));
   if (found == pairs.end()) throw UserError(Exit::io, "{}: key and value are not among the records", where);
@@ -96,8 +95,7 @@ std::vector<Document> make_kv_retrieval(const TaskInput& input) {
   if (!input.data.empty()) return documents;
   need_length(input, "kvretrieval without --data");
   for (std::int64_t i = 0; i < wanted_documents(input); ++i)
-    documents.push_back(
-        fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
+    documents.push_back(fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
   return documents;
 }
 

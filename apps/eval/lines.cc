@@ -29,11 +29,13 @@ Document make_one(const TaskInput& input, std::int64_t index, std::int64_t body)
     text += line;
   }
   if (lines < questions)
-    throw UserError(Exit::usage, "--questions {}: a document of {} tokens has {} lines", questions, input.length, lines);
+    throw UserError(Exit::usage, "--questions {}: a document of {} tokens has {} lines", questions, input.length,
+                    lines);
   std::vector<std::string> asked, answers;
   Random choice(input.seed, fmt::format("lines {} {} questions", input.length, index));
   for (std::int64_t i : choice.sample(lines, questions)) {
-    asked.push_back(fmt::format("\nTell me what is the <REGISTER_CONTENT> in line {}?", keys[static_cast<std::size_t>(i)]));
+    asked.push_back(
+        fmt::format("\nTell me what is the <REGISTER_CONTENT> in line {}?", keys[static_cast<std::size_t>(i)]));
     answers.push_back(numbers[static_cast<std::size_t>(i)]);
   }
   return exact_document(input, text, asked, answers);
@@ -68,8 +70,7 @@ std::vector<Document> make_lines(const TaskInput& input) {
   need_length(input, "lines without --data");
   std::vector<Document> documents;
   for (std::int64_t i = 0; i < wanted_documents(input); ++i)
-    documents.push_back(
-        fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
+    documents.push_back(fit_document(input.length, [&](std::int64_t body) { return make_one(input, i, body); }));
   return documents;
 }
 

@@ -110,7 +110,8 @@ Document make_record(const TaskInput& input, const Files& files, const nlohmann:
   const auto metric = kMetrics.find(name);
   if (metric == kMetrics.end()) throw UserError(Exit::io, "{}: the dataset '{}' is unknown", where, dataset);
   if (metric->second == Metric::needs_words)
-    throw UserError(Exit::io, "{}: scoring '{}' needs Chinese words told apart, which longhaul cannot do", where, dataset);
+    throw UserError(Exit::io, "{}: scoring '{}' needs Chinese words told apart, which longhaul cannot do", where,
+                    dataset);
   const std::string pattern = text_field(files.prompts, name.c_str(), "dataset2prompt.json");
   const auto length = files.lengths.find(name);
   if (length == files.lengths.end() || !length->is_number_integer())
@@ -189,8 +190,7 @@ std::vector<Document> make_longbench(const TaskInput& input) {
   for (const std::string& file : files.records) {
     std::int64_t of_file = 0;
     read_json_lines(file, [&](const nlohmann::json& line, const std::string& where) {
-      if (!input.documents || of_file++ < *input.documents)
-        documents.push_back(make_record(input, files, line, where));
+      if (!input.documents || of_file++ < *input.documents) documents.push_back(make_record(input, files, line, where));
     });
   }
   return documents;

@@ -20,7 +20,8 @@ Document fit_document(std::int64_t length, const std::function<Document(std::int
     body -= over > 0 ? over + 1 : over;
   }
   if (!best)
-    throw UserError(Exit::usage, "--lengths {}: too short for what a document must hold (about {} tokens)", length, last);
+    throw UserError(Exit::usage, "--lengths {}: too short for what a document must hold (about {} tokens)", length,
+                    last);
   return *std::move(best);
 }
 
@@ -49,8 +50,8 @@ std::vector<std::string> make_numbers(std::int64_t count, std::int64_t low, std:
   return numbers;
 }
 
-std::vector<std::string> put_between(const std::vector<std::string>& paragraphs, const std::vector<std::string>& inserts,
-                                     Random& random) {
+std::vector<std::string> put_between(const std::vector<std::string>& paragraphs,
+                                     const std::vector<std::string>& inserts, Random& random) {
   std::vector<std::int64_t> behind;
   const auto gaps = static_cast<std::int64_t>(paragraphs.size()) - 1;
   for (std::size_t i = 0; i < inserts.size(); ++i) behind.push_back(random.below(std::max<std::int64_t>(gaps, 1)));

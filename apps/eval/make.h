@@ -19,8 +19,8 @@ std::vector<std::string> make_keys(std::int64_t count, Random& random);
 std::vector<std::string> make_numbers(std::int64_t count, std::int64_t low, std::int64_t high, Random& random);
 
 /// Puts each insert, in order, behind a random paragraph but the last. They may come to stand side by side.
-std::vector<std::string> put_between(const std::vector<std::string>& paragraphs, const std::vector<std::string>& inserts,
-                                     Random& random);
+std::vector<std::string> put_between(const std::vector<std::string>& paragraphs,
+                                     const std::vector<std::string>& inserts, Random& random);
 std::string join(const std::vector<std::string>& parts, std::string_view between);
 
 /// Documents that a generated task makes: --documents, or this many.

@@ -39,7 +39,8 @@ std::vector<Sheet> read_sheets(const std::string& file) {
                       row.size());
     const std::string& answer = row[5];
     if (number == 1 && row[0] == "question" && answer == "answer") continue;
-    const bool good = answer.size() == 1 && ((answer[0] >= 'A' && answer[0] <= 'D') || (answer[0] >= '0' && answer[0] <= '3'));
+    const bool good =
+        answer.size() == 1 && ((answer[0] >= 'A' && answer[0] <= 'D') || (answer[0] >= '0' && answer[0] <= '3'));
     if (!good)
       throw UserError(Exit::io, "{}: row {} has the answer '{}'; expected A to D or 0 to 3", file, number, answer);
     const std::int64_t right = answer[0] >= 'A' ? answer[0] - 'A' : answer[0] - '0';
@@ -82,8 +83,7 @@ Document make_subject(const TaskInput& input, const fs::path& file) {
   std::string title = subject;
   std::ranges::replace(title, '_', ' ');
   std::string text = fmt::format("The following are multiple choice questions (with answers) about {}.\n\n", title);
-  for (const Sheet& example : examples)
-    text += fmt::format("{} {}\n\n", example.text(), kLetters[example.answer]);
+  for (const Sheet& example : examples) text += fmt::format("{} {}\n\n", example.text(), kLetters[example.answer]);
   std::vector<std::string> asked;
   for (const Sheet& sheet : sheets) asked.push_back(sheet.text());
   SplitPrompt split = split_prompt(input.model, plain_frame(), text, asked);
@@ -93,10 +93,8 @@ Document make_subject(const TaskInput& input, const fs::path& file) {
   for (const char* letter : kLetters)
     candidates.push_back(input.model.tokenizer.encode(fmt::format("Answer: {}", letter), false).back());
   for (std::size_t i = 0; i < sheets.size(); ++i)
-    document.questions.push_back({.ask = std::move(split.asks[i]),
-                                  .judge = Judge::choice,
-                                  .answer = candidates,
-                                  .right = sheets[i].answer});
+    document.questions.push_back(
+        {.ask = std::move(split.asks[i]), .judge = Judge::choice, .answer = candidates, .right = sheets[i].answer});
   return document;
 }
 

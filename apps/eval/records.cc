@@ -81,8 +81,7 @@ void Records::read(const Json& settings) {
       Group done;
       for (const auto& [one, n] : group) {
         if (one.contains("steps")) done.steps = one.at("steps");
-        else
-          done.items.push_back({one.value("item", ""), one.at("sum").get<double>(), one.at("weight").get<double>()});
+        else done.items.push_back({one.value("item", ""), one.at("sum").get<double>(), one.at("weight").get<double>()});
         done.attended = one.at("attended").get<double>();
       }
       groups_[{last.at("key").get<std::string>(), last.at("document").get<std::int64_t>()}] = std::move(done);
@@ -96,7 +95,8 @@ void Records::read(const Json& settings) {
   resumed_ = static_cast<std::int64_t>(groups_.size());
   size_ = good;
   if (static_cast<std::int64_t>(text.size()) > good && ::ftruncate(fd_, good) != 0) fail(file_);
-  if (good == 0) write(Json{{kMark, 1}, {"settings", settings}}.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
+  if (good == 0)
+    write(Json{{kMark, 1}, {"settings", settings}}.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
 }
 
 const Group* Records::find(const std::string& cell, std::int64_t document) const {

@@ -16,8 +16,8 @@ namespace longhaul::eval {
 /// A variant's answers to one document.
 struct Group {
   std::vector<Item> items;
-  double attended = 1;    // share of rows
-  nlohmann::json steps;   // StepStats::to_json(), or null
+  double attended = 1;   // share of rows
+  nlohmann::json steps;  // StepStats::to_json(), or null
 };
 
 class Records {

@@ -47,7 +47,8 @@ Asked ask_number(const std::string& key, const std::string& number) {
 constexpr const char* kNeedleHead =
     "A special magic number is hidden within the following text. Make sure to memorize it. I will quiz you about the "
     "number afterwards.\n";
-constexpr const char* kNoise = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
+constexpr const char* kNoise =
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
 
 std::string needle_line(const std::string& key, const std::string& number) {
   return fmt::format("One of the special magic numbers for {} is: {}.", key, number);
@@ -97,7 +98,8 @@ Document make_tracking(const TaskInput& input, std::int64_t index, std::int64_t 
   }
   const std::string value = std::to_string(random.between(10000, 99999));
   std::vector<std::string> chain{fmt::format("VAR {} = {}", names[0], value)};
-  for (std::size_t i = 1; i < names.size(); ++i) chain.push_back(fmt::format("VAR {} = VAR {} ", names[i], names[i - 1]));
+  for (std::size_t i = 1; i < names.size(); ++i)
+    chain.push_back(fmt::format("VAR {} = VAR {} ", names[i], names[i - 1]));
   const std::int64_t sentence = count_tokens(input.model.tokenizer, std::string(kNoise) + "\n");
   const std::vector<std::string> noise(static_cast<std::size_t>(std::max<std::int64_t>(body / sentence, 2)), kNoise);
   const std::string text = "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n" +

@@ -86,9 +86,8 @@ void add_common(const Words& x, const Words& y, std::set<std::string>& common) {
   std::vector<std::int32_t> table((x.size() + 1) * width);
   for (std::size_t i = 1; i <= x.size(); ++i)
     for (std::size_t j = 1; j <= y.size(); ++j)
-      table[i * width + j] = x[i - 1] == y[j - 1]
-                                 ? table[(i - 1) * width + j - 1] + 1
-                                 : std::max(table[(i - 1) * width + j], table[i * width + j - 1]);
+      table[i * width + j] = x[i - 1] == y[j - 1] ? table[(i - 1) * width + j - 1] + 1
+                                                  : std::max(table[(i - 1) * width + j], table[i * width + j - 1]);
   for (std::size_t i = x.size(), j = y.size(); i > 0 && j > 0;) {
     if (x[i - 1] == y[j - 1]) {
       common.insert(x[i - 1]);
@@ -113,7 +112,8 @@ std::u32string characters(std::string_view text) {
     const auto lead = static_cast<unsigned char>(text[at]);
     const std::size_t bytes = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
     char32_t c = 0;
-    for (std::size_t i = at; i < std::min(at + bytes, text.size()); ++i) c = c << 8 | static_cast<unsigned char>(text[i]);
+    for (std::size_t i = at; i < std::min(at + bytes, text.size()); ++i)
+      c = c << 8 | static_cast<unsigned char>(text[i]);
     out += c;
     at += bytes;
   }
@@ -199,7 +199,8 @@ double code_similarity_score(std::string_view text, std::string_view answer) {
   const std::u32string a = characters(line), b = characters(answer);
   std::vector<std::int64_t> above(b.size() + 1), row(b.size() + 1);
   for (char32_t c : a) {
-    for (std::size_t j = 1; j <= b.size(); ++j) row[j] = c == b[j - 1] ? above[j - 1] + 1 : std::max(above[j], row[j - 1]);
+    for (std::size_t j = 1; j <= b.size(); ++j)
+      row[j] = c == b[j - 1] ? above[j - 1] + 1 : std::max(above[j], row[j - 1]);
     std::swap(above, row);
   }
   return std::nearbyint(200.0 * static_cast<double>(above.back()) / static_cast<double>(a.size() + b.size())) / 100;

@@ -12,7 +12,7 @@ using Json = nlohmann::ordered_json;
 
 struct Field {
   const char* name;
-  double HeadSums::* at;
+  double HeadSums::*at;
 };
 constexpr Field kFields[] = {{"steps", &HeadSums::steps},
                              {"mass", &HeadSums::mass},
@@ -172,7 +172,8 @@ void add_json(const nlohmann::json& record, std::vector<HeadSums>& sums) {
   if (sums.empty()) sums.resize(size);
   auto list = [&](const char* name) {
     auto values = record.at(name).get<std::vector<double>>();
-    if (values.size() != sums.size() || size != sums.size()) throw UserError(Exit::usage, "statistics of another shape");
+    if (values.size() != sums.size() || size != sums.size())
+      throw UserError(Exit::usage, "statistics of another shape");
     return values;
   };
   for (const Field& field : kFields) {

@@ -1,5 +1,5 @@
-// What decode steps selected, summed over the steps of one document: how much attention the selection kept, how well the
-// next layer was foretold, and what a resident set of some sizes would have saved.
+// What decode steps selected, summed over the steps of one document: how much attention the selection kept, how well
+// the next layer was foretold, and what a resident set of some sizes would have saved.
 #pragma once
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -30,12 +30,12 @@ class LruRows {
 };
 
 struct HeadSums {
-  double steps = 0, mass = 0, best = 0, recall = 0;                     // of selections
+  double steps = 0, mass = 0, best = 0, recall = 0;                      // of selections
   double predicted_steps = 0, predicted_mass = 0, predicted_recall = 0;  // of look-ahead
   double cosine_steps = 0, cosine = 0;
-  double attended = 0, rows = 0;   // rows attended, and there
-  double reusable = 0;             // attended rows that are neither sinks nor recent
-  double hits[3] = {0, 0, 0};      // of these, held by a resident set of k, 2k and 4k rows
+  double attended = 0, rows = 0;  // rows attended, and there
+  double reusable = 0;            // attended rows that are neither sinks nor recent
+  double hits[3] = {0, 0, 0};     // of these, held by a resident set of k, 2k and 4k rows
 };
 
 class StepStats {
@@ -62,7 +62,8 @@ class StepStats {
 /// The sums of several documents' records. Throws UserError{usage} for a record of another shape.
 void add_json(const nlohmann::json& record, std::vector<HeadSums>& sums);
 
-/// A Markdown table by layer, and the mean over the layers from the third, which can be foretold. `row_bytes`: of K and V.
+/// A Markdown table by layer, and the mean over the layers from the third, which can be foretold. `row_bytes`: of K and
+/// V.
 std::string step_table(const std::vector<HeadSums>& sums, std::int64_t layers, std::int64_t row_bytes);
 
 }  // namespace longhaul::eval

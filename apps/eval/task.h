@@ -30,12 +30,12 @@ struct TaskInput {
 struct Task {
   const char* name;
   const char* about;
-  bool takes_texts;   // needs --texts
-  bool takes_data;    // can read --data
-  bool needs_data;    // and cannot do without
-  bool has_length;    // makes documents of a given length; with data only where cuts_data
-  bool cuts_data;     // cuts the documents of --data to the length
-  bool perplexity;    // the score is exp(mean negative log-likelihood), the lower the better
+  bool takes_texts;  // needs --texts
+  bool takes_data;   // can read --data
+  bool needs_data;   // and cannot do without
+  bool has_length;   // makes documents of a given length; with data only where cuts_data
+  bool cuts_data;    // cuts the documents of --data to the length
+  bool perplexity;   // the score is exp(mean negative log-likelihood), the lower the better
   std::vector<Document> (*make)(const TaskInput& input);
 };
 

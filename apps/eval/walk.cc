@@ -49,8 +49,7 @@ bool Walk::wants_logits() const {
 }
 
 void Walk::stepped(std::span<const float> logits) {
-  if (session_->finish() == Finish::not_finite)
-    throw UserError(Exit::bad_model, "{}", not_finite_message(*session_));
+  if (session_->finish() == Finish::not_finite) throw UserError(Exit::bad_model, "{}", not_finite_message(*session_));
   ++steps_;
   attended_ += attended_share(engine_->options().policy, engine_->config().layers, session_->rows());
   const auto asked = static_cast<std::int64_t>(question().ask.size());
