@@ -30,7 +30,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
-  EngineOptions options = engine_options(o, model.config, limits, *device, job.longest(), sessions);
+  EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
   Engine engine(*device, model.config, model.weights, options);
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;

@@ -50,7 +50,7 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
 
   const EngineOptions options =
-      engine_options(o, model.config, limits, *device, longest + 1, 1, Probes{.moments = true});
+      engine_options(o, model, limits, *device, longest + 1, 1, Probes{.moments = true});
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; {} texts of up to {} tokens", device->describe(), documents.size(), with_commas(longest));
   return calibrate(engine, model, documents, [&](const CalibrationDocument& document, double share) {

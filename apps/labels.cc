@@ -15,12 +15,13 @@ std::shared_ptr<const LabelBases> label_bases(const Options& o, const KvPolicy& 
   if (labels && policy.labels == Labels::exact) return std::make_shared<LabelBases>(exact_bases(model.config));
   if (!from_file) return nullptr;
   const auto file = find_channels(o.model, model.config, model.weights, o.channels);
-  if (!file)
-    throw UserError(Exit::usage,
-                    "labels = \"{}\" need a channel file, and there is none for {}; make one: longhaul calibrate "
-                    "--model {} --text BOOK.txt --output {}",
-                    name_of(policy.labels), model.name, o.model,
-                    (std::filesystem::path(o.model) / "channels.json").string());
+  if (!file) {
+    spdlog::info(
+        "labels: no channel file; {} is calibrated on the spot, on each document's own keys and last queries (or make "
+        "one: longhaul calibrate --model {} --text BOOK.txt)",
+        name_of(policy.labels), o.model);
+    return nullptr;
+  }
   spdlog::info("labels: {} of {}", name_of(policy.labels), file->where);
   return std::make_shared<LabelBases>(bases(*file, policy.labels, policy.dims(model.config.head_dim)));
 }

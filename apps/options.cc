@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "apps/config_file.h"
+#include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
@@ -108,9 +109,16 @@ void add_engine_options(CLI::App& verb, Options& o) {
 
 void add_options(CLI::App& verb, Options& o) {
   add_place_options(verb, o);
-  verb.add_option("--policy", o.policy, "where KV rows live: a shipped policy's name, or a TOML file")
-      ->capture_default_str()
+  verb.add_option("--policy", o.policy,
+                  "what is attended and where KV rows live: a shipped policy's name, or a TOML file; offload unless "
+                  "given (stream on a device that cannot select rows yet)")
       ->type_name("NAME|FILE");
+  verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
+      ->type_name("policy.KEY=VALUE")
+      ->allow_extra_args(false);
+  verb.add_option("--record-trace", o.record_trace,
+                  "write the rows that each decode step selects, by layer and KV head, so that they can be replayed")
+      ->type_name("FILE");
   verb.add_option("--channels", o.channels,
                   "channel file for labels that are not fitted to the document; channels.json in the model's folder, "
                   "or a shipped one, unless given")
@@ -146,7 +154,7 @@ bool finish_options(CLI::App& verb, const Options& o) {
   spdlog::set_default_logger(std::move(log));
   if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
   cuda_ordinal(o.device);
-  load_policy(o.policy);  // a mistake in it is better told before the model's files are read
+  policy_of(o, true);  // a mistake in it is better told before the model's files are read
   return true;
 }
 
@@ -194,16 +202,29 @@ Budget budget(const Options& o) {
   return budget;
 }
 
-EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget budget, const Device& device,
+KvPolicy policy_of(const Options& o, bool selects_rows) {
+  std::vector<std::string> sets;
+  for (const std::string& set : o.sets) {
+    if (!set.starts_with("policy.")) throw UserError(Exit::usage, "--set {}: expected policy.KEY=VALUE", set);
+    sets.push_back(set.substr(7));
+  }
+  return load_policy(o.policy.empty() ? (selects_rows ? "offload" : "stream") : o.policy, sets);
+}
+
+EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
   budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine;
-  engine.policy = load_policy(o.policy);
+  const ModelConfig& config = model.config;
+  engine.policy = policy_of(o, device.selects_rows());
+  check_policy(engine.policy, config);
   engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
   engine.max_len = longest;
   engine.max_sessions = wanted_sessions;
   engine.prefill_chunk = o.prefill_chunk;
   engine.probes = probes;
+  engine.probes.lists = !o.record_trace.empty();
+  engine.bases = label_bases(o, engine.policy, model);
   return fit_to_budget(config, engine, budget);
 }
 

@@ -32,12 +32,17 @@ constexpr std::int64_t label_block_bytes(std::int64_t dims, std::int64_t bits) {
   return dims * kAttendBlock * bits / 8;
 }
 
-/// Bases that fit_labels chooses from, by the attention mass that they keep for the sampled queries.
+/// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
 enum class LabelFit : std::uint8_t {
   given,     // key_map and query_map are already in the tile; only zero and step are fitted
-  document,  // of the candidates below, head by head, the one that keeps the most mass
+  document,  // of the candidates moments, rms and abs the one that keeps the most attention mass for these queries
   moments,   // the rank-r factorisation that is best for these queries and keys in the mean square
-  channels,  // single channels by centred RMS of q times that of k
+  q,         // single channels, the first of a ranking: by mean |q|,
+  k,         // by mean |k|,
+  qk,        // by mean |q k| at the same position,
+  abs,       // by mean |q| times mean |k|,
+  rms,       // by RMS of q times RMS of centred k,
+  pairs,     // the same, summed over the two channels that RoPE turns together
 };
 
 /// Fits the basis of a layer's labels to its own keys and recent queries, and zero and step to the range of its keys.

@@ -3,6 +3,33 @@
 #include <algorithm>
 
 namespace longhaul {
+namespace {
+
+LabelFit fit_of(Labels labels) {
+  switch (labels) {
+    case Labels::document:
+      return LabelFit::document;
+    case Labels::fitted:
+      return LabelFit::moments;
+    case Labels::q:
+      return LabelFit::q;
+    case Labels::k:
+      return LabelFit::k;
+    case Labels::qk:
+      return LabelFit::qk;
+    case Labels::abs:
+      return LabelFit::abs;
+    case Labels::rms:
+      return LabelFit::rms;
+    case Labels::pairs:
+      return LabelFit::pairs;
+    case Labels::exact:
+      break;
+  }
+  return LabelFit::given;
+}
+
+}  // namespace
 
 void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
@@ -45,7 +72,8 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
   if (plan.labelled) {
     const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
     const LabelTile labels = buffers_.selection.labels(slot, layer);
-    const bool fits = buffers_.policy.labels == Labels::document;
+    const LabelFit fit = buffers_.given_bases ? LabelFit::given : fit_of(buffers_.policy.labels);
+    const bool fits = fit != LabelFit::given;
     compute_.launch(
         FitLabelsArgs{.kv = tile,
                       .q = buffers_.selection.queries(slot, layer),
@@ -55,7 +83,7 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .target = tile.rows,
                       .targets = std::clamp<std::int64_t>(buffers_.layout.capacity - tile.rows, 1, kTargets),
                       .labels = labels,
-                      .fit = fits ? LabelFit::document : LabelFit::given,
+                      .fit = fit,
                       .share = static_cast<double>(buffers_.policy.budget(tile.rows)) / static_cast<double>(tile.rows),
                       .act = shape.act,
                       .q_heads = shape.q_heads,

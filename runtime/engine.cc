@@ -10,6 +10,7 @@
 #include "offload/edges.h"
 #include "offload/kv_cache.h"
 #include "runtime/engine_memory.h"
+#include "runtime/label_bases.h"
 #include "runtime/layer.h"
 #include "runtime/step_recorder.h"
 
@@ -104,9 +105,10 @@ struct Engine::Impl {
     if (options.policy.select != Select::labels || labels == Labels::document) return;
     const std::int64_t d = config.head_dim, dims = options.policy.dims(d), maps = 2 * dims * d;
     auto bases = labels == Labels::exact ? std::make_shared<const LabelBases>(exact_bases(config)) : options.bases;
-    if (bases == nullptr) throw UserError(Exit::usage, "policy '{}' needs a channel file", options.policy.name);
+    if (bases == nullptr) return;  // made from the document, layer by layer
     check(bases->dims == dims && std::ssize(bases->maps) == config.layers * config.kv_heads * maps,
           "the bases belong to the model and the policy");
+    memory.kv.given_bases = true;
     for (std::int64_t slot = 0; slot < options.max_sessions; ++slot)
       for (std::int64_t l = 0; l < config.layers; ++l)
         compute->copy({.dst = kv.selection.labels(slot, l).basis,
@@ -210,6 +212,7 @@ struct Engine::Impl {
   StepRecorder recorder;
   LogitsTap tap;
   std::vector<float> tapped;
+  RowCounts rows;  // what the host knows of them
 };
 
 void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
@@ -305,6 +308,10 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     act.host_params[i] = session.next_sampling();
     spans.push_back({.slot = session.slot(), .pos = session.rows(), .tokens = 1, .row = i});
     lengths.push_back(session.rows() + 1);
+    for (const LayerPlan& plan : memory.kv.plan) {
+      rows.attended += (plan.selects ? options.policy.budget(lengths.back()) : lengths.back()) * config.kv_heads;
+      rows.all += lengths.back() * config.kv_heads;
+    }
   }
   if (length_dependent_rope()) send_frequencies(0, count, lengths);
   embed(count);
@@ -338,6 +345,23 @@ void Engine::adopt(Session& session, Engine& from, const Session& source) {
 }
 void Engine::rewind(Session& session, std::int64_t rows, std::int32_t next) { impl_->rewind(session, rows, next); }
 StepProbe Engine::step_probe() const { return impl_->recorder.view(); }
+RowCounts Engine::row_counts() const {
+  RowCounts rows = impl_->rows;
+  if (impl_->memory.kv.layout.list_rows == 0) return rows;
+  std::vector<std::int64_t> tally(static_cast<std::size_t>(impl_->config.layers * kTally));
+  impl_->compute->copy({.dst = tally.data(),
+                        .src = impl_->memory.kv.selection.tally(0),
+                        .width = std::ssize(tally) * 8,
+                        .kind = CopyKind::device_to_host});
+  impl_->finish_compute();
+  for (std::size_t l = 0; l < tally.size(); l += kTally) {
+    rows.listed += tally[l + kAttended];
+    rows.cache_hits += tally[l + kCacheHits];
+    rows.staged_hits += tally[l + kStagedHits];
+    rows.missed += tally[l + kMissed];
+  }
+  return rows;
+}
 std::vector<double> Engine::moments() const {
   const ModelConfig& c = impl_->config;
   check(impl_->options.probes.moments, "the engine adds up moments");

@@ -35,6 +35,13 @@ struct StepProbe {
   const std::int64_t* tally;          // [layers, kTally] rows of all steps so far, by where they were
 };
 
+/// Rows of all decode steps so far, over layers and KV heads.
+struct RowCounts {
+  std::int64_t attended = 0, all = 0;  // with top_p < 1 the most that may have been attended
+  std::int64_t listed = 0;             // selected rows of layers whose rows move, and of these:
+  std::int64_t cache_hits = 0, staged_hits = 0, missed = 0;
+};
+
 class Engine {
  public:
   /// Allocates exactly plan_memory(config, options) and loads the weights. Throws OutOfMemory, UserError{bad_model}.
@@ -54,6 +61,7 @@ class Engine {
   /// as the token to go on with: another continuation of the same prefill.
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
   StepProbe step_probe() const;
+  RowCounts row_counts() const;
   /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
   std::vector<double> moments() const;
   /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and

@@ -12,11 +12,16 @@ KvShape kv_shape(const ModelConfig& c, DType act) {
   return {.layers = c.layers, .q_heads = c.q_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .act = act};
 }
 
-LabelBases exact_bases(const ModelConfig& c) {
-  const std::int64_t d = c.head_dim, maps = c.layers * c.kv_heads * 2;
-  LabelBases bases{.dims = d, .maps = std::vector<float>(static_cast<std::size_t>(maps * d * d))};
-  for (std::int64_t i = 0; i < maps * d; ++i) bases.maps[static_cast<std::size_t>(i * d + i % d)] = 1;
-  return bases;
+void check_policy(const KvPolicy& policy, const ModelConfig& c) {
+  auto refuse = [&](const std::string& what) { throw UserError(Exit::usage, "policy '{}': {}", policy.name, what); };
+  for (const auto& [key, layers] :
+       {std::pair{"dense_layers", &policy.dense_layers}, {"eager_layers", &policy.eager_layers}})
+    if (!layers->empty() && layers->back() >= c.layers)
+      refuse(fmt::format("{} names layer {}, and the model has layers 0 to {}", key, layers->back(), c.layers - 1));
+  if (policy.selects() && policy.rows > c.max_position)
+    refuse(fmt::format("rows = {} is more than the model's context of {} tokens", policy.rows, c.max_position));
+  if (policy.select == Select::labels && policy.label_dims > static_cast<double>(c.head_dim))
+    refuse(fmt::format("label_dims = {} is more than the model's head_dim of {}", policy.label_dims, c.head_dim));
 }
 
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options) {

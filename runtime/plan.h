@@ -45,8 +45,9 @@ struct MemoryPlan {
   std::string table() const;  // item, bytes; one line each, totals last
 };
 
-/// Every channel as it is: the labels of the oracle.
-LabelBases exact_bases(const ModelConfig& config);
+/// Throws UserError{usage} when the policy names layers, dimensions or rows that the model does not have.
+void check_policy(const KvPolicy& policy, const ModelConfig& config);
+
 KvShape kv_shape(const ModelConfig& config, DType act);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
