@@ -78,8 +78,8 @@ class HeadFit {
     find_moments();
     const HeadMoments moments{q_moment_.data(), k_moment_.data(), d_};
     if (a_.fit != LabelFit::document) {
-      if (a_.fit == LabelFit::channels || !best_basis(moments, a_.labels.dims, basis_.key_map, basis_.query_map))
-        channel_basis(centred_worth_.data(), d_, a_.labels.dims, basis_.key_map, basis_.query_map);
+      if (a_.fit != LabelFit::moments || !best_basis(moments, a_.labels.dims, basis_.key_map, basis_.query_map))
+        channel_basis(worth().data(), d_, a_.labels.dims, basis_.key_map, basis_.query_map);
       return fit_range();
     }
     find_truth();
@@ -106,7 +106,7 @@ class HeadFit {
   std::int64_t trials() const { return std::min(a_.queries, kTrials); }
 
   void find_moments() {
-    std::vector<double> mean(d_), k_abs(d_), q_abs(d_);
+    std::vector<double> mean(d_), k_abs(d_), q_abs(d_);  // sums
     for (std::int64_t i = 0; i < count_; ++i)
       for (std::int64_t c = 0; c < d_; ++c) mean[c] += keys_[i * d_ + c], k_abs[c] += std::abs(keys_[i * d_ + c]);
     for (double& x : mean) x /= static_cast<double>(count_);
@@ -123,6 +123,43 @@ class HeadFit {
       centred_worth_.push_back(std::sqrt(q_moment_[c * d_ + c] * k_moment_[c * d_ + c]));
       plain_worth_.push_back(q_abs[c] * k_abs[c]);
     }
+    q_abs_ = std::move(q_abs);
+    k_abs_ = std::move(k_abs);
+  }
+
+  /// What a ranking of single channels goes by.
+  std::vector<double> worth() const {
+    switch (a_.fit) {
+      case LabelFit::q:
+        return q_abs_;
+      case LabelFit::k:
+        return k_abs_;
+      case LabelFit::abs:
+        return plain_worth_;
+      case LabelFit::qk:
+        return products();
+      case LabelFit::pairs: {
+        std::vector<double> pairs = centred_worth_;
+        for (std::int64_t c = 0; c < d_ / 2; ++c) pairs[c] = pairs[c + d_ / 2] = pairs[c] + pairs[c + d_ / 2];
+        return pairs;
+      }
+      default:
+        return centred_worth_;
+    }
+  }
+
+  /// |q k| of queries, where they stood, and the keys of the same positions.
+  std::vector<double> products() const {
+    std::vector<double> sums(d_);
+    Floats q(group_ * d_), k(d_);
+    for (std::int64_t i = 0; i < a_.queries; ++i) {
+      const float* query =
+          read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, group_ * d_, q.data());
+      const std::byte* row = a_.kv.data + head_ * a_.kv.head_stride + (a_.q_pos + i) * 2 * d_ * size_of(a_.act);
+      const float* key = read_row(row, a_.act, d_, k.data());
+      for (std::int64_t j = 0; j < group_ * d_; ++j) sums[j % d_] += std::abs(query[j] * key[j % d_]);
+    }
+    return sums;
   }
 
   /// Coordinates of the keys in the basis, [dims, padded].
@@ -277,7 +314,7 @@ class HeadFit {
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_;                  // [count, d]
   Basis basis_;
-  std::vector<double> q_moment_, k_moment_, centred_worth_, plain_worth_;
+  std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
   std::vector<std::uint32_t> truth_;  // [trials, padded] combined probabilities as ordered keys
 };
 
