@@ -47,7 +47,8 @@ std::vector<double> moments(const Sample& s) {
   const VectorXd k = s.k.colwise().sum(), abs_k = s.k.cwiseAbs().colwise().sum();
   std::vector<double> sums(kk.data(), kk.data() + d * d);
   sums.insert(sums.end(), qq.data(), qq.data() + d * d);
-  for (const VectorXd* v : {&k, &abs_k, &q, &qk}) sums.insert(sums.end(), v->data(), v->data() + d);
+  for (const VectorXd* v : std::initializer_list<const VectorXd*>{&k, &abs_k, &q, &qk})
+    sums.insert(sums.end(), v->data(), v->data() + d);
   sums.push_back(static_cast<double>(s.k.rows()));
   return sums;
 }

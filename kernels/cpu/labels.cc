@@ -36,7 +36,7 @@ void label_block_rows(const LabelRowsArgs& a, std::int64_t head, std::int64_t be
   float* labels = scratch.get<float>(l.dims * kAttendBlock);
   const std::byte* rows = at(a.kv.data + head * a.kv.head_stride, a.act, (begin - a.kv.first) * 2 * a.head_dim);
   const Basis basis = basis_of(l, head, a.head_dim);
-  const ProjectArgs project{rows, basis.key_map, labels + first, end - begin, l.dims, a.head_dim};
+  const ProjectArgs project{rows, 2 * a.head_dim, basis.key_map, labels + first, end - begin, l.dims, a.head_dim};
   a.act == DType::bf16 ? simd().project_bf16(project) : simd().project_f32(project);
   std::byte* out = label_block(l, head, block);
   const std::int64_t width = label_block_bytes(1, l.bits), last = first + end - begin;

@@ -27,10 +27,11 @@ void project_rows(const ProjectArgs& a) {
   const std::int64_t d = a.head_dim;
   for (std::int64_t r = 0; r < a.count; r += R) {
     const T* k[R];
-    for (int i = 0; i < R; ++i) k[i] = static_cast<const T*>(a.rows) + (r + i < a.count ? r + i : a.count - 1) * 2 * d;
+    for (int i = 0; i < R; ++i)
+      k[i] = static_cast<const T*>(a.rows) + (r + i < a.count ? r + i : a.count - 1) * a.stride;
     for (int i = 0; i < R; ++i)  // 16 rows on; V between two keys is skipped, which hardware does not foresee
       for (std::int64_t b = 0; b < d; b += 64 / static_cast<std::int64_t>(sizeof(T)))
-        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(k[i] + 16 * 2 * d + b)), 0,
+        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(k[i] + 16 * a.stride + b)), 0,
                            2);
     for (std::int64_t j = 0; j < a.dims; j += 4) {
       const float* map[4];

@@ -86,4 +86,22 @@ std::int64_t keep_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t 
   return kept;
 }
 
+void add_probabilities(const AddProbabilitiesArgs& a) {
+  for (std::int64_t i = 0; i < a.rows; ++i) {
+    const float *s = a.s + i * a.s_stride, m = a.m[i * a.ml_stride], l = a.l[i * a.ml_stride];
+    std::int64_t n = a.visible + i;
+    n = n < 0 ? 0 : n > a.cols ? a.cols : n;
+    if (!(l > 0)) continue;  // an empty state
+    const float factor = 1 / l;
+    std::int64_t c = 0;
+    for (; c + N <= n; c += N)
+      store<N>(a.sums + c, load<N>(a.sums + c) + exp<N>(load<N>(s + c) * a.scale - m) * factor);
+    if (c == n) continue;
+    const F<N> last = exp<N>(load<N>(s + c) * a.scale - m) * factor;
+    alignas(64) float some[N];
+    store<N>(some, last);
+    for (std::int64_t j = 0; c + j < n; ++j) a.sums[c + j] += some[j];
+  }
+}
+
 }  // namespace longhaul::cpu::LONGHAUL_ISA

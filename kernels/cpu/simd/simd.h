@@ -33,9 +33,10 @@ struct ListedRowsArgs {
 
 /// Labels of up to 64 rows in float32: out[j][r] = map[j] . k[r].
 struct ProjectArgs {
-  const void* rows;  // [count, 2 * head_dim] K | V
-  const float* map;  // [dims, head_dim]
-  float* out;        // [dims, 64]
+  const void* rows;     // [count], `stride` elements apart
+  std::int64_t stride;  // elements
+  const float* map;     // [dims, head_dim]
+  float* out;           // [dims, 64]
   std::int64_t count, dims, head_dim;
 };
 
@@ -59,6 +60,18 @@ struct SoftmaxArgs {
   std::int64_t o_stride, head_dim;
   std::int64_t rows, cols;
   std::int64_t visible;  // row i sees the first visible + i columns, cut to [0, cols]
+  float scale;
+};
+
+/// Sums over rows of exp(scale * s - m) / l, a column each.
+struct AddProbabilitiesArgs {
+  const float* s;  // [rows, cols], readable to the next multiple of 16
+  std::int64_t s_stride;
+  const float *m, *l;  // [rows], ml_stride apart
+  std::int64_t ml_stride;
+  float* sums;  // [cols rounded up to 16] +=
+  std::int64_t rows, cols;
+  std::int64_t visible;  // as SoftmaxArgs
   float scale;
 };
 
@@ -106,6 +119,7 @@ struct Simd {
   /// Writes first + i for each key >= lowest, in order; returns how many.
   std::int64_t (*keep_keys)(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
                             std::int32_t* out);
+  void (*add_probabilities)(const AddProbabilitiesArgs&);
   void (*softmax_bf16)(const SoftmaxArgs&);
   void (*softmax_f32)(const SoftmaxArgs&);
 };
