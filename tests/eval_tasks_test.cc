@@ -71,7 +71,9 @@ TEST_CASE("eval: made documents are determined by the seed and have the length a
       CHECK(task.make(other)[0].prompt == documents[0].prompt);
       for (const Document& document : documents) {
         CHECK(document.rows() <= length);
-        CHECK(document.rows() >= length - length / 100);
+        // A pair of keys and values is some 60 tokens.
+        CHECK(document.rows() >=
+              length - std::max<std::int64_t>(length / 100, task.name == std::string("kvretrieval") ? 80 : 0));
       }
     }
 }

@@ -27,8 +27,9 @@ struct Digest {
 
 std::string make_heading(Random& random) {
   const auto a = random.sample(std::size(kAdjectives), 2), n = random.sample(std::size(kNouns), 2);
-  std::string heading = fmt::format("{} {}s {} {} {}s", kAdjectives[a[0]], kNouns[n[0]], random.pick(std::span<const std::string_view>(kJoints)),
-                                    kAdjectives[a[1]], kNouns[n[1]]);
+  std::string heading =
+      fmt::format("{} {}s {} {} {}s", kAdjectives[a[0]], kNouns[n[0]],
+                  random.pick(std::span<const std::string_view>(kJoints)), kAdjectives[a[1]], kNouns[n[1]]);
   heading[0] = static_cast<char>(heading[0] - 'a' + 'A');
   return heading;
 }
