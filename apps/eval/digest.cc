@@ -27,8 +27,9 @@ struct Digest {
 
 std::string make_heading(Random& random) {
   const auto a = random.sample(std::size(kAdjectives), 2), n = random.sample(std::size(kNouns), 2);
-  std::string heading = fmt::format("{} {}s {} {} {}s", kAdjectives[a[0]], kNouns[n[0]], random.pick(std::span<const std::string_view>(kJoints)),
-                                    kAdjectives[a[1]], kNouns[n[1]]);
+  std::string heading =
+      fmt::format("{} {}s {} {} {}s", kAdjectives[a[0]], kNouns[n[0]],
+                  random.pick(std::span<const std::string_view>(kJoints)), kAdjectives[a[1]], kNouns[n[1]]);
   heading[0] = static_cast<char>(heading[0] - 'a' + 'A');
   return heading;
 }
@@ -99,23 +100,26 @@ std::vector<Part> parts_of(const Tokenizer& tokenizer, const std::vector<std::in
 
 Document make_one(const TaskInput& input, std::int64_t index, std::int64_t body) {
   Random random(input.seed, fmt::format("digest {} {}", input.length, index));
-  // The same book and digest whatever the body's length, which is fitted.
-  const std::int64_t book = input.texts.pick(input.length, true, random);
-  const Library::Text& text = input.texts.with_prose(book);
-  const Digest digest = make_digest(text, random);
-  const std::string head = fmt::format("{}\nby {}", digest.title, digest.author);
-  // Gaps enough for the inserts: an excerpt of very long paragraphs is drawn again.
+  Digest digest;
+  std::string name;
+  // Gaps enough for the inserts: where the excerpt's paragraphs are too few and long, another book is drawn.
   std::vector<std::string> paragraphs;
-  for (int attempt = 0; attempt < 20 && paragraphs.empty(); ++attempt)
+  for (int attempt = 0; attempt < 20 && paragraphs.empty(); ++attempt) {
+    const std::int64_t book = input.texts.pick(input.length, true, random);
+    const Library::Text& text = input.texts.with_prose(book);
+    name = text.name;
+    digest = make_digest(text, random);
     paragraphs = mix(digest, input.texts.excerpt(book, body, random), random);
+  }
   if (paragraphs.empty())
-    throw UserError(Exit::usage, "--lengths {}: {} has too few paragraphs for a digest of that length", input.length,
-                    text.name);
+    throw UserError(Exit::usage, "--lengths {}: the texts have too few paragraphs for a digest of that length",
+                    input.length);
+  const std::string head = fmt::format("{}\nby {}", digest.title, digest.author);
   const std::string answer = digest.answer();
   Document document =
       exact_document(input, head + "\n\n" + join(paragraphs, "\n\n"), {"\n\nSummarize the document."}, {answer});
   document.questions[0].parts = parts_of(input.model.tokenizer, document.questions[0].answer);
-  document.name = text.name;
+  document.name = name;
   return document;
 }
 

@@ -17,7 +17,7 @@ Document fit_document(std::int64_t length, const std::function<Document(std::int
     const std::int64_t rows = last = document.rows(), over = rows - length;
     if (over <= 0 && (!best || rows > best->rows())) best = std::move(document);
     if (over <= 0 && -over <= length / 200) break;
-    body -= over > 0 ? over + 1 : over;
+    body -= over > 0 ? over + 1 + 8 * attempt : over;  // more each time: what is made may grow in leaps
   }
   if (!best)
     throw UserError(Exit::usage, "--lengths {}: too short for what a document must hold (about {} tokens)", length,

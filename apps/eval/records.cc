@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -26,19 +27,34 @@ constexpr const char* kMark = "longhaul_eval";
   throw UserError(Exit::usage, "--output {}: line {} is no record of longhaul eval; choose another name", file, line);
 }
 
-/// Long values (lists of prints) as their beginning.
-std::string shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  return text.size() > 60 ? text.substr(0, 57) + "..." : text;
+/// A value from a little before `place` on, cut to a line's length.
+std::string shown(const std::string& text, std::size_t place) {
+  const std::size_t begin = place > 24 ? place - 24 : 0;
+  std::string part = text.substr(std::min(begin, text.size()), 60);
+  std::ranges::replace(part, '\n', ' ');
+  return (begin > 0 ? "..." : "") + part + (begin + 60 < text.size() ? "..." : "");
+}
+
+/// Names the first setting that differs, and of a list its first item that does.
+void check_equal(const std::string& file, const std::string& key, const Json& had, const Json& want) {
+  if (had == want) return;
+  if (had.is_array() && want.is_array())
+    for (std::size_t i = 0; i < std::min(had.size(), want.size()); ++i) check_equal(file, key, had[i], want[i]);
+  auto text_of = [](const Json& value) {
+    if (value.is_string()) return value.get<std::string>();
+    return value.is_array() ? fmt::format("{} of them", value.size())
+                            : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  };
+  const std::string a = text_of(had), b = text_of(want);
+  const auto place = static_cast<std::size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+  throw UserError(Exit::usage, "--output {}: was made with {} = {}, not {}; remove it or choose another name", file,
+                  key, shown(a, place), shown(b, place));
 }
 
 void check_settings(const std::string& file, const Json& had, const Json& want) {
   for (const auto& [key, value] : want.items()) {
     const auto found = had.find(key);
-    const Json there = found == had.end() ? Json() : *found;
-    if (there != value)
-      throw UserError(Exit::usage, "--output {}: was made with {} = {}, not {}; remove it or choose another name", file,
-                      key, shown(there), shown(value));
+    check_equal(file, key, found == had.end() ? Json() : *found, value);
   }
 }
 
