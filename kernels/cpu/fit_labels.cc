@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/bytes.h"
@@ -20,7 +22,7 @@ namespace longhaul::cpu {
 namespace {
 
 constexpr std::int64_t kMostKeys = 8192;  // of a head that are looked at, evenly spread
-constexpr std::int64_t kTrials = 64;      // queries that candidates are compared with
+constexpr std::int64_t kTrials = 32;      // queries that candidates are compared with
 
 using Floats = std::vector<float>;
 
@@ -186,34 +188,41 @@ class HeadFit {
       std::fill_n(basis_.step, a_.labels.dims, 1.0f);
       return;
     }
-    Floats x = coordinates();
-    const double cut = a_.labels.bits == 4 ? 0.002 : 0;
+    const Floats x = coordinates();
     for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
-      float* begin = &x[j * padded_];
-      float* end = std::remove_if(begin, begin + count_, [](float v) { return !std::isfinite(v); });
-      const std::int64_t n = end - begin, at = static_cast<std::int64_t>(cut * static_cast<double>(n - 1));
-      float low = 0, high = 0;
-      if (n > 0) {
-        std::nth_element(begin, begin + at, end);
-        low = begin[at];
-        std::nth_element(begin, begin + (n - 1 - at), end);
-        high = begin[n - 1 - at];
-      }
+      const auto [low, high] = range_of(&x[j * padded_]);
       const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
       basis_.zero[j] = low;
       basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
     }
   }
 
-  /// scores [trials * group, padded] = labels of queries [trials * group, dims] times those of keys: then the group's
-  /// combined probability of each key, as ordered keys.
-  void probabilities(Floats& scores, std::vector<std::uint32_t>& keys) const {
+  /// The range that codes cover. Extreme keys are those that get the attention, and keys to come reach further: cutting
+  /// the range to the inner 99.6 % costs more than its finer steps bring (DESIGN.md). Yet one outlier must not stretch
+  /// it.
+  std::pair<float, float> range_of(const float* x) const {
+    double n = 0, sum = 0, squares = 0;
+    float low = std::numeric_limits<float>::max(), high = -low;
+    for (std::int64_t i = 0; i < count_; ++i) {
+      if (!std::isfinite(x[i])) continue;
+      n += 1, sum += x[i], squares += static_cast<double>(x[i]) * x[i];
+      low = std::min(low, x[i]), high = std::max(high, x[i]);
+    }
+    if (n == 0) return {0.0f, 0.0f};
+    const double mean = sum / n, reach = 4.5 * std::sqrt(std::max(squares / n - mean * mean, 0.0));
+    const double more = 0.1 * (static_cast<double>(high) - low);
+    return {static_cast<float>(std::max(low - more, mean - reach)),
+            static_cast<float>(std::min(high + more, mean + reach))};
+  }
+
+  /// From scores to the group's combined probability of each key, as ordered keys.
+  void probabilities(std::vector<std::uint32_t>& keys) {
     keys.resize(trials() * padded_);
     parallel_for(trials(), 1, [&](std::int64_t begin, std::int64_t end) {
       thread_local Scratch scratch;
       float* factors = scratch.get<float>(group_);
       for (std::int64_t t = begin; t < end; ++t) {
-        float* s = &scores[t * group_ * padded_];
+        float* s = &scores_[t * group_ * padded_];
         for (std::int64_t g = 0; g < group_; ++g) {
           const float top = simd().top_score(s + g * padded_, count_);
           factors[g] = 1 / (simd().exp_scores(s + g * padded_, top, count_) * static_cast<float>(group_));
@@ -225,16 +234,15 @@ class HeadFit {
 
   /// What the trial queries attend to in truth.
   void find_truth() {
-    Floats scores(trials() * group_ * padded_);
+    scores_.resize(trials() * group_ * padded_);
     multiply(
-        d_, [&](std::int64_t t) { return query(trial(t)); }, keys_.data(), true, d_, scores);
-    probabilities(scores, truth_);
+        d_, [&](std::int64_t t) { return query(trial(t)); }, keys_.data(), true, d_);
+    probabilities(truth_);
   }
 
-  /// scores = rows of the trial queries, `dims` wide, times keys, times scale. A task takes one trial's group.
+  /// scores = vectors of the trial queries, `dims` wide, times those of the keys, times scale.
   template <class Query>
-  void multiply(std::int64_t dims, const Query& query, const float* keys, bool transposed, std::int64_t stride,
-                Floats& scores) const {
+  void multiply(std::int64_t dims, const Query& query, const float* keys, bool transposed, std::int64_t stride) {
     constexpr std::int64_t kPiece = 16;
     parallel_for(ceil_div(trials(), kPiece), 1, [&](std::int64_t begin, std::int64_t end) {
       thread_local Scratch scratch;
@@ -250,7 +258,7 @@ class HeadFit {
               .b_type = DType::f32,
               .ldb = stride,
               .b_transposed = transposed,
-              .c = &scores[first * group_ * padded_],
+              .c = &scores_[first * group_ * padded_],
               .ldc = padded_,
               .accumulate = false,
               .m = n * group_,
@@ -261,9 +269,9 @@ class HeadFit {
   }
 
   /// The share of the trial queries' attention that goes to the keys which their labels choose.
-  double kept_mass() const {
+  double kept_mass() {
     const std::int64_t dims = a_.labels.dims;
-    Floats labels = coordinates(), scores(trials() * group_ * padded_), q(trials() * group_ * dims);
+    Floats labels = coordinates(), q(trials() * group_ * dims);
     parallel_for(dims, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t j = begin; j < end; ++j) quantise(&labels[j * padded_], j);
     });
@@ -271,15 +279,14 @@ class HeadFit {
       for (std::int64_t g = 0; g < group_; ++g)
         simd().dots(basis_.query_map, dims, d_, query(trial(t)) + g * d_, &q[(t * group_ + g) * dims]);
     multiply(
-        dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_, scores);
-    std::vector<std::uint32_t> estimate;
-    probabilities(scores, estimate);
+        dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_);
+    probabilities(estimate_);
     std::vector<double> kept(trials());
     parallel_for(trials(), 1, [&](std::int64_t begin, std::int64_t end) {
       std::vector<std::int32_t> rows(count_);
       for (std::int64_t t = begin; t < end; ++t) {
         const auto wanted = static_cast<std::int64_t>(std::ceil(a_.share * static_cast<double>(count_)));
-        TopRows top({.keys = &estimate[t * padded_],
+        TopRows top({.keys = &estimate_[t * padded_],
                      .first = 0,
                      .rows = count_,
                      .chunk = count_,
@@ -315,7 +322,8 @@ class HeadFit {
   Floats keys_;                  // [count, d]
   Basis basis_;
   std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
-  std::vector<std::uint32_t> truth_;  // [trials, padded] combined probabilities as ordered keys
+  Floats scores_;                                // [trials * group, padded]
+  std::vector<std::uint32_t> truth_, estimate_;  // [trials, padded] combined probabilities as ordered keys
 };
 
 }  // namespace

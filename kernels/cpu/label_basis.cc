@@ -4,6 +4,7 @@
 #include <Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
@@ -12,6 +13,14 @@ namespace {
 
 using Matrix = Eigen::MatrixXd;
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+/// An orthogonal matrix whose entries are about equal (Hartley's).
+Matrix hartley(std::int64_t n) {
+  return Matrix::NullaryExpr(n, n, [n](Eigen::Index i, Eigen::Index j) {
+    const double angle = 2 * std::numbers::pi * static_cast<double>(i * j % n) / static_cast<double>(n);
+    return (std::cos(angle) + std::sin(angle)) / std::sqrt(static_cast<double>(n));
+  });
+}
 
 /// Of mean variance 1, and a little more, so that fewer keys than dimensions have an inverse too.
 Matrix with_ridge(const double* sums, std::int64_t d) {
@@ -24,7 +33,9 @@ Matrix with_ridge(const double* sums, std::int64_t d) {
 }  // namespace
 
 // With sums K = L L^T, and L^T Q L = W S^2 W^T: the singular values of Q^(1/2) K^(1/2) are S, and the best maps are
-// S^(1/2) W^T L^-1 for keys and S^(-1/2) W^T L^T for queries, cut to the highest.
+// S^(1/2) W^T L^-1 for keys and S^(-1/2) W^T L^T for queries, cut to the highest. Labels then vary by S in either
+// side's dimensions. Codes have the same number of steps in each, so the noise of the product is the sum of squares of
+// the two sides' variances, which is least where they are equal: both are turned by one rotation that mixes all.
 bool best_basis(const HeadMoments& moments, std::int64_t dims, float* key_map, float* query_map) {
   const std::int64_t d = moments.d;
   const Matrix q = with_ridge(moments.q, d), k = with_ridge(moments.k, d);
@@ -36,10 +47,10 @@ bool best_basis(const HeadMoments& moments, std::int64_t dims, float* key_map, f
   if (solver.info() != Eigen::Success) return false;
   const Eigen::VectorXd s = solver.eigenvalues().tail(dims).reverse().cwiseMax(0).cwiseSqrt();
   const Eigen::VectorXd scale = s.cwiseMax(1e-9 * s(0)).cwiseSqrt();
-  const Matrix w = solver.eigenvectors().rightCols(dims).rowwise().reverse();
+  const Matrix w = solver.eigenvectors().rightCols(dims).rowwise().reverse(), mix = hartley(dims);
   // W^T L^-1 is the transpose of L^-T W.
-  const RowMajor keys = scale.asDiagonal() * root.matrixU().solve(w).transpose();
-  const RowMajor queries = scale.cwiseInverse().asDiagonal() * (l * w).transpose();
+  const RowMajor keys = mix * scale.asDiagonal() * root.matrixU().solve(w).transpose();
+  const RowMajor queries = mix * scale.cwiseInverse().asDiagonal() * (l * w).transpose();
   if (!keys.allFinite() || !queries.allFinite()) return false;
   std::copy_n(keys.data(), dims * d, key_map);
   std::copy_n(queries.data(), dims * d, query_map);

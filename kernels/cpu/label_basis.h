@@ -11,8 +11,9 @@ struct HeadMoments {
 };
 
 /// The maps [dims, d] whose product query_map^T key_map leaves the smallest mean square of q.k - label(q).label(k) over
-/// independent q and k: a truncated singular value decomposition of the roots of the moments. The labels of both sides
-/// have the same variance in each dimension. False, and nothing is written, where the moments do not have it.
+/// independent q and k: a truncated singular value decomposition of the roots of the moments. Labels vary about equally
+/// in every dimension, keys' as queries', so that codes of one width suit all. False, and nothing is written, where the
+/// moments do not have it.
 bool best_basis(const HeadMoments& moments, std::int64_t dims, float* key_map, float* query_map);
 
 /// Unit vectors on the `dims` channels of the highest worth [d]; equals from the lowest.
