@@ -58,6 +58,7 @@ struct Document {
 struct Item {
   std::string name;
   double sum = 0, weight = 1;
+  std::string text = {};  // what was generated, for the records
 };
 
 }  // namespace longhaul::eval
