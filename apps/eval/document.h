@@ -1,5 +1,6 @@
 // What is evaluated: documents that are prefilled once, and questions that each go on from the document's end.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
