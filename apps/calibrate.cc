@@ -34,7 +34,12 @@ std::vector<CalibrationDocument> read_documents(const CalibrateOptions& o, const
     progress.tokenizing(static_cast<std::int64_t>(documents.size()) + 1);
     // Not the path: the same texts give the same file wherever they lie.
     const std::string name = std::filesystem::path(file).filename().string();
-    documents.push_back(calibration_document(model, name, read_document(file), most));
+    try {
+      documents.push_back(calibration_document(model, name, read_document(file), most));
+    } catch (const DocumentError& e) {
+      if (e.code != "invalid_utf8") throw;  // the others name the file
+      throw UserError(Exit::io, "{}: {}", file, e.what());
+    }
   }
   progress.clear();
   check_calibration(documents);
@@ -49,8 +54,7 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
   const Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
 
-  const EngineOptions options =
-      engine_options(o, model, limits, *device, longest + 1, 1, Probes{.moments = true});
+  const EngineOptions options = engine_options(o, model, limits, *device, longest + 1, 1, Probes{.moments = true});
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; {} texts of up to {} tokens", device->describe(), documents.size(), with_commas(longest));
   return calibrate(engine, model, documents, [&](const CalibrationDocument& document, double share) {

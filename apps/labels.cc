@@ -22,8 +22,9 @@ std::shared_ptr<const LabelBases> label_bases(const Options& o, const KvPolicy& 
         name_of(policy.labels), o.model);
     return nullptr;
   }
+  auto found = std::make_shared<LabelBases>(bases(*file, policy.labels, policy.dims(model.config.head_dim)));
   spdlog::info("labels: {} of {}", name_of(policy.labels), file->where);
-  return std::make_shared<LabelBases>(bases(*file, policy.labels, policy.dims(model.config.head_dim)));
+  return found;
 }
 
 }  // namespace longhaul

@@ -42,6 +42,8 @@ SelectArgs select_args(const KvBuffers& buffers, std::int64_t slot, std::int64_t
       args.window = std::max<std::int64_t>(1, budget - policy.sinks);
       break;
   }
+  args.window = std::min(args.window, budget);  // of a session that has just begun
+  args.sinks = std::min(args.sinks, budget - args.window);
   return args;
 }
 

@@ -38,7 +38,9 @@ ChannelFile calibrate(Engine& engine, const ModelFiles& model, const std::vector
     };
     tell(0);
     Session session(0, document.ids, {}, 1, {});
-    engine.prefill(session, [&](const PrefillProgress& p) { tell(std::min(p.done / p.total, 1.0)); });
+    engine.prefill(session, [&](const PrefillProgress& p) {
+      if (p.done < p.total) tell(p.done / p.total);
+    });
     tell(1);
     file.texts.push_back({document.name, static_cast<std::int64_t>(document.ids.size())});
   }

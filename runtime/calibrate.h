@@ -22,7 +22,7 @@ struct CalibrationDocument {
 CalibrationDocument calibration_document(const ModelFiles& model, std::string name, const std::string& text,
                                          std::int64_t most);
 
-/// What becomes of a document: a share in [0, 1] of it is done.
+/// A share in [0, 1] of a document is done; 0 once at its start, 1 once at its end.
 using CalibrationReport = std::function<void(const CalibrationDocument& document, double share)>;
 
 /// `engine` runs `model`, attends every row, has probes.moments and room for the longest document, and has prefilled

@@ -51,15 +51,19 @@ std::vector<float> rounded(const MatrixXd& rows) {
 /// columns of W loses least. S goes half to each side, so that both have coordinates of the same spread.
 void fit_basis(const Means& means, std::int64_t dims, HeadChannels& out) {
   const Eigen::Index d = means.k.rows();
-  // Keys that never leave a subspace, or stand still: a little of every direction keeps the factors regular.
+  // Keys that never leave a subspace, or stand still: a little of every direction keeps the factors regular. A factor
+  // by eigenvectors rather than Cholesky's: beside a large mean, rounding can leave a covariance that is not quite one.
   const double ridge = std::max(1e-6 * means.k.trace() / static_cast<double>(d), 1e-30);
-  const MatrixXd L = (means.k + ridge * MatrixXd::Identity(d, d)).llt().matrixL();
+  const Eigen::SelfAdjointEigenSolver<MatrixXd> keys(means.k);
+  const VectorXd spread = (keys.eigenvalues().cwiseMax(0).array() + ridge).sqrt();
+  const MatrixXd L = keys.eigenvectors() * spread.asDiagonal();
+  const MatrixXd inverse = spread.cwiseInverse().asDiagonal() * keys.eigenvectors().transpose();
   const Eigen::SelfAdjointEigenSolver<MatrixXd> eigen(L.transpose() * means.q * L);  // eigenvalues rise
   const MatrixXd W = eigen.eigenvectors().rowwise().reverse().leftCols(dims);
   VectorXd s = eigen.eigenvalues().reverse().head(dims).cwiseMax(0).cwiseSqrt();
   s = s.cwiseMax(std::max(1e-6 * s[0], 1e-30));  // directions that no query has
   const VectorXd root = s.cwiseSqrt();
-  MatrixXd key = root.asDiagonal() * L.triangularView<Eigen::Lower>().transpose().solve(W).transpose();
+  MatrixXd key = root.asDiagonal() * (W.transpose() * inverse);
   MatrixXd query = root.cwiseInverse().asDiagonal() * (W.transpose() * L.transpose());
   for (Eigen::Index i = 0; i < dims; ++i) {  // an eigenvector's sign is arbitrary
     Eigen::Index largest;

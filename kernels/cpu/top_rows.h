@@ -34,6 +34,7 @@ class TopRows {
   struct Part {
     std::int64_t above = 0, equal = 0;        // rows of the chunk: above the threshold, at it
     std::int64_t begin = 0, taken_equal = 0;  // in the output
+    std::vector<std::uint32_t> left;          // keys that agree with the threshold so far
   };
   std::uint64_t units(std::uint32_t key) const;
   std::int64_t chunk_end(std::int64_t chunk) const;

@@ -66,7 +66,8 @@ template <int N>
 [[gnu::always_inline]] inline typename Vec<N>::I load_bytes(const std::byte* p) {
   Bytes<N> b;
   __builtin_memcpy(&b, p, sizeof b);
-  return __builtin_convertvector(b, typename Vec<N>::I);
+  // In two steps: GCC 12 takes one step apart into scalars.
+  return __builtin_convertvector(__builtin_convertvector(b, typename Vec<N>::H), typename Vec<N>::I);
 }
 
 /// The codes of 2 N rows of a block in one dimension, as float32. Part p of the block: rows from p * N, and with 4 bits
@@ -130,11 +131,14 @@ void project_bf16(const ProjectArgs& a) { project<bf16>(a); }
 void project_f32(const ProjectArgs& a) { project<float>(a); }
 
 void encode(const float* x, float zero, float step, float top, std::uint8_t* codes) {
-  for (std::int64_t r = 0; r < kBlock; ++r) {
-    float v = (x[r] - zero) / step;
-    v = v > 0 ? v : 0;  // NaN too
-    v = v < top ? v : top;
-    codes[r] = static_cast<std::uint8_t>(static_cast<std::int32_t>(v + 0.5f));
+  constexpr int N = kLanes;
+  for (std::int64_t r = 0; r < kBlock; r += N) {
+    F<N> v = (load<N>(x + r) - zero) / step;
+    v = v > 0 ? v : F<N>{};  // NaN too
+    v = v < top ? v : splat<N>(top);
+    const auto wide = __builtin_convertvector(v + 0.5f, typename Vec<N>::I);
+    const auto bytes = __builtin_convertvector(__builtin_convertvector(wide, typename Vec<N>::H), Bytes<N>);
+    __builtin_memcpy(codes + r, &bytes, sizeof bytes);
   }
 }
 

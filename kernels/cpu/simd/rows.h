@@ -31,6 +31,8 @@ void combine(const float* s, std::int64_t stride, const float* factors, std::int
              std::uint32_t* keys, std::int64_t n);
 std::int64_t keep_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
                        std::int32_t* out);
+std::int64_t copy_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                       std::uint32_t* out);
 void add_probabilities(const AddProbabilitiesArgs&);
 void softmax_bf16(const SoftmaxArgs&);
 void softmax_f32(const SoftmaxArgs&);

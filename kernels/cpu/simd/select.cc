@@ -3,6 +3,10 @@
 #include "kernels/cpu/simd/rows.h"
 #include "kernels/cpu/simd/vec.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>  // its functions are always inlined: none becomes a symbol
+#endif
+
 namespace longhaul::cpu::LONGHAUL_ISA {
 namespace {
 
@@ -31,6 +35,40 @@ void combine_heads(const float* s, std::int64_t stride, const float* factors, st
     const U key = ordered(x);
     __builtin_memcpy(keys + r, &key, sizeof key);
   }
+}
+
+/// Writes some of n numbers, those whose key lies in [lowest, lowest + span), with unsigned wrap. Whole vectors are
+/// compressed in registers where there is an instruction for it; nothing is written past the last one kept.
+template <bool Keys>
+std::int64_t keep(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                  std::uint32_t first, std::uint32_t* out) {
+  std::int64_t kept = 0, r = 0;
+#ifdef __AVX512F__
+  __m512i number = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
+                                    _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  for (; r + 16 <= n; r += 16) {
+    const __m512i key = _mm512_loadu_si512(keys + r);
+    const __mmask16 in = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(key, _mm512_set1_epi32(static_cast<int>(lowest))),
+                                                 _mm512_set1_epi32(static_cast<int>(span)));
+    const int count = __builtin_popcount(in);
+    const __mmask16 used = static_cast<__mmask16>((1u << count) - 1);
+    _mm512_mask_storeu_epi32(out + kept, used, _mm512_maskz_compress_epi32(in, Keys ? key : number));
+    kept += count;
+    number = _mm512_add_epi32(number, _mm512_set1_epi32(16));
+  }
+#endif
+  std::uint32_t some[64];
+  for (; r < n; r += 64) {
+    const std::int64_t end = r + 64 < n ? r + 64 : n;
+    std::int64_t here = 0;
+    for (std::int64_t i = r; i < end; ++i) {
+      some[here] = Keys ? keys[i] : first + static_cast<std::uint32_t>(i);
+      here += keys[i] - lowest < span;
+    }
+    __builtin_memcpy(out + kept, some, here * sizeof(std::uint32_t));
+    kept += here;
+  }
+  return kept;
 }
 
 }  // namespace
@@ -71,19 +109,14 @@ void combine(const float* s, std::int64_t stride, const float* factors, std::int
 
 std::int64_t keep_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
                        std::int32_t* out) {
-  std::int64_t kept = 0;
-  std::int32_t some[64];
-  for (std::int64_t r = 0; r < n; r += 64) {
-    const std::int64_t end = r + 64 < n ? r + 64 : n;
-    std::int64_t here = 0;
-    for (std::int64_t i = r; i < end; ++i) {
-      some[here] = first + static_cast<std::int32_t>(i);
-      here += keys[i] >= lowest;
-    }
-    __builtin_memcpy(out + kept, some, here * sizeof(std::int32_t));
-    kept += here;
-  }
-  return kept;
+  // No key is ~0 (it would be that of a NaN), so the span takes all there are from `lowest` on.
+  return keep<false>(keys, n, lowest, ~lowest, static_cast<std::uint32_t>(first),
+                     reinterpret_cast<std::uint32_t*>(out));
+}
+
+std::int64_t copy_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                       std::uint32_t* out) {
+  return keep<true>(keys, n, lowest, span, 0, out);
 }
 
 void add_probabilities(const AddProbabilitiesArgs& a) {

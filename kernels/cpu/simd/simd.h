@@ -119,6 +119,9 @@ struct Simd {
   /// Writes first + i for each key >= lowest, in order; returns how many.
   std::int64_t (*keep_keys)(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
                             std::int32_t* out);
+  /// Copies the keys of [lowest, lowest + span), in order; returns how many.
+  std::int64_t (*copy_keys)(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                            std::uint32_t* out);
   void (*add_probabilities)(const AddProbabilitiesArgs&);
   void (*softmax_bf16)(const SoftmaxArgs&);
   void (*softmax_f32)(const SoftmaxArgs&);

@@ -36,6 +36,7 @@ extern const Simd kTable{
     .exp_scores = exp_scores,
     .combine = combine,
     .keep_keys = keep_keys,
+    .copy_keys = copy_keys,
     .add_probabilities = add_probabilities,
     .softmax_bf16 = softmax_bf16,
     .softmax_f32 = softmax_f32,
