@@ -18,7 +18,7 @@ namespace longhaul::eval {
 namespace {
 
 /// A task at one length.
-struct Part {
+struct Stage {
   const Task* task;
   std::int64_t length;
   std::vector<Document> documents;
@@ -35,19 +35,19 @@ std::int64_t parse_count(const char* flag, const std::string& text) {
 }
 
 /// Tasks with their lengths; refuses what has no meaning for them.
-std::vector<Part> parts_of(const EvalOptions& o, std::int64_t context) {
+std::vector<Stage> stages_of(const EvalOptions& o, std::int64_t context) {
   if (o.task.empty()) throw UserError(Exit::usage, "--task is required; see longhaul eval --help");
   std::vector<std::int64_t> lengths;
   for (const std::string& text : o.lengths) {
     lengths.push_back(parse_count("--lengths", text));
     if (lengths.back() > context) throw UserError(Exit::usage, "--lengths {}: the context is {} tokens", text, context);
   }
-  std::vector<Part> parts;
+  std::vector<Stage> stages;
   std::string reads_data, reads_texts;
   bool used = false;
   for (const std::string& name : o.task) {
     const Task& task = find_task(name);
-    if (std::ranges::any_of(parts, [&](const Part& part) { return part.task == &task; })) continue;
+    if (std::ranges::any_of(stages, [&](const Stage& stage) { return stage.task == &task; })) continue;
     if (task.takes_texts && o.texts.empty())
       throw UserError(Exit::usage, "--texts is required for {}; see longhaul eval --help", name);
     if (task.needs_data && o.data.empty())
@@ -63,12 +63,12 @@ std::vector<Part> parts_of(const EvalOptions& o, std::int64_t context) {
       throw UserError(Exit::usage, "--lengths is required for {}; see longhaul eval --help", name);
     used = used || has_length;
     for (std::int64_t length : has_length && !lengths.empty() ? lengths : std::vector<std::int64_t>{0})
-      parts.push_back({&task, length, {}, {}});
+      stages.push_back({&task, length, {}, {}});
   }
   if (!o.data.empty() && reads_data.empty()) throw UserError(Exit::usage, "--data: none of the tasks reads it");
   if (!o.texts.empty() && reads_texts.empty()) throw UserError(Exit::usage, "--texts: none of the tasks reads them");
   if (!lengths.empty() && !used) throw UserError(Exit::usage, "--lengths: none of the tasks has a length");
-  return parts;
+  return stages;
 }
 
 Grid grid_of(const EvalOptions& o) {
@@ -91,14 +91,14 @@ TaskInput task_input(const EvalOptions& o, const ModelFiles& model, const Librar
   return input;
 }
 
-std::uint64_t data_fingerprint(const std::vector<Part>& parts) {
+std::uint64_t data_fingerprint(const std::vector<Stage>& stages) {
   // Of the documents themselves: whatever changes them makes other results.
   std::uint64_t hash = hash64("");
   auto add = [&](const std::vector<std::int32_t>& ids) {
     hash = hash64({reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(std::int32_t)}, hash);
   };
-  for (const Part& part : parts)
-    for (const Document& document : part.documents) {
+  for (const Stage& stage : stages)
+    for (const Document& document : stage.documents) {
       add(document.prompt);
       for (const Question& question : document.questions) {
         add(question.ask);
@@ -108,10 +108,10 @@ std::uint64_t data_fingerprint(const std::vector<Part>& parts) {
   return hash;
 }
 
-Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const std::vector<Part>& parts,
+Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const std::vector<Stage>& stages,
                           const std::vector<Variant>& variants, const std::vector<std::uint64_t>& bases) {
   Records::Json lengths = Records::Json::array(), policies = Records::Json::array();
-  for (const Part& part : parts) lengths.push_back(fmt::format("{} {}", part.task->name, part.length));
+  for (const Stage& stage : stages) lengths.push_back(fmt::format("{} {}", stage.task->name, stage.length));
   for (std::size_t i = 0; i < variants.size(); ++i)
     policies.push_back(fmt::format("{}; labels {:016x}", print_policy(variants[i].policy), bases[i]));
   return {{"model", model.name},
@@ -125,20 +125,20 @@ Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const s
           {"documents", o.documents},
           {"seed", o.seed},
           {"stats", o.stats},
-          {"documents' tokens", fmt::format("{:016x}", data_fingerprint(parts))},
+          {"documents' tokens", fmt::format("{:016x}", data_fingerprint(stages))},
           {"policies", policies}};
 }
 
 /// Everything that can be wrong is found before the results file is made.
 struct Job {
-  std::vector<Part> parts;
+  std::vector<Stage> stages;
   std::vector<Variant> variants;
   std::vector<std::shared_ptr<const LabelBases>> bases;
   Records::Json settings;
 };
 
 Job prepare(const EvalOptions& o, const ModelFiles& model) {
-  Job job{.parts = parts_of(o, context(o, model.config)), .variants = make_variants(grid_of(o))};
+  Job job{.stages = stages_of(o, context(o, model.config)), .variants = make_variants(grid_of(o))};
   std::vector<std::uint64_t> bases;
   for (const Variant& variant : job.variants) {
     job.bases.push_back(label_bases(o, variant.policy, model));
@@ -148,23 +148,24 @@ Job prepare(const EvalOptions& o, const ModelFiles& model) {
   }
   const Library texts(o.texts, model.tokenizer);
   TaskInput input = task_input(o, model, texts);
-  for (Part& part : job.parts) {
-    input.length = part.length;
-    part.documents = part.task->make(input);
-    for (const Document& document : part.documents)
+  for (Stage& stage : job.stages) {
+    input.length = stage.length;
+    stage.documents = stage.task->make(input);
+    for (const Document& document : stage.documents)
       if (document.rows() > context(o, model.config))
         throw UserError(Exit::usage, "{}: needs {} tokens, the context is {}; cut it with --lengths, or leave it out",
                         document.name, document.rows(), context(o, model.config));
     for (std::size_t i = 0; i < job.variants.size(); ++i) {
       const Variant& v = job.variants[i];
       const std::string key =
-          fmt::format("{} {} {} {}", part.task->name, part.length, print_policy(v.policy), bases[i]);
-      Records::Json labels{{"task", part.task->name}, {"length", part.length}, {"policy", v.name}, {"share", v.share}};
+          fmt::format("{} {} {} {}", stage.task->name, stage.length, print_policy(v.policy), bases[i]);
+      Records::Json labels{
+          {"task", stage.task->name}, {"length", stage.length}, {"policy", v.name}, {"share", v.share}};
       labels.update(Records::Json{{"labels", v.labels}, {"label_dims", v.label_dims}});
-      part.cells.push_back({v, job.bases[i], fmt::format("{:016x}", hash64(key)), std::move(labels)});
+      stage.cells.push_back({v, job.bases[i], fmt::format("{:016x}", hash64(key)), std::move(labels)});
     }
   }
-  job.settings = settings_of(o, model, job.parts, job.variants, bases);
+  job.settings = settings_of(o, model, job.stages, job.variants, bases);
   return job;
 }
 
@@ -172,7 +173,7 @@ Job prepare(const EvalOptions& o, const ModelFiles& model) {
 
 void evaluate(const EvalOptions& o) {
   if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul eval --help");
-  parts_of(o, std::int64_t{1} << 40);  // a mistake in the flags is better told before the model's files are read
+  stages_of(o, std::int64_t{1} << 40);  // a mistake in the flags is better told before the model's files are read
   make_variants(grid_of(o));
   const ModelFiles model(o.model);
   const Job job = prepare(o, model);
@@ -181,9 +182,9 @@ void evaluate(const EvalOptions& o) {
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   EvalProgress progress(::isatty(STDERR_FILENO) == 1);
   std::int64_t documents = 0, answers = 0;
-  for (const Part& part : job.parts) {
-    documents += static_cast<std::int64_t>(part.documents.size());
-    answers += static_cast<std::int64_t>(part.documents.size() * part.cells.size());
+  for (const Stage& stage : job.stages) {
+    documents += static_cast<std::int64_t>(stage.documents.size());
+    answers += static_cast<std::int64_t>(stage.documents.size() * stage.cells.size());
   }
   spdlog::info("{}; {} documents for {} policies; {} of {} answers are there already", device->describe(), documents,
                job.variants.size(), records.resumed(), answers);
@@ -193,12 +194,12 @@ void evaluate(const EvalOptions& o) {
   engine.prefill_chunk = o.prefill_chunk;
   const Evaluation evaluation{model, *device, limits, engine, o.stats, records, progress};
   std::string table = results_head(), steps;
-  for (const Part& part : job.parts) {
-    progress.task(fmt::format("{} {}", part.task->name, format_length(part.length)));
-    evaluation.run(part.documents, part.cells);
-    table += results_rows(*part.task, part.length, part.documents, part.cells, records, o.seed);
+  for (const Stage& stage : job.stages) {
+    progress.task(fmt::format("{} {}", stage.task->name, format_length(stage.length)));
+    evaluation.run(stage.documents, stage.cells);
+    table += results_rows(*stage.task, stage.length, stage.documents, stage.cells, records, o.seed);
     steps +=
-        step_tables(*part.task, part.length, part.documents, part.cells, records, model.config, engine.activations);
+        step_tables(*stage.task, stage.length, stage.documents, stage.cells, records, model.config, engine.activations);
   }
   progress.clear();
   say(table + steps);
