@@ -1,5 +1,6 @@
 // What is evaluated: documents that are prefilled once, and questions that each go on from the document's end.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -58,6 +59,7 @@ struct Document {
 struct Item {
   std::string name;
   double sum = 0, weight = 1;
+  std::string text = {};  // what was generated, for the records
 };
 
 }  // namespace longhaul::eval

@@ -131,7 +131,11 @@ void Records::append(const std::string& cell, std::int64_t document, const Json&
     record.update(what);
     text += record.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   };
-  for (const Item& item : group.items) add({{"item", item.name}, {"sum", item.sum}, {"weight", item.weight}});
+  for (const Item& item : group.items) {
+    Json what{{"item", item.name}, {"sum", item.sum}, {"weight", item.weight}};
+    if (!item.text.empty()) what["text"] = item.text;
+    add(what);
+  }
   if (!group.steps.is_null()) add({{"steps", group.steps}});
   write(text);
   groups_[{cell, document}] = std::move(group);

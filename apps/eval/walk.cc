@@ -104,7 +104,8 @@ void Walk::judge_generated(std::int32_t token) {
            (q.complete && q.complete(model_->answer_text(text_)));
   }
   if (!over) return;
-  item_.sum = q.score(model_->answer_text(text_));
+  item_.text = model_->answer_text(text_);
+  item_.sum = q.score(item_.text);
   items_.push_back(std::move(item_));
   end_question();
 }
