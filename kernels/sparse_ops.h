@@ -44,7 +44,7 @@ enum class LabelFit : std::uint8_t {
 
 /// Fits the basis of a layer's labels to its own keys and recent queries, and zero and step to the range of its keys.
 /// Queries are turned by RoPE from where they stood to positions of [target, target + targets), which decoding will
-/// use. Of more than 8,192 keys as many, evenly spread, stand for all. Whatever the keys are, the basis is finite.
+/// use. Of more than 4,096 keys as many, evenly spread, stand for all. Whatever the keys are, the basis is finite.
 struct FitLabelsArgs {
   KvTile kv;              // rows [0, kv.rows), all of the prompt
   const void* q;          // [queries, q_heads * head_dim] act, after rope
