@@ -59,7 +59,7 @@ void fit_labels(benchmark::State& state) {
   Layer layer{state.range(0), state.range(1)};
   const FitLabelsArgs args = layer.fit(static_cast<LabelFit>(state.range(2)));
   const double moments =
-      2.0 * kDim * kDim * static_cast<double>(kKvHeads * (std::min<std::int64_t>(layer.rows, 8192) + 2048 * kGroup));
+      2.0 * kDim * kDim * static_cast<double>(kKvHeads * (std::min<std::int64_t>(layer.rows, 4096) + 2048 * kGroup));
   measure(state, "GFLOP/s", moments, sgemm_peak(), [&] { cpu::fit_labels(args); });
 }
 

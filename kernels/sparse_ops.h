@@ -16,7 +16,9 @@ struct RowList {
 /// its own zero and step, so that a row costs dims * bits / 8 bytes and nothing else (Double Sparsity, arXiv
 /// 2408.07092, section 3.2; a choice of channels is the basis of unit vectors).
 /// Codes lie in blocks of kAttendBlock rows, in a block dimension by dimension: a scan reads one run of memory and
-/// works on many rows at once.
+/// works on many rows at once. Of a dimension's 64 codes byte i holds, with 4 bits, row i in its low half and row i +
+/// 32 in its high half; with 8 bits row i; with 16 bits element i is row i. Codes of rows that have no label yet do not
+/// matter. The coordinate that a code stands for is zero + step * code.
 struct LabelTile {
   std::byte* codes = nullptr;    // [kv_heads, blocks, dims, kAttendBlock * bits / 8 bytes]
   std::int64_t head_stride = 0;  // bytes from a KV head's first block to the next head's
@@ -47,7 +49,7 @@ enum class LabelFit : std::uint8_t {
 
 /// Fits the basis of a layer's labels to its own keys and recent queries, and zero and step to the range of its keys.
 /// Queries are turned by RoPE from where they stood to positions of [target, target + targets), which decoding will
-/// use.
+/// use. Of more than 4,096 keys as many, evenly spread, stand for all. Whatever the keys are, the basis is finite.
 struct FitLabelsArgs {
   KvTile kv;              // rows [0, kv.rows), all of the prompt
   const void* q;          // [queries, q_heads * head_dim] act, after rope
@@ -89,7 +91,8 @@ struct SelectArgs {
   std::int64_t mass_stride;
   std::int64_t rows, sinks, window, budget;
   float top_p;
-  float* scratch;  // [q_heads + kv_heads, rows rounded up to kAttendBlock]
+  float* scratch;  // [q_heads + kv_heads, rows rounded up to kAttendBlock]; the CPU leaves the combined scores in the
+                   // last kv_heads, as ordered keys
   RowList out;     // out.stride >= min(budget, rows)
 };
 
@@ -182,7 +185,7 @@ struct FillArgs {
 };
 
 /// Attention mass that rows have received (H2O, arXiv 2306.14048): adds the probabilities of a listed attention, summed
-/// over the query heads of a group. Rows of [0, row count of the walk) that are not listed are given up: -inf.
+/// over the query heads of a group. Rows of [0, n) that are not listed are given up: -inf.
 struct AddListMassArgs {
   RowList rows;
   const float* scores;  // [q_heads, rows.stride] as attend_list left them
@@ -217,7 +220,7 @@ struct RoundRowsArgs {
 struct SelectionQuality {
   float mass;    // kept by the listed rows: mean over the group's query heads
   float best;    // kept by as many rows of the exact group score's top
-  float recall;  // share of the listed rows that are in that top
+  float recall;  // share of the listed rows that are in that top; 1 for an empty list
 };
 struct JudgeArgs {
   const void* q;  // [q_heads, head_dim] act; one token
@@ -236,8 +239,8 @@ struct MomentsArgs {
   DType act;
   std::int64_t tokens, q_heads, kv_heads, head_dim;
 };
-/// k k^T [d, d], q q^T [d, d] (summed over the group's heads), then [d] each: k, |k|, |q|, |q k| (same position), and
-/// the number of tokens.
+/// k k^T [d, d], q q^T [d, d], then [d] each: k, |k|, |q|, |q k| (same position), and the number of tokens. What has a
+/// q in it is summed over the group's heads.
 constexpr std::int64_t moment_doubles(std::int64_t d) { return 2 * d * d + 4 * d + 1; }
 
 }  // namespace longhaul

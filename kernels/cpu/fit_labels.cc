@@ -21,7 +21,7 @@
 namespace longhaul::cpu {
 namespace {
 
-constexpr std::int64_t kMostKeys = 8192;  // of a head that are looked at, evenly spread
+constexpr std::int64_t kMostKeys = 4096;  // of a head that are looked at, evenly spread
 constexpr std::int64_t kTrials = 32;      // queries that candidates are compared with
 
 /// A question asks with queries that the document has not seen: of every direction a little is expected, as a share of
@@ -206,8 +206,8 @@ class HeadFit {
   }
 
   /// The range that codes cover. Extreme keys are those that get the attention, and keys to come reach further: cutting
-  /// the range to the inner 99.6 % costs more than its finer steps bring (DESIGN.md). Yet one outlier must not stretch
-  /// it.
+  /// the range to the inner 99.6 % costs more than its finer steps bring (0.001 of the mass at 1/16, 0.010 at 1/64 on a
+  /// trained model). Yet one outlier must not stretch it.
   std::pair<float, float> range_of(const float* x) const {
     double n = 0, sum = 0, squares = 0;
     float low = std::numeric_limits<float>::max(), high = -low;

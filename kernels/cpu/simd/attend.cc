@@ -20,17 +20,24 @@ struct Run {
   const T* first;
   std::int64_t stride;  // elements
   const T* operator[](std::int64_t r) const { return first + r * stride; }
-  std::uintptr_t ahead(std::int64_t r) const { return reinterpret_cast<std::uintptr_t>(first + r * stride); }
+  /// Asks for rows [r, r + count).
+  void fetch(std::int64_t r, std::int64_t count) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(first + r * stride);
+    for (std::int64_t b = 0; b < count * stride * static_cast<std::int64_t>(sizeof(T)); b += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(at + b), 0, 2);
+  }
 };
 
 /// Rows anywhere; `known` of them, of which the block is the first ones.
 template <class T>
 struct Scattered {
   const void* const* rows;
-  std::int64_t known;
+  std::int64_t known, width;  // width: elements of a row
   const T* operator[](std::int64_t r) const { return static_cast<const T*>(rows[r]); }
-  std::uintptr_t ahead(std::int64_t r) const {
-    return reinterpret_cast<std::uintptr_t>(rows[r < known ? r : known - 1]);
+  void fetch(std::int64_t r, std::int64_t count) const {
+    for (std::int64_t i = r; i < r + count && i < known; ++i)
+      for (std::int64_t c = 0; c < width; c += 64 / static_cast<std::int64_t>(sizeof(T)))
+        __builtin_prefetch((*this)[i] + c, 0, 2);
   }
 };
 
@@ -44,11 +51,7 @@ void scores(const Rows& rows, std::int64_t n, std::int64_t d, const float* q, fl
     const T* k[R];
     for (int j = 0; j < R; ++j) k[j] = rows[r + j < n ? r + j : n - 1];
     // The next block, K and V: the two are read in separate passes, a pattern that hardware does not foresee.
-    for (int j = 0; j < R; ++j) {
-      const std::uintptr_t next = rows.ahead(r + j + n);
-      for (std::int64_t b = 0; b < 2 * dim * static_cast<std::int64_t>(sizeof(T)); b += 64)
-        __builtin_prefetch(reinterpret_cast<const void*>(next + b), 0, 2);
-    }
+    rows.fetch(r + n, R);
     for (std::int64_t i = 0; i < dim; i += N)
       for (int j = 0; j < R; ++j) {
         F<N> ks = load<N>(k[j] + i);
@@ -134,7 +137,7 @@ void attend_dim(const AttendRowsArgs& a) {
 template <class T, int N, int D>
 void score_listed_dim(const ListedRowsArgs& a) {
   const std::int64_t d = D ? D : a.head_dim;
-  const Scattered<T> rows{a.rows, a.count + a.ahead};
+  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
   for_heads(a.heads, [&](auto heads, std::int64_t h) {
     constexpr int H = decltype(heads)::value;
     alignas(64) float s[H][kMaxBlock + kSpare];
@@ -146,7 +149,7 @@ void score_listed_dim(const ListedRowsArgs& a) {
 template <class T, int N, int D>
 void add_listed_dim(const ListedRowsArgs& a) {
   const std::int64_t d = D ? D : a.head_dim;
-  const Scattered<T> rows{a.rows, a.count + a.ahead};
+  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
   for (std::int64_t r = a.count; r < a.count + a.ahead && r < 2 * a.count; ++r)
     for (std::int64_t i = 0; i < d; i += 64 / static_cast<std::int64_t>(sizeof(T)))
       __builtin_prefetch(rows[r] + d + i, 0, 2);

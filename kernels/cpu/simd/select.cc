@@ -65,7 +65,7 @@ std::int64_t keep(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowes
       some[here] = Keys ? keys[i] : first + static_cast<std::uint32_t>(i);
       here += keys[i] - lowest < span;
     }
-    __builtin_memcpy(out + kept, some, here * sizeof(std::uint32_t));
+    if (here > 0) __builtin_memcpy(out + kept, some, here * sizeof(std::uint32_t));  // `out` may be null for none
     kept += here;
   }
   return kept;
