@@ -228,6 +228,14 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget b
   return fit_to_budget(config, engine, budget);
 }
 
+std::unique_ptr<TraceWriter> record_trace(const Options& o, const ModelFiles& model, Engine& engine) {
+  if (o.record_trace.empty()) return nullptr;
+  auto trace = std::make_unique<TraceWriter>(o.record_trace, model.name, engine);
+  engine.set_step_tap(
+      [to = trace.get()](const StepProbe& probe, std::span<Session* const> sessions) { to->add(probe, sessions); });
+  return trace;
+}
+
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
   if (auto ordinal = cuda_ordinal(name)) return make_cuda_device(*ordinal, budget);
   if (link > 0 && link < 1e-3)

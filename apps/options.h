@@ -8,6 +8,7 @@
 #include "kernels/device.h"
 #include "runtime/model_files.h"
 #include "runtime/plan.h"
+#include "runtime/trace.h"
 
 namespace longhaul {
 
@@ -55,6 +56,8 @@ EngineOptions engine_options(const Options& options, const ModelFiles& model, Bu
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
 /// The policy of --policy and --set for a device that can or cannot select rows.
 KvPolicy policy_of(const Options& options, bool selects_rows);
+/// With --record-trace, a trace of what the engine's steps select; null without.
+std::unique_ptr<TraceWriter> record_trace(const Options& options, const ModelFiles& model, Engine& engine);
 /// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU
 /// device's, GB/s each way; 0: as fast as memory.
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link);

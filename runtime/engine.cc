@@ -211,6 +211,7 @@ struct Engine::Impl {
   Layer layer;
   StepRecorder recorder;
   LogitsTap tap;
+  StepTap step_tap;
   std::vector<float> tapped;
   RowCounts rows;  // what the host knows of them
 };
@@ -332,6 +333,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
     session.accept(act.host_sampled[i], session.rows() + 1);
   }
+  if (step_tap) step_tap(recorder.view(), sessions);
 }
 
 Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options)
@@ -374,6 +376,7 @@ std::vector<double> Engine::moments() const {
   return sums;
 }
 void Engine::set_logits_tap(LogitsTap tap) { impl_->tap = std::move(tap); }
+void Engine::set_step_tap(StepTap tap) { impl_->step_tap = std::move(tap); }
 const EngineOptions& Engine::options() const { return impl_->options; }
 const MemoryPlan& Engine::plan() const { return impl_->plan; }
 const ModelConfig& Engine::config() const { return impl_->config; }

@@ -19,6 +19,10 @@ struct PrefillProgress {
 };
 using PrefillReport = std::function<void(const PrefillProgress&)>;
 
+/// What a step selected, and the sessions it was a step of; they have their new token.
+struct StepProbe;
+using StepTap = std::function<void(const StepProbe& probe, std::span<Session* const> sessions)>;
+
 /// Logits of `rows` consecutive positions of one forward call, [rows, vocab].
 using LogitsTap = std::function<void(std::int64_t rows, const float* logits)>;
 
@@ -67,6 +71,8 @@ class Engine {
   /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and
   /// scoring.
   void set_logits_tap(LogitsTap tap);
+  /// While set, is called after every decode step; with probes.steps or probes.lists.
+  void set_step_tap(StepTap tap);
 
   const EngineOptions& options() const;
   const MemoryPlan& plan() const;

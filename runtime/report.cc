@@ -29,6 +29,8 @@ std::string seconds_by_name(const std::map<std::string, double>& seconds, const 
   return text.empty() ? "none" : text;
 }
 
+}  // namespace
+
 std::string describe_rows(const RowCounts& rows) {
   auto percent = [](std::int64_t part, std::int64_t whole) {
     return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<std::int64_t>(whole, 1));
@@ -42,8 +44,6 @@ std::string describe_rows(const RowCounts& rows) {
                     percent(here, rows.listed), percent(rows.cache_hits, rows.listed),
                     percent(rows.staged_hits, rows.listed), percent(rows.missed, rows.listed));
 }
-
-}  // namespace
 
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
   std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * options.max_len;
