@@ -50,7 +50,7 @@ struct Layer {
 /// Every row of the layer once, bound by reading the keys.
 void label_rows(benchmark::State& state) {
   Layer layer{state.range(0), state.range(1)};
-  cpu::fit_labels(layer.fit(LabelFit::channels));
+  cpu::fit_labels(layer.fit(LabelFit::rms));
   const LabelRowsArgs args = layer.label();
   measure(state, "GB/s", static_cast<double>(layer.kv.size()), read_peak(), [&] { cpu::label_rows(args); });
 }
@@ -66,7 +66,7 @@ void fit_labels(benchmark::State& state) {
 /// One token, a sixteenth of the rows; the bound is reading the labels once.
 void select(benchmark::State& state) {
   Layer layer{state.range(0), state.range(1)};
-  cpu::fit_labels(layer.fit(LabelFit::channels));
+  cpu::fit_labels(layer.fit(LabelFit::rms));
   cpu::label_rows(layer.label());
   std::vector<float> scratch((kQHeads + kKvHeads) * layer.rows);
   std::vector<std::int32_t> rows(kKvHeads * layer.rows), count(kKvHeads);

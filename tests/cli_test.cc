@@ -342,5 +342,23 @@ TEST_CASE("models that cannot be used") {
                 "tokenizer.json");
 }
 
+TEST_CASE("policy flags: what is wrong is one line that names the key") {
+  ScratchDir dir;
+  dir.write("doc.txt", "Words.");
+  dir.write("taken", "something");
+  const std::string run = "run --prompt-file doc.txt --max-tokens 2 --gpu-memory 1GiB --model " + kModel + " ";
+  check_refusal(dir, run + "--set share=1/8", 2, "expected policy.KEY=VALUE");
+  check_refusal(dir, run + "--set policy.shares=1/8", 2, "unknown key 'shares'");
+  check_refusal(dir, run + "--set policy.rows=0", 2, "'rows' must be");
+  check_refusal(dir, run + "--set policy.rows=40000", 2, "more than the model's context");
+  check_refusal(dir, run + "--set policy.label_dims=65", 2, "more than the model's head_dim");
+  check_refusal(dir, run + "--set policy.dense_layers=[8]", 2, "names layer 8");
+  check_refusal(dir, run + "--policy dense --set policy.share=1/8", 2, "'share' has no meaning");
+  check_refusal(dir, run + "--log-level off --record-trace taken", 2, "holds something already");
+  CHECK(longhaul(dir, run + "--log-level off --record-trace trace --set policy.rows=64").exit == 0);
+  CHECK(text_of(dir.path() / "trace").starts_with("{\"format\":\"longhaul-trace-1\""));
+  CHECK(longhaul(dir, run + "--policy published-offload --set policy.labels=qk").exit == 0);
+}
+
 }  // namespace
 }  // namespace longhaul
