@@ -30,7 +30,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
-  EngineOptions options = engine_options(o, model.config, limits, *device, job.longest(), sessions);
+  EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
   Engine engine(*device, model.config, model.weights, options);
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;
@@ -38,8 +38,10 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
                job.ready(), options.max_sessions, options.policy.name, format_bytes(engine.plan().device_bytes),
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
+  const auto trace = record_trace(o, model, engine);
   job.record_failures();
   job.run(engine);
+  if (trace) trace->finish();
   JobStats stats = job.stats();
   stats.load_seconds = load_seconds;
   stats.load_h2d_bytes = load_h2d_bytes;

@@ -30,6 +30,8 @@ Exit longhaul_main(int argc, char** argv) {
   Exit exit = Exit::ok;
   longhaul::register_run(app);
   longhaul::register_batch(app, exit);
+  longhaul::register_calibrate(app);
+  longhaul::register_eval(app);
   longhaul::register_tokenize(app);
   longhaul::register_completion(app);
   try {

@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "apps/config_file.h"
+#include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
@@ -62,7 +63,9 @@ CLI::Validator between(double low, double high) {
   return CLI::Validator(check, "", "between");
 }
 
-void add_options(CLI::App& verb, Options& o) {
+namespace {
+
+void add_place_options(CLI::App& verb, Options& o) {
   verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
   add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
@@ -72,20 +75,13 @@ void add_options(CLI::App& verb, Options& o) {
       verb, "--host-memory", o.host_memory, parse_bytes,
       "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
       "SIZE");
-  verb.add_option("--policy", o.policy, "where KV rows live: a shipped policy's name, or a TOML file")
-      ->capture_default_str()
-      ->type_name("NAME|FILE");
-  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens,
-             "context limit, prompt and answer together; the model's unless given", "TOKENS");
-  add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
-             "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
-  const char* kFromModel = "; from generation_config.json unless given";
-  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
-  verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
-      ->check(between(0.0, 1.0));
-  verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
-      ->check(between(0, 1 << 30));
-  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
+}
+
+void add_context_option(CLI::App& verb, Options& o, const std::string& help) {
+  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens, help, "TOKENS");
+}
+
+void add_engine_options(CLI::App& verb, Options& o) {
   verb.add_option("--activations", o.activations, "type of activations and KV rows")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
@@ -109,6 +105,43 @@ void add_options(CLI::App& verb, Options& o) {
       ->configurable(false);
 }
 
+}  // namespace
+
+void add_options(CLI::App& verb, Options& o) {
+  add_place_options(verb, o);
+  verb.add_option("--policy", o.policy,
+                  "what is attended and where KV rows live: a shipped policy's name, or a TOML file; offload unless "
+                  "given (stream on a device that cannot select rows yet)")
+      ->type_name("NAME|FILE");
+  verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
+      ->type_name("policy.KEY=VALUE")
+      ->allow_extra_args(false);
+  verb.add_option("--record-trace", o.record_trace,
+                  "write the rows that each decode step selects, by layer and KV head, so that they can be replayed")
+      ->type_name("FILE");
+  verb.add_option("--channels", o.channels,
+                  "channel file for labels that are not fitted to the document; channels.json in the model's folder, "
+                  "or a shipped one, unless given")
+      ->type_name("FILE");
+  add_context_option(verb, o, "context limit, prompt and answer together; the model's unless given");
+  add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
+             "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
+  const char* kFromModel = "; from generation_config.json unless given";
+  verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
+  verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
+      ->check(between(0.0, 1.0));
+  verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
+      ->check(between(0, 1 << 30));
+  verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
+  add_engine_options(verb, o);
+}
+
+void add_model_options(CLI::App& verb, Options& o, const std::string& max_model_len_help) {
+  add_place_options(verb, o);
+  add_context_option(verb, o, max_model_len_help);
+  add_engine_options(verb, o);
+}
+
 bool finish_options(CLI::App& verb, const Options& o) {
   if (!o.config.empty()) apply_config(verb, o.config);
   if (o.print_config) {
@@ -121,7 +154,7 @@ bool finish_options(CLI::App& verb, const Options& o) {
   spdlog::set_default_logger(std::move(log));
   if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
   cuda_ordinal(o.device);
-  load_policy(o.policy);  // a mistake in it is better told before the model's files are read
+  policy_of(o, true);  // a mistake in it is better told before the model's files are read
   return true;
 }
 
@@ -169,16 +202,38 @@ Budget budget(const Options& o) {
   return budget;
 }
 
-EngineOptions engine_options(const Options& o, const ModelConfig& config, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions) {
+KvPolicy policy_of(const Options& o, bool selects_rows) {
+  std::vector<std::string> sets;
+  for (const std::string& set : o.sets) {
+    if (!set.starts_with("policy.")) throw UserError(Exit::usage, "--set {}: expected policy.KEY=VALUE", set);
+    sets.push_back(set.substr(7));
+  }
+  return load_policy(o.policy.empty() ? (selects_rows ? "offload" : "stream") : o.policy, sets);
+}
+
+EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
+                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
   budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine;
-  engine.policy = load_policy(o.policy);
+  const ModelConfig& config = model.config;
+  engine.policy = policy_of(o, device.selects_rows());
+  check_policy(engine.policy, config);
   engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
   engine.max_len = longest;
   engine.max_sessions = wanted_sessions;
   engine.prefill_chunk = o.prefill_chunk;
+  engine.probes = probes;
+  engine.probes.lists = !o.record_trace.empty();
+  engine.bases = label_bases(o, engine.policy, model);
   return fit_to_budget(config, engine, budget);
+}
+
+std::unique_ptr<TraceWriter> record_trace(const Options& o, const ModelFiles& model, Engine& engine) {
+  if (o.record_trace.empty()) return nullptr;
+  auto trace = std::make_unique<TraceWriter>(o.record_trace, model.name, engine);
+  engine.set_step_tap(
+      [to = trace.get()](const StepProbe& probe, std::span<Session* const> sessions) { to->add(probe, sessions); });
+  return trace;
 }
 
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {

@@ -8,17 +8,22 @@
 #include "kernels/device.h"
 #include "runtime/model_files.h"
 #include "runtime/plan.h"
+#include "runtime/trace.h"
 
 namespace longhaul {
 
 struct Options {
-  std::string model, device = "auto", policy = "stream", activations = "bf16", log_level = "info";
+  std::string model, device = "auto", activations = "bf16", log_level = "info";
   std::optional<std::int64_t> gpu_memory, host_memory;  // bytes
   std::optional<std::int64_t> max_model_len, max_tokens;
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k;
   std::int64_t seed = 0, prefill_chunk = 512;
-  double cpu_link = 0;  // GB/s; 0: as fast as memory
+  double cpu_link = 0;            // GB/s; 0: as fast as memory
+  std::string policy;             // empty: offload, or stream where the device cannot select rows
+  std::vector<std::string> sets;  // policy.KEY=VALUE
+  std::string record_trace;       // a file for the rows that each step selects; empty: none
+  std::string channels;           // a channel file; empty: find_channels looks for one
   std::string config;
   bool print_config = false;
 };
@@ -26,6 +31,8 @@ struct Options {
 /// For Option::check: a number in [low, high].
 CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
+/// Those that are about the model and the machine: for verbs that answer nothing.
+void add_model_options(CLI::App& verb, Options& options, const std::string& max_model_len_help);
 /// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
 bool finish_options(CLI::App& verb, const Options& options);
 
@@ -45,8 +52,12 @@ Budget available_budget(const std::string& device, std::optional<std::int64_t> d
 /// The same under the budgets that were given.
 Budget budget(const Options& options);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
-EngineOptions engine_options(const Options& options, const ModelConfig& config, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions);
+EngineOptions engine_options(const Options& options, const ModelFiles& model, Budget budget, const Device& device,
+                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
+/// The policy of --policy and --set for a device that can or cannot select rows.
+KvPolicy policy_of(const Options& options, bool selects_rows);
+/// With --record-trace, a trace of what the engine's steps select; null without.
+std::unique_ptr<TraceWriter> record_trace(const Options& options, const ModelFiles& model, Engine& engine);
 /// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU
 /// device's, GB/s each way; 0: as fast as memory.
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link);

@@ -68,12 +68,15 @@ void run(const PromptOptions& o) {
   check_context(length, answer, room + length);
   Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
-  EngineOptions options = engine_options(o, model.config, limits, *device, length + answer, 1);
+  EngineOptions options = engine_options(o, model, limits, *device, length + answer, 1);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits));
+  const auto trace = record_trace(o, model, engine);
   Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
   stream_answer(engine, model, session);
+  spdlog::info("{}", describe_rows(engine.row_counts()));
+  if (trace) trace->finish();
 }
 
 }  // namespace

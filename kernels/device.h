@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "kernels/ops.h"
+#include "kernels/sparse_ops.h"
 
 namespace longhaul {
 
@@ -57,6 +58,22 @@ class Stream {
   virtual void launch(const MergeArgs&) = 0;
   virtual void launch(const FinishArgs&) = 0;
   virtual void launch(const SampleArgs&) = 0;
+
+  // Label selection (sparse_ops.h). A device that lacks an operator throws DeviceError, naming it.
+  virtual void launch(const FitLabelsArgs&);
+  virtual void launch(const LabelRowsArgs&);
+  virtual void launch(const SelectArgs&);
+  virtual void launch(const LocateArgs&);
+  virtual void launch(const GatherArgs&);
+  virtual void launch(const ScoreListArgs&);
+  virtual void launch(const FinishListArgs&);
+  virtual void launch(const RetainArgs&);
+  virtual void launch(const FillArgs&);
+  virtual void launch(const AddListMassArgs&);
+  virtual void launch(const AddMassArgs&);
+  virtual void launch(const RoundRowsArgs&);
+  virtual void launch(const JudgeArgs&);
+  virtual void launch(const MomentsArgs&);
 };
 
 /// What a device has done since it was made.
@@ -103,6 +120,8 @@ class Device {
   virtual void pin(std::byte* data, std::int64_t bytes) = 0;
   virtual void unpin(std::byte* data) noexcept = 0;
   virtual DeviceCounters counters() const = 0;
+  /// Whether its streams have the operators of sparse_ops.h.
+  virtual bool selects_rows() const { return false; }
 
   /// Debits the budget. Throws OutOfMemory{what, bytes, left}.
   Buffer allocate(std::int64_t bytes, std::string_view what);

@@ -1,24 +1,30 @@
-// One decode step: a new row for each session, attended with all rows before it in ascending order: the resident
-// prefix, the streamed tiles, the recent window. A block of the window goes to the host store when its last row is
-// written.
+// One decode step: a new row for each session. A layer attends the rows that it selects (ListAttention), or all rows in
+// ascending order: the resident prefix, the streamed tiles, the recent window. A block of the window goes to the host
+// store when its last row is written.
 #pragma once
 #include "offload/kv_cache.h"
+#include "offload/label_builder.h"
+#include "offload/list_attention.h"
 #include "offload/prefetcher.h"
 
 namespace longhaul {
 
 class DecodePass final : public KvPass {
  public:
-  DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
+  DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
+             std::vector<SlotState>& slots);
 
   void begin(std::span<const Span> spans);
   void begin_layer(std::int64_t) override {}
-  void append(std::int64_t layer, const Span& span, const void* qkv) override;
-  void attend(std::int64_t layer, const Span& span, const void* qkv, void* out) override;
+  void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
+  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
+              QueryPredictor& predictor) override;
   void end_layer(std::int64_t) override {}
   void end() override;
 
  private:
+  void append(std::int64_t layer, const Span& span, const void* qkv);
+  void attend_all(std::int64_t layer, const Span& span, const void* qkv, void* out);
   SlotState& state(const Span& span) { return slots_[static_cast<std::size_t>(span.slot)]; }
   Event& flushed(const Span& span, std::int64_t row);
   bool in_ring(std::int64_t row) const { return row >= buffers_.layout.prefix_rows; }
@@ -27,7 +33,9 @@ class DecodePass final : public KvPass {
   Streams streams_;
   const KvBuffers& buffers_;
   std::vector<SlotState>& slots_;
+  const LabelBuilder& labels_;
   Prefetcher prefetcher_;
+  ListAttention lists_;
   std::unique_ptr<Event> row_written_;
   std::vector<Span> spans_;
 };

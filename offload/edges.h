@@ -16,6 +16,13 @@ inline constexpr Edge kRowsStored{
 inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: the block's last row has been appended
 inline constexpr Edge kRingFree{
     "ring_free"};  // compute waits for store: the block that a new row overwrites is on the host
+// Decode: listed rows. No edge guards a staging place against being overwritten too early: what is fetched for a layer
+// was listed by compute after it had attended the layer before last, which used the same places. Nor does kRowsStored:
+// compute lists rows after it has itself waited for the store (kPrefillStored, kRingFree).
+inline constexpr Edge kPredictionListed{"prediction_listed"};  // fetch waits for compute: what to prefetch is written
+inline constexpr Edge kPrefetchLanded{"prefetch_landed"};      // compute waits for fetch: the prefetched rows are there
+inline constexpr Edge kMissesListed{"misses_listed"};          // fetch waits for compute: what was missed is written
+inline constexpr Edge kMissesLanded{"misses_landed"};          // compute waits for fetch: the missed rows are there
 // Prefill: one layer's rows, two buffers.
 inline constexpr Edge kChunkWritten{"chunk_written"};  // store waits for compute: the chunk's rows have been appended
 inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before last has left the buffer
@@ -24,7 +31,8 @@ inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for st
 inline constexpr Edge kTokenReady{"token_ready"};      // the one wait of a step: the sampled tokens are in host memory
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
-/// The edges that order data: dropping any of them must change the output.
+/// The edges that order data: dropping any of them must change the output. Those of listed rows, and the others.
+inline constexpr std::array kLists{kPredictionListed, kPrefetchLanded, kMissesListed, kMissesLanded};
 inline constexpr std::array kAll{kTileReady,    kTileFree,  kRowsStored,    kRowWritten, kRingFree,
                                  kChunkWritten, kLayerFree, kPrefillStored, kTokenReady};
 

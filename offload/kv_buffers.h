@@ -1,15 +1,17 @@
 // All KV memory, laid out once: run with counting arenas it is the plan, with carving arenas the use.
 #pragma once
 #include "kernels/arena.h"
-#include "offload/layout.h"
-#include "offload/row_block.h"
+#include "offload/selection_buffers.h"
 
 namespace longhaul {
 
 struct KvBuffers {
   /// `chunk`: most tokens attended in one call.
-  KvBuffers(const KvShape& shape, const KvLayout& layout, std::int64_t chunk, Arena& device, Arena& host)
+  KvBuffers(const KvShape& shape, const KvPolicy& policy, const KvLayout& layout, const SelectionExtras& extras,
+            std::int64_t chunk, Arena& device, Arena& host)
       : shape(shape),
+        policy(policy),
+        plan(plan_layers(policy, shape.layers)),
         layout(layout),
         prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows),
         ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows),
@@ -18,7 +20,8 @@ struct KvBuffers {
         host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows()),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state"),
-              device.take<float>(chunk * shape.q_heads, "attention state")} {}
+              device.take<float>(chunk * shape.q_heads, "attention state")},
+        selection(shape, layout, policy, extras, device) {}
 
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
   KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
@@ -33,11 +36,19 @@ struct KvBuffers {
   }
 
   KvShape shape;
+  KvPolicy policy;
+  std::vector<LayerPlan> plan;
   KvLayout layout;
   RowBlock prefix, ring, staging, prefill;  // device
   RowBlock host;
   AttnState state;
+  SelectionBuffers selection;
+  bool given_bases = false;  // labels are not made from the document; set before the first prefill
 };
+
+/// The rows that a query at row n - 1 attends in a layer that selects.
+SelectArgs select_args(const KvBuffers& buffers, std::int64_t slot, std::int64_t layer, std::int64_t n, const void* q,
+                       RowList out);
 
 /// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
 template <class F>

@@ -1,25 +1,34 @@
 #include "offload/kv_cache.h"
 
+#include "kernels/base/error.h"
 #include "offload/decode_pass.h"
+#include "offload/label_builder.h"
 #include "offload/prefill_pass.h"
 
 namespace longhaul {
 
 KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffers)
-    : slots_(static_cast<std::size_t>(buffers.layout.sessions)) {
+    : streams_(streams), buffers_(buffers), slots_(static_cast<std::size_t>(buffers.layout.sessions)) {
   for (SlotState& slot : slots_) {
     slot.prefilled = device.make_event();
     for (std::int64_t i = 0; i < buffers.layout.ring_rows / kAttendBlock; ++i)
       slot.flushed.push_back(device.make_event());
   }
-  prefill_ = std::make_unique<PrefillPass>(device, streams, buffers, slots_);
-  decode_ = std::make_unique<DecodePass>(device, streams, buffers, slots_);
+  labels_ = std::make_unique<LabelBuilder>(streams, buffers);
+  prefill_ = std::make_unique<PrefillPass>(device, streams, buffers, *labels_, slots_);
+  decode_ = std::make_unique<DecodePass>(device, streams, buffers, *labels_, slots_);
+  // Poisoned or not, these are read before they are first written.
+  const SelectionBuffers& selection = buffers.selection;
+  if (buffers.layout.list_rows == 0) return;
+  streams.compute.launch(FillArgs{const_cast<std::int32_t*>(selection.nothing()), 0, buffers.shape.kv_heads});
+  streams.compute.launch(
+      FillArgs{reinterpret_cast<std::int32_t*>(selection.tally(0)), 0, buffers.shape.layers * kTally * 2});
 }
 
 KvCache::~KvCache() = default;
 
-KvPass& KvCache::begin_prefill(std::int64_t slot, std::int64_t rows) {
-  prefill_->begin(slot, rows);
+KvPass& KvCache::begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
+  prefill_->begin(slot, rows, inv_freq);
   return *prefill_;
 }
 
@@ -27,6 +36,37 @@ KvPass& KvCache::begin_decode(std::span<const Span> spans) {
   decode_->begin(spans);
   return *decode_;
 }
+
+void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_slot, std::int64_t rows,
+                    const float* inv_freq) {
+  check(buffers_.layout.all_resident() && from.layout.all_resident(), "adopt: every row is on the device");
+  const SelectionBuffers &ours = buffers_.selection, &theirs = from.selection;
+  for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
+    const KvTile tile = buffers_.prefix_tile(slot, layer, 0, rows);
+    copy_rows(streams_.compute, buffers_.shape, tile, from.prefix_tile(from_slot, layer, 0, rows),
+              CopyKind::device_to_device);
+    round_rows(streams_.compute, buffers_, tile);
+    if (ours.keeps_queries()) {
+      check(theirs.keeps_queries(), "adopt: the other engine keeps its queries");
+      streams_.compute.copy({.dst = ours.queries(slot, layer),
+                             .src = theirs.queries(from_slot, layer),
+                             .width = std::min(rows, SelectionBuffers::kRecentQueries) * ours.query_bytes()});
+    }
+    if (ours.has_mass()) {
+      check(theirs.has_mass(), "adopt: the other engine keeps its attention mass");
+      streams_.compute.copy({.dst = ours.mass(slot, layer),
+                             .src = theirs.mass(from_slot, layer),
+                             .width = rows * 4,
+                             .height = buffers_.shape.kv_heads,
+                             .dst_pitch = buffers_.layout.capacity * 4,
+                             .src_pitch = from.layout.capacity * 4});
+    }
+    labels_->build(slot, layer, tile, inv_freq);
+  }
+  labels_->keep_mass(slot);
+}
+
+void KvCache::rewind(std::int64_t slot) { labels_->restore_mass(slot); }
 
 AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst) {
   return {.qkv = qkv,
@@ -61,6 +101,16 @@ FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out) {
           .tokens = span.tokens,
           .heads = buffers.shape.q_heads,
           .head_dim = buffers.shape.head_dim};
+}
+
+void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows) {
+  const KvShape& shape = buffers.shape;
+  if (buffers.policy.kv_bits < 16)
+    compute.launch(RoundRowsArgs{.kv = rows,
+                                 .act = shape.act,
+                                 .kv_heads = shape.kv_heads,
+                                 .head_dim = shape.head_dim,
+                                 .bits = buffers.policy.kv_bits});
 }
 
 }  // namespace longhaul

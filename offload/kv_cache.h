@@ -11,6 +11,7 @@
 
 namespace longhaul {
 
+class LabelBuilder;
 class PrefillPass;
 class DecodePass;
 
@@ -30,12 +31,22 @@ class KvCache {
   ~KvCache();
 
   /// A prompt of `rows` tokens into `slot`, replacing what the slot held. All its spans, layer by layer, then end().
-  KvPass& begin_prefill(std::int64_t slot, std::int64_t rows);
+  /// inv_freq: [head_dim / 2] of its rope, on the device.
+  KvPass& begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq);
   /// One token for each span. Spans must be attended in this order in each layer.
   KvPass& begin_decode(std::span<const Span> spans);
+  /// Makes `slot` what `from`'s slot `from_slot` is after a prefill of `rows` rows, with this cache's own labels. All
+  /// rows of both are resident; `from` keeps the queries of all layers.
+  void adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_slot, std::int64_t rows,
+             const float* inv_freq);
+  /// Forgets what decoding has added to the selection's state since the prompt's end.
+  void rewind(std::int64_t slot);
 
  private:
+  Streams streams_;
+  const KvBuffers& buffers_;
   std::vector<SlotState> slots_;
+  std::unique_ptr<LabelBuilder> labels_;
   std::unique_ptr<PrefillPass> prefill_;
   std::unique_ptr<DecodePass> decode_;
 };
@@ -44,5 +55,7 @@ class KvCache {
 AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst);
 AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh);
 FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out);
+/// Rounds new rows to the policy's kv_bits, if those are fewer than the rows have.
+void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows);
 
 }  // namespace longhaul

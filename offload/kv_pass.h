@@ -1,7 +1,8 @@
 // One walk through the layers as the KV cache sees it: a prefill of one session, or a decode step of several. The layer
-// calls append, then attend, for each span; it does not know which walk it is in.
+// calls append, then attend; it does not know which walk it is in.
 #pragma once
 #include <cstdint>
+#include <span>
 
 namespace longhaul {
 
@@ -13,15 +14,23 @@ struct Span {
   std::int64_t row;  // of the first token in the walk's hidden states
 };
 
+/// Gives the query that a later layer will ask with, before its input is known.
+class QueryPredictor {
+ public:
+  virtual ~QueryPredictor() = default;
+  /// Enqueues on the compute stream. [spans of the walk, q_heads, head_dim] act, after rope; good until the next call.
+  virtual const void* predict(std::int64_t layer) = 0;
+};
+
 class KvPass {
  public:
   virtual ~KvPass() = default;
   virtual void begin_layer(std::int64_t layer) = 0;
-  /// Stores the k and v parts of the span's rows. qkv: [span.tokens, qkv_width] act, after rope.
-  virtual void append(std::int64_t layer, const Span& span, const void* qkv) = 0;
-  /// Causal attention of the span over all rows of its session up to its own. out: [span.tokens, q_heads, head_dim]
-  /// act.
-  virtual void attend(std::int64_t layer, const Span& span, const void* qkv, void* out) = 0;
+  /// Stores the k and v parts of the spans' rows. qkv: [tokens of all spans, qkv_width] act, after rope.
+  virtual void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) = 0;
+  /// Causal attention of each span over the rows of its session up to its own. out: [tokens, q_heads, head_dim] act.
+  virtual void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
+                      QueryPredictor& predictor) = 0;
   virtual void end_layer(std::int64_t layer) = 0;
   virtual void end() = 0;
 };

@@ -1,5 +1,6 @@
 // Where each row of a session lives: resident prefix [0, prefix), host store [prefix, window_begin(n)), recent window
-// [window_begin(n), n). Disjoint, and together all n rows (design law 4).
+// [window_begin(n), n). Disjoint, and together all n rows (design law 4). The resident set and the staging places hold
+// copies of host rows.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -11,11 +12,14 @@
 namespace longhaul {
 
 struct KvLayout {
-  std::int64_t sessions;     // slots
-  std::int64_t capacity;     // rows of one session
-  std::int64_t prefix_rows;  // resident rows; capacity when everything is
-  std::int64_t ring_rows;    // of the recent window; 0 when everything is resident
-  std::int64_t tile_rows;    // of a staging slot; 0 when everything is resident
+  std::int64_t sessions;         // slots
+  std::int64_t capacity;         // rows of one session
+  std::int64_t prefix_rows;      // resident rows; capacity when everything is
+  std::int64_t ring_rows;        // of the recent window; 0 when everything is resident
+  std::int64_t tile_rows;        // of a staging slot; 0 when no row is streamed
+  std::int64_t list_rows = 0;    // most rows that a token attends by selection; 0 when nothing is selected
+  std::int64_t staged_rows = 0;  // places for listed rows that come over the link; 0 when everything is resident
+  std::int64_t cache_rows = 0;   // slots of the resident set
 
   bool all_resident() const { return prefix_rows >= capacity; }
   std::int64_t host_rows() const { return capacity - prefix_rows; }
@@ -27,7 +31,9 @@ struct KvLayout {
   }
 };
 
-/// The layout of `sessions` slots of `capacity` rows with `resident` (a share) of them on the device.
-KvLayout make_layout(const KvPolicy& policy, double resident, std::int64_t sessions, std::int64_t capacity);
+/// The layout of `sessions` slots of `capacity` rows with `resident` (a share) of them on the device and a resident set
+/// of `cache` times the budget.
+KvLayout make_layout(const KvPolicy& policy, double resident, double cache, std::int64_t sessions,
+                     std::int64_t capacity);
 
 }  // namespace longhaul

@@ -1,85 +1,82 @@
 #include "offload/policy.h"
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
-#include <sstream>
-#define TOML_EXCEPTIONS 1
-#include <toml++/toml.h>
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
-#include "kernels/ops.h"
+#include "offload/policy_fields.h"
 #include "offload/shipped_policies.h"  // generated from config/policies
 
 namespace longhaul {
 namespace {
 
-template <class T>
-void read(const toml::node& node, std::string_view key, T& out, const std::string& where, const char* kind) {
-  auto value = node.value_exact<T>();
-  if (!value) throw UserError(Exit::usage, "{}: '{}' must be {}", where, key, kind);
-  out = *value;
+toml::table parse_toml(std::string_view text, const std::string& where) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& e) {
+    throw UserError(Exit::usage, "{}:{}: not TOML: {}", where, e.source().begin.line, e.description());
+  }
 }
 
-void read_rows(const toml::node& node, std::string_view key, std::int64_t& out, const std::string& where) {
-  read(node, key, out, where, "a number of rows");
-  if (out <= 0 || out % kAttendBlock != 0 || out > (std::int64_t{1} << 32))
-    throw UserError(Exit::usage, "{}: {} = {} must be a positive multiple of {}", where, key, out, kAttendBlock);
-}
-
-void read_resident(const toml::node& node, KvPolicy& policy, const std::string& where) {
-  policy.resident.reset();
-  if (auto text = node.value_exact<std::string>(); text && *text == "auto") return;
-  auto share = node.value<double>();
-  if (!share || !(*share >= 0 && *share <= 1))
-    throw UserError(Exit::usage, "{}: 'resident' must be a share from 0.0 to 1.0, or \"auto\"", where);
-  policy.resident = *share;
+KvPolicy read_policy(const toml::table& table, const std::string& where) {
+  KvPolicy policy;
+  policy.name = std::filesystem::path(where).stem().string();
+  const auto& fields = policy_fields();
+  for (const auto& [key, node] : table) {
+    auto field = std::ranges::find(fields, key.str(), &PolicyField::key);
+    if (field == fields.end()) {
+      std::vector<std::string_view> known;
+      for (const PolicyField& f : fields) known.push_back(f.key);
+      throw UserError(Exit::usage, "{}: unknown key '{}'; known: {}", where, key.str(), fmt::join(known, ", "));
+    }
+    field->read(node, policy, where);
+  }
+  for (const PolicyField& field : fields)
+    if (const std::string reason = field.idle(policy); !reason.empty() && table.contains(field.key))
+      throw UserError(Exit::usage, "{}: {}, so '{}' has no meaning; remove it", where, reason, field.key);
+  if (policy.selects()) {
+    if (table.contains("rows") && (table.contains("share") || table.contains("min_rows")))
+      throw UserError(Exit::usage,
+                      "{}: 'rows' is a fixed budget, 'share' and 'min_rows' a growing one; give one of them", where);
+    const std::int64_t least = policy.rows > 0 ? policy.rows : policy.min_rows;
+    const std::int64_t always = policy.sinks + (policy.select == Select::labels ? policy.window : 1);
+    if (always > least)
+      throw UserError(Exit::usage, "{}: {} = {} is less than the rows that are always attended ({})", where,
+                      policy.rows > 0 ? "rows" : "min_rows", least, always);
+    if (!policy.repair && policy.look_ahead == LookAhead::none)
+      throw UserError(Exit::usage,
+                      "{}: repair = false attends what was predicted, and look_ahead = \"none\" predicts nothing",
+                      where);
+  }
+  return policy;
 }
 
 }  // namespace
 
+std::int64_t KvPolicy::budget(std::int64_t n) const {
+  if (rows > 0) return std::min(rows, n);
+  return std::min(n, std::max(min_rows, static_cast<std::int64_t>(std::floor(share * static_cast<double>(n)))));
+}
+
+std::int64_t KvPolicy::dims(std::int64_t head_dim) const {
+  if (labels == Labels::exact) return head_dim;
+  const double dims = label_dims < 1 ? label_dims * static_cast<double>(head_dim) : label_dims;
+  return std::clamp<std::int64_t>(std::llround(dims), 1, head_dim);
+}
+
 KvPolicy parse_policy(std::string_view text, const std::string& where) {
-  toml::table table;
-  try {
-    table = toml::parse(text);
-  } catch (const toml::parse_error& e) {
-    throw UserError(Exit::usage, "{}:{}: not TOML: {}", where, e.source().begin.line, e.description());
-  }
-  KvPolicy policy;
-  policy.name = std::filesystem::path(where).stem().string();
-  for (const auto& [key, node] : table) {
-    if (key == "name") {
-      read(node, "name", policy.name, where, "a text");
-    } else if (key == "select") {
-      std::string select;
-      read(node, "select", select, where, "a text");
-      if (select != "all") throw UserError(Exit::usage, "{}: select = \"{}\" is unknown; known: all", where, select);
-    } else if (key == "resident") {
-      read_resident(node, policy, where);
-    } else if (key == "tile_rows") {
-      read_rows(node, "tile_rows", policy.tile_rows, where);
-    } else if (key == "recent_rows") {
-      read_rows(node, "recent_rows", policy.recent_rows, where);
-    } else {
-      throw UserError(Exit::usage, "{}: unknown key '{}'; known: name, select, resident, tile_rows, recent_rows", where,
-                      key.str());
-    }
-  }
-  if (policy.resident == 1.0)
-    for (const char* key : {"tile_rows", "recent_rows"})
-      if (table.contains(key))
-        throw UserError(Exit::usage,
-                        "{}: resident = 1.0 keeps every row on the device, so '{}' has no meaning; remove it", where,
-                        key);
-  return policy;
+  return read_policy(parse_toml(text, where), where);
 }
 
 std::string print_policy(const KvPolicy& policy) {
-  toml::table table{{"name", policy.name}, {"select", "all"}};
-  if (policy.resident) table.insert("resident", *policy.resident);
-  else table.insert("resident", "auto");
-  if (policy.resident != 1.0) {
-    table.insert("tile_rows", policy.tile_rows);
-    table.insert("recent_rows", policy.recent_rows);
+  toml::table table;
+  for (const PolicyField& field : policy_fields())
+    if (field.idle(policy).empty()) field.print(policy, table);
+  if (policy.selects()) {  // one of the two kinds of budget
+    if (policy.rows > 0) table.erase("share"), table.erase("min_rows");
+    else table.erase("rows");
   }
   std::ostringstream out;
   out << table << '\n';
@@ -92,14 +89,39 @@ std::vector<std::string> shipped_policies() {
   return names;
 }
 
-KvPolicy load_policy(const std::string& name_or_file) {
-  for (const auto& [name, text] : kShippedPolicies)
-    if (name == name_or_file) return parse_policy(text, name_or_file);
+KvPolicy load_policy(const std::string& name_or_file, const std::vector<std::string>& sets) {
+  auto shipped = std::ranges::find(kShippedPolicies, name_or_file, [](const auto& p) { return p.first; });
   std::error_code ignored;
-  if (!std::filesystem::is_regular_file(name_or_file, ignored))
+  if (shipped == kShippedPolicies.end() && !std::filesystem::is_regular_file(name_or_file, ignored))
     throw UserError(Exit::usage, "policy '{}' is neither a file nor one of the shipped policies: {}", name_or_file,
                     fmt::join(shipped_policies(), ", "));
-  return parse_policy(read_file(name_or_file), name_or_file);
+  toml::table table = parse_toml(
+      shipped != kShippedPolicies.end() ? std::string(shipped->second) : read_file(name_or_file), name_or_file);
+  for (const std::string& set : sets) {
+    const auto equals = set.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw UserError(Exit::usage, "--set policy.{}: expected policy.KEY=VALUE", set);
+    const std::string key = set.substr(0, equals), where = "--set policy." + set;
+    toml::table value;
+    try {
+      value = toml::parse("value = " + set.substr(equals + 1));
+    } catch (const toml::parse_error&) {
+      value = toml::table{{"value", set.substr(equals + 1)}};  // a text without quotes, as a shell gives it
+    }
+    if (value.size() != 1) throw UserError(Exit::usage, "{}: expected one value", where);
+    if (key == "rows") table.erase("share"), table.erase("min_rows");
+    if (key == "share") table.erase("rows");
+    table.insert_or_assign(key, *value.get("value"));
+    // What the new value leaves without a meaning goes; what the user has set and means nothing is an error below.
+    KvPolicy probe;
+    for (const PolicyField& field : policy_fields())
+      if (const toml::node* node = table.get(field.key)) field.read(*node, probe, where);
+    for (const PolicyField& field : policy_fields())
+      if (!field.idle(probe).empty() &&
+          std::ranges::none_of(sets, [&](const std::string& s) { return s.starts_with(std::string(field.key) + "="); }))
+        table.erase(field.key);
+  }
+  return read_policy(table, name_or_file);
 }
 
 }  // namespace longhaul

@@ -5,18 +5,20 @@
 
 namespace longhaul {
 
-PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers,
+PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
                          std::vector<SlotState>& slots)
     : streams_(streams),
       buffers_(buffers),
+      labels_(labels),
       slots_(slots),
       chunk_written_(device.make_event()),
       layer_stored_{device.make_event(), device.make_event()} {}
 
-void PrefillPass::begin(std::int64_t slot, std::int64_t rows) {
+void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
   check(rows >= 1 && rows <= buffers_.layout.capacity, "a prompt must fit its slot");
   slot_ = slot;
   rows_ = rows;
+  inv_freq_ = inv_freq;
 }
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
@@ -28,8 +30,11 @@ void PrefillPass::begin_layer(std::int64_t layer) {
   streams_.compute.wait(*layer_stored_[static_cast<std::size_t>(layer % 2)], edge::kLayerFree);
 }
 
-void PrefillPass::append(std::int64_t layer, const Span& span, const void* qkv) {
-  streams_.compute.launch(append_args(buffers_.shape, span, qkv, rows(layer, span.pos, span.tokens)));
+void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const void* qkv) {
+  const Span& span = spans[0];  // a prefill is one session's
+  const KvTile tile = rows(layer, span.pos, span.tokens);
+  streams_.compute.launch(append_args(buffers_.shape, span, qkv, tile));
+  round_rows(streams_.compute, buffers_, tile);
   if (buffers_.layout.all_resident()) return;
   streams_.compute.record(*chunk_written_);
   streams_.store.wait(*chunk_written_, edge::kChunkWritten);
@@ -52,16 +57,22 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
   });
 }
 
-void PrefillPass::attend(std::int64_t layer, const Span& span, const void* qkv, void* out) {
-  streams_.compute.launch(attend_args(buffers_, span, qkv, rows(layer, 0, span.pos + span.tokens), /*fresh=*/true));
+void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) {
+  const Span& span = spans[0];
+  const KvTile seen = rows(layer, 0, span.pos + span.tokens);
+  streams_.compute.launch(attend_args(buffers_, span, qkv, seen, /*fresh=*/true));
+  labels_.keep_queries(layer, span, qkv, rows_);
+  labels_.add_mass(layer, span, qkv, seen);
   streams_.compute.launch(finish_args(buffers_, span, out));
 }
 
 void PrefillPass::end_layer(std::int64_t layer) {
+  labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
   streams_.store.record(*layer_stored_[static_cast<std::size_t>(layer % 2)]);
 }
 
 void PrefillPass::end() {
+  labels_.keep_mass(slot_);
   SlotState& slot = slots_[static_cast<std::size_t>(slot_)];
   streams_.store.record(*slot.prefilled);
   slot.prefill_pending = true;

@@ -5,17 +5,20 @@
 #include <array>
 
 #include "offload/kv_cache.h"
+#include "offload/label_builder.h"
 
 namespace longhaul {
 
 class PrefillPass final : public KvPass {
  public:
-  PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
+  PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
+              std::vector<SlotState>& slots);
 
-  void begin(std::int64_t slot, std::int64_t rows);
+  /// inv_freq: [head_dim / 2] of the prompt's rope, on the device.
+  void begin(std::int64_t slot, std::int64_t rows, const float* inv_freq);
   void begin_layer(std::int64_t layer) override;
-  void append(std::int64_t layer, const Span& span, const void* qkv) override;
-  void attend(std::int64_t layer, const Span& span, const void* qkv, void* out) override;
+  void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
+  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) override;
   void end_layer(std::int64_t layer) override;
   void end() override;
 
@@ -25,10 +28,12 @@ class PrefillPass final : public KvPass {
 
   Streams streams_;
   const KvBuffers& buffers_;
+  const LabelBuilder& labels_;
   std::vector<SlotState>& slots_;
   std::unique_ptr<Event> chunk_written_;
   std::array<std::unique_ptr<Event>, 2> layer_stored_;  // by buffer
   std::int64_t slot_ = 0, rows_ = 0;
+  const float* inv_freq_ = nullptr;
 };
 
 }  // namespace longhaul

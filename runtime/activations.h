@@ -27,6 +27,8 @@ struct Activations {
         attended(scratch(device, c.q_heads * c.head_dim)),
         gate_up(scratch(device, 2 * c.intermediate)),
         inner(scratch(device, c.intermediate)),
+        predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
+        noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
         inv_freq(device.take<float>(o.max_sessions * c.head_dim / 2, "rope table")),
         params(device.take<SampleParams>(o.max_sessions, "sampling")),
@@ -43,6 +45,8 @@ struct Activations {
   DType act;
   std::byte* hidden;                                     // [rows, hidden] act
   std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act
+  std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
+  std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
   float* logits;                                         // [max_sessions, vocab]
   float* inv_freq;                                       // [max_sessions, head_dim / 2]
   SampleParams* params;                                  // [max_sessions]
@@ -55,6 +59,9 @@ struct Activations {
   StepInput host_input;
 
  private:
+  std::byte* query(Arena& device, const ModelConfig& c, std::int64_t tokens) const {
+    return device.take_bytes(tokens * c.q_heads * c.head_dim * size_of(act), "predicted queries");
+  }
   std::byte* scratch(Arena& device, std::int64_t width) const {
     return device.take_bytes(chunk * width * size_of(act), "layer scratch");
   }

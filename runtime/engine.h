@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/device.h"
 #include "runtime/plan.h"
@@ -18,8 +19,32 @@ struct PrefillProgress {
 };
 using PrefillReport = std::function<void(const PrefillProgress&)>;
 
+/// What a step selected, and the sessions it was a step of; they have their new token.
+struct StepProbe;
+using StepTap = std::function<void(const StepProbe& probe, std::span<Session* const> sessions)>;
+
 /// Logits of `rows` consecutive positions of one forward call, [rows, vocab].
 using LogitsTap = std::function<void(std::int64_t rows, const float* logits)>;
+
+/// What the last step selected, with EngineOptions::probes.steps; by session of the step, layer and KV head. Valid
+/// until the next call of the engine. Layers that attend every row have count 0.
+struct StepProbe {
+  std::int64_t sessions, layers, kv_heads, stride;
+  const std::int32_t* counts;         // [sessions, layers, kv_heads] attended rows
+  const std::int32_t* rows;           // [sessions, layers, kv_heads, stride] which, ascending
+  const SelectionQuality* selected;   // [sessions, layers, kv_heads] of the attended rows
+  const SelectionQuality* predicted;  // of the rows that the predicted query selects; NaN in layers without one
+  const float* predicted_recall;      // [sessions, layers, kv_heads] share of attended rows that were predicted; NaN
+  const float* cosine;                // [sessions, layers] between a layer's input and the layer's before; NaN for 0
+  const std::int64_t* tally;          // [layers, kTally] rows of all steps so far, by where they were
+};
+
+/// Rows of all decode steps so far, over layers and KV heads.
+struct RowCounts {
+  std::int64_t attended = 0, all = 0;  // with top_p < 1 the most that may have been attended
+  std::int64_t listed = 0;             // selected rows of layers whose rows move, and of these:
+  std::int64_t cache_hits = 0, staged_hits = 0, missed = 0;
+};
 
 class Engine {
  public:
@@ -32,9 +57,22 @@ class Engine {
   void prefill(Session& session, const PrefillReport& report = {});
   /// One decode step: one more token for each session (none may be done). One host wait.
   void step(std::span<Session* const> sessions);
+  /// Makes `session` (of this engine, at its start, same prompt) what `from`'s session `source` is after its prefill:
+  /// copies its rows and builds this engine's labels, so that one prefill serves many policies. Both engines keep all
+  /// rows on the device; `from` has probes.adoptable (and probes.mass where this engine's policy is heavy).
+  void adopt(Session& session, Engine& from, const Session& source);
+  /// Takes `session` back to its first `rows` rows (not before its prompt's end, all rows on the device), with `next`
+  /// as the token to go on with: another continuation of the same prefill.
+  void rewind(Session& session, std::int64_t rows, std::int32_t next);
+  StepProbe step_probe() const;
+  RowCounts row_counts() const;
+  /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
+  std::vector<double> moments() const;
   /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and
   /// scoring.
   void set_logits_tap(LogitsTap tap);
+  /// While set, is called after every decode step; with probes.steps or probes.lists.
+  void set_step_tap(StepTap tap);
 
   const EngineOptions& options() const;
   const MemoryPlan& plan() const;

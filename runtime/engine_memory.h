@@ -2,6 +2,7 @@
 #pragma once
 #include "offload/kv_buffers.h"
 #include "runtime/activations.h"
+#include "runtime/probe_buffers.h"
 #include "runtime/weights.h"
 
 namespace longhaul {
@@ -10,13 +11,16 @@ struct EngineMemory {
   EngineMemory(const ModelConfig& config, const EngineOptions& options, Arena& device, Arena& host)
       : weights(config, device, host),
         act(config, options, device, host),
-        kv(kv_shape(config, options.activations),
-           make_layout(options.policy, options.resident, options.max_sessions, options.max_len), act.chunk, device,
-           host) {}
+        kv(kv_shape(config, options.activations), options.policy,
+           make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len),
+           {.all_queries = options.probes.adoptable, .mass = options.probes.mass, .judge = options.probes.steps},
+           act.chunk, device, host),
+        probes(config, options, kv.layout, device, host) {}
 
   Weights weights;
   Activations act;
   KvBuffers kv;
+  ProbeBuffers probes;
 };
 
 }  // namespace longhaul

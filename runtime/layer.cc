@@ -1,6 +1,21 @@
 #include "runtime/layer.h"
 
 namespace longhaul {
+namespace {
+
+class LayerPredictor final : public QueryPredictor {
+ public:
+  LayerPredictor(const Layer& layer, Stream& compute, const Chunk& chunk)
+      : layer_(layer), compute_(compute), chunk_(chunk) {}
+  const void* predict(std::int64_t layer) override { return layer_.predict(compute_, layer, chunk_); }
+
+ private:
+  const Layer& layer_;
+  Stream& compute_;
+  const Chunk& chunk_;
+};
+
+}  // namespace
 
 void Layer::norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64_t tokens) const {
   compute.launch(RmsNormArgs{.x = act_.hidden_row(row, config_.hidden),
@@ -10,6 +25,35 @@ void Layer::norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64
                              .tokens = tokens,
                              .hidden = config_.hidden,
                              .eps = config_.rms_norm_eps});
+}
+
+void Layer::rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const {
+  compute.launch(RopeArgs{.qkv = qkv,
+                          .positions = act_.input.positions + chunk.row,
+                          .inv_freq = act_.inv_freq,
+                          .freq_stride = chunk.own_frequencies ? config_.head_dim / 2 : 0,
+                          .act = act_.act,
+                          .tokens = chunk.tokens,
+                          .q_heads = config_.q_heads,
+                          .kv_heads = kv_heads,
+                          .head_dim = config_.head_dim,
+                          .scale = 1});
+}
+
+const void* Layer::predict(Stream& compute, std::int64_t l, const Chunk& chunk) const {
+  if (act_.noise != nullptr) return act_.noise;
+  norm(compute, weights_.layer(l).attn_norm, chunk.row, chunk.tokens);
+  compute.launch(LinearArgs{.x = act_.normed,
+                            .w = weights_.layer(l).qkv,  // its first rows are q's
+                            .out = act_.predicted,
+                            .act = act_.act,
+                            .out_type = act_.act,
+                            .accumulate = false,
+                            .tokens = chunk.tokens,
+                            .in = config_.hidden,
+                            .out_dim = config_.q_heads * config_.head_dim});
+  rope(compute, chunk, act_.predicted, /*kv_heads=*/0);
+  return act_.predicted;
 }
 
 void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv) const {
@@ -30,21 +74,10 @@ void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv)
 
   norm(compute, w.attn_norm, chunk.row, chunk.tokens);
   linear(act_.normed, w.qkv, act_.qkv, c.hidden, shape_.qkv_width(), false);
-  compute.launch(RopeArgs{.qkv = act_.qkv,
-                          .positions = act_.input.positions + chunk.row,
-                          .inv_freq = act_.inv_freq,
-                          .freq_stride = chunk.own_frequencies ? c.head_dim / 2 : 0,
-                          .act = act_.act,
-                          .tokens = chunk.tokens,
-                          .q_heads = c.q_heads,
-                          .kv_heads = c.kv_heads,
-                          .head_dim = c.head_dim,
-                          .scale = 1});
-  const std::int64_t qkv_row = shape_.qkv_width() * size_of(act_.act);
-  const std::int64_t out_row = c.q_heads * c.head_dim * size_of(act_.act);
-  for (const Span& span : chunk.spans) kv.append(l, span, act_.qkv + (span.row - chunk.row) * qkv_row);
-  for (const Span& span : chunk.spans)
-    kv.attend(l, span, act_.qkv + (span.row - chunk.row) * qkv_row, act_.attended + (span.row - chunk.row) * out_row);
+  rope(compute, chunk, act_.qkv, c.kv_heads);
+  kv.append(l, chunk.spans, act_.qkv);
+  LayerPredictor predictor(*this, compute, chunk);
+  kv.attend(l, chunk.spans, act_.qkv, act_.attended, predictor);
   linear(act_.attended, w.o, hidden, c.q_heads * c.head_dim, c.hidden, true);
 
   norm(compute, w.mlp_norm, chunk.row, chunk.tokens);

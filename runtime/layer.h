@@ -22,11 +22,15 @@ class Layer {
 
   /// hidden rows of `chunk` += attention, then += feed-forward. Enqueues on `compute` and what `kv` enqueues.
   void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
+  /// The query of `layer` as the chunk's hidden states, the inputs of an earlier layer, foretell it (arXiv 2408.07092,
+  /// section 3.3): to act.predicted. Uses act.normed.
+  const void* predict(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
   /// Logits of `tokens` rows from `row` on, to act.logits (at most its rows).
   void head(Stream& compute, std::int64_t row, std::int64_t tokens) const;
 
  private:
   void norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64_t tokens) const;
+  void rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
 
   const ModelConfig& config_;
   const KvShape& shape_;

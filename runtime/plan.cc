@@ -12,6 +12,18 @@ KvShape kv_shape(const ModelConfig& c, DType act) {
   return {.layers = c.layers, .q_heads = c.q_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .act = act};
 }
 
+void check_policy(const KvPolicy& policy, const ModelConfig& c) {
+  auto refuse = [&](const std::string& what) { throw UserError(Exit::usage, "policy '{}': {}", policy.name, what); };
+  for (const auto& [key, layers] :
+       {std::pair{"dense_layers", &policy.dense_layers}, {"eager_layers", &policy.eager_layers}})
+    if (!layers->empty() && layers->back() >= c.layers)
+      refuse(fmt::format("{} names layer {}, and the model has layers 0 to {}", key, layers->back(), c.layers - 1));
+  if (policy.selects() && policy.rows > c.max_position)
+    refuse(fmt::format("rows = {} is more than the model's context of {} tokens", policy.rows, c.max_position));
+  if (policy.select == Select::labels && policy.label_dims > static_cast<double>(c.head_dim))
+    refuse(fmt::format("label_dims = {} is more than the model's head_dim of {}", policy.label_dims, c.head_dim));
+}
+
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options) {
   Arena device, host;
   EngineMemory layout(config, options, device, host);
@@ -49,14 +61,35 @@ std::int64_t last_true(std::int64_t low, std::int64_t high, const Good& good) {
   return below;
 }
 
-/// Chooses options.resident; false when no share that the policy allows fits.
+/// Chooses options.cache, the most that the policy allows and that fits; false when nothing does.
+bool fit_cache(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+  constexpr std::int64_t kParts = 4, kMost = 8 * kParts;  // quarters of the attended rows; more is hardly ever hit
+  auto with = [&](double cache) {
+    options.cache = cache;
+    return fits(plan_memory(config, options), budget);
+  };
+  if (!options.policy.selects()) return with(0);
+  if (options.policy.cache) return with(*options.policy.cache);
+  const std::int64_t parts = last_true(0, kMost, [&](std::int64_t n) { return with(static_cast<double>(n) / kParts); });
+  return parts >= 0 && with(static_cast<double>(parts) / kParts);
+}
+
+/// Chooses options.resident and options.cache; false when nothing that the policy allows fits.
 bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
   auto with = [&](double share) {
     options.resident = share;
     return fits(plan_memory(config, options), budget);
   };
-  if (options.policy.resident) return with(*options.policy.resident);
+  if (options.policy.resident) {
+    options.resident = *options.policy.resident;
+    return fit_cache(config, options, budget);
+  }
+  options.cache = 0;
   if (with(1)) return true;
+  if (options.policy.selects()) {  // rows that are asked for again serve better than the first ones
+    options.resident = 0;
+    return fit_cache(config, options, budget);
+  }
   // More resident rows take device memory and give host memory back, so only the device's bound is monotonic. Step by
   // attend block; a little over, so that the layout's rounding down gives just that many blocks.
   const std::int64_t blocks = ceil_div(options.max_len, kAttendBlock);
@@ -72,6 +105,7 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
 MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
   options.max_sessions = 1;
   options.resident = options.policy.resident.value_or(0);
+  options.cache = options.policy.cache.value_or(0);
   return plan_memory(config, options);
 }
 

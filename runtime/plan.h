@@ -1,6 +1,7 @@
 // The memory plan: what an engine will take, to the byte, before anything is allocated or loaded.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,22 @@
 
 namespace longhaul {
 
+/// Where labels come from when they are not fitted to the document: maps onto the basis for every layer and KV head.
+struct LabelBases {
+  std::int64_t dims;
+  std::vector<float> maps;  // [layers, kv_heads, 2 (of keys, of queries), dims, head_dim]
+};
+
+/// What an engine also takes memory and time for, for measurements.
+struct Probes {
+  bool adoptable = false;  // keeps the recent queries of every layer, so that adopt() can build other labels
+  bool mass = false;       // keeps the attention mass of prefill, so that adopt() can go on as H2O
+  bool moments = false;    // adds up the moments of q and k, for calibration
+  bool steps = false;      // records what each decode step selected and how good that was (Engine::step_probe)
+  bool lists = false;      // records which rows each step selected, and no more: for a trace
+  bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
+};
+
 struct EngineOptions {
   KvPolicy policy;
   DType activations = DType::bf16;
@@ -17,6 +34,9 @@ struct EngineOptions {
   std::int64_t max_sessions = 1;     // decoded together
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
+  double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
+  std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
+  Probes probes = {};
 };
 
 struct MemoryPlan {
@@ -24,6 +44,9 @@ struct MemoryPlan {
   std::int64_t device_bytes = 0, host_bytes = 0;
   std::string table() const;  // item, bytes; one line each, totals last
 };
+
+/// Throws UserError{usage} when the policy names layers, dimensions or rows that the model does not have.
+void check_policy(const KvPolicy& policy, const ModelConfig& config);
 
 KvShape kv_shape(const ModelConfig& config, DType act);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
@@ -34,9 +57,9 @@ struct Budget {
   std::int64_t together = std::int64_t{1} << 62;
 };
 
-/// Sets options.resident (the policy's share, or for "auto" the largest that fits) and lowers options.max_sessions as
-/// far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and
-/// the longest context that fits.
+/// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
+/// options.max_sessions as far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest
+/// budgets that work, and the longest context that fits.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

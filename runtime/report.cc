@@ -17,7 +17,8 @@ double per_second(std::int64_t amount, double seconds) {
 }
 
 /// The waits of the compute stream: what they take is time that a faster link or a larger budget would give back.
-constexpr std::array kComputeWaits{edge::kTileReady, edge::kRingFree, edge::kLayerFree, edge::kPrefillStored};
+constexpr std::array kComputeWaits{edge::kTileReady,     edge::kRingFree,       edge::kLayerFree,
+                                   edge::kPrefillStored, edge::kPrefetchLanded, edge::kMissesLanded};
 
 /// "compute 80.10 s, fetch 12.10 s" of the names that `wanted` takes; what took no measurable time is left out.
 template <class Wanted>
@@ -30,12 +31,32 @@ std::string seconds_by_name(const std::map<std::string, double>& seconds, const 
 
 }  // namespace
 
+std::string describe_rows(const RowCounts& rows) {
+  auto percent = [](std::int64_t part, std::int64_t whole) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<std::int64_t>(whole, 1));
+  };
+  std::string text = fmt::format("{:.2f} % of the rows attended, over all layers", percent(rows.attended, rows.all));
+  if (rows.listed == 0) return text;
+  const std::int64_t here = rows.listed - rows.cache_hits - rows.staged_hits - rows.missed;
+  return text + fmt::format(
+                    "; of the selected {:.1f} % were sinks or recent, {:.1f} % in the resident set, {:.1f} % "
+                    "prefetched, {:.1f} % fetched on demand",
+                    percent(here, rows.listed), percent(rows.cache_hits, rows.listed),
+                    percent(rows.staged_hits, rows.listed), percent(rows.missed, rows.listed));
+}
+
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
   std::int64_t bytes = kv_shape(config, options.activations).token_bytes() * options.max_len;
-  KvLayout layout = make_layout(options.policy, options.resident, options.max_sessions, options.max_len);
+  KvLayout layout = make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len);
   std::string cache =
       fmt::format("{} for the longest context ({} tokens)", format_bytes(bytes), with_commas(options.max_len));
   if (layout.all_resident()) return cache + ": all rows stay on the device";
+  if (options.policy.selects())
+    return fmt::format(
+        "{} in host memory; on the device {} rows and a resident set of {} rows a layer and KV head; a step attends at "
+        "most {}",
+        cache, with_commas(layout.prefix_rows + layout.ring_rows), with_commas(layout.cache_rows),
+        with_commas(layout.list_rows));
   return fmt::format(
       "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step", cache,
       bytes > budget.device ? ">" : "and weights against", format_bytes(budget.device),
@@ -65,6 +86,7 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
                            format_bytes(counters.d2h_bytes)));
+  line("attention", describe_rows(engine.row_counts()));
   line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));

@@ -18,6 +18,9 @@ struct JobStats {
 /// How the KV cache of the longest context compares with the device: what stays there, what is streamed.
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget);
 
+/// What decode steps have attended, and where those rows were.
+std::string describe_rows(const RowCounts& rows);
+
 /// One line per topic, each ending in a newline.
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget);
 

@@ -46,4 +46,12 @@ void Session::force(std::int32_t token) {
   if (finish_ == Finish::stop) finish_ = Finish::none;
 }
 
+void Session::rewind(std::int64_t rows, std::int32_t next) {
+  check(rows >= prompt_ && rows <= rows_, "a session goes back to a row at or after its prompt's end");
+  tokens_.resize(static_cast<std::size_t>(rows));
+  tokens_.push_back(next);
+  rows_ = rows;
+  finish_ = Finish::none;
+}
+
 }  // namespace longhaul

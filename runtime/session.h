@@ -33,6 +33,8 @@ class Session {
   void accept(std::int32_t token, std::int64_t rows);
   /// Teacher forcing: the newest answer token becomes `token`, and the session goes on whatever it is.
   void force(std::int32_t token);
+  /// The session as it was with `rows` rows, `next` being the token that follows them. Engine::rewind calls it.
+  void rewind(std::int64_t rows, std::int32_t next);
 
  private:
   std::int64_t slot_, prompt_, rows_ = 0, max_tokens_;

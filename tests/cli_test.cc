@@ -75,7 +75,7 @@ const std::string kBatch = "batch --log-level warn --max-tokens 12 --model " + k
 TEST_CASE("help and version go to stdout") {
   ScratchDir dir;
   CHECK(longhaul(dir, "--version").out.starts_with("longhaul 0."));
-  for (const char* verb : {"", "run ", "batch ", "completion "}) {
+  for (const char* verb : {"", "run ", "batch ", "calibrate ", "completion "}) {
     Outcome help = longhaul(dir, std::string(verb) + "--help");
     CHECK(help.exit == 0);
     CHECK_THAT(help.out, contains("Examples:"));
@@ -88,7 +88,7 @@ TEST_CASE("completion knows the verbs and their flags") {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     Outcome outcome = longhaul(dir, std::string("completion ") + shell);
     CHECK(outcome.exit == 0);
-    CHECK_THAT(outcome.out, contains("gpu-memory") && contains("batch"));
+    CHECK_THAT(outcome.out, contains("gpu-memory") && contains("batch") && contains("published"));
   }
   longhaul(dir, "completion bash > script");
   CHECK(std::system(("bash -n " + (dir.path() / ".out").string()).c_str()) == 0);
@@ -187,7 +187,7 @@ TEST_CASE("the printed config is the config") {
   CHECK_THAT(longhaul(dir, "batch --print-config --config c.toml --gpu-memory 1GiB").out,
              contains("1GiB") && !contains("80MiB"));
   for (const auto& file : fs::recursive_directory_iterator(LONGHAUL_SOURCE_DIR "/config"))
-    if (file.is_regular_file() && file.path().parent_path().filename() != "policies")
+    if (file.path().extension() == ".toml" && file.path().parent_path().filename() != "policies")
       CHECK(longhaul(dir, "batch --print-config --config " + file.path().string()).exit == 0);
 }
 
@@ -240,6 +240,47 @@ TEST_CASE("inputs and outputs that cannot be used") {
   check_refusal(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 2, "not valid UTF-8 at byte 1");
   check_refusal(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 2, "--max-tokens 32768: the context");
   check_refusal(dir, "run --model " + kModel, 2, "--prompt");
+}
+
+TEST_CASE("calibrate makes a file that run and batch take") {
+  ScratchDir dir;
+  dir.write("a.txt", document("The Road", 40));
+  dir.write("b.txt", document("The River", 60));
+  const std::string calibrate = "calibrate --log-level warn --model " + kModel + " --text a.txt b.txt ";
+  CHECK(longhaul(dir, calibrate + "-o channels.json").out.empty());
+  const std::string text = text_of(dir.path() / "channels.json");
+  CHECK(json::parse(text).at("texts").size() == 2);
+  CHECK(longhaul(dir, calibrate).out == text);
+  CHECK(longhaul(dir, calibrate + "--prefill-chunk 64 --activations f32").exit == 0);
+  const json published = json::parse(longhaul(dir, calibrate + "--published").out);
+  CHECK(published.size() == 24);
+  CHECK(published.at("model.layers.7.self_attn.q_proj").size() == 4);
+  CHECK(json::parse(longhaul(dir, calibrate + "--max-model-len 300").out).at("texts")[0].at("tokens") == 300);
+}
+
+TEST_CASE("calibrate refuses what it cannot use") {
+  ScratchDir dir;
+  dir.write("text.txt", document("The Road", 60));
+  dir.write("short.txt", "A few words.");
+  dir.write("empty.txt", " \n");
+  dir.write("bytes.txt", "a\xff");
+  dir.write("old.json", "{}");
+  const std::string calibrate = "calibrate --model " + kModel + " ";
+  check_refusal(dir, calibrate, 2, "--text is required");
+  check_refusal(dir, "calibrate --text text.txt", 2, "--model is required");
+  check_refusal(dir, "calibrate --model absent --text text.txt", 3, "absent: no such folder");
+  check_refusal(dir, calibrate + "--text absent.txt", 5, "absent.txt: No such file");
+  check_refusal(dir, calibrate + "--text .", 5, ".: ");
+  check_refusal(dir, calibrate + "--text text.txt empty.txt", 5, "empty.txt: the document is empty");
+  check_refusal(dir, calibrate + "--text text.txt bytes.txt", 5, "bytes.txt: not valid UTF-8");
+  check_refusal(dir, calibrate + "--text short.txt short.txt", 5, "tokens together; calibration needs 512 or more");
+  check_refusal(dir, calibrate + "--text text.txt --max-model-len 100", 5, "the texts have 100 tokens together");
+  check_refusal(dir, calibrate + "--text text.txt --max-model-len 64K", 2, "the model's context is 32768 tokens");
+  check_refusal(dir, calibrate + "--text text.txt --policy dense", 2, "--policy");
+  check_refusal(dir, calibrate + "--text text.txt -o old.json", 2, "exists and is not this job's");
+  check_refusal(dir, calibrate + "--text text.txt -o no/new.json", 5, "no/new.json: cannot be written");
+  check_refusal(dir, calibrate + "--text text.txt -o new.json --gpu-memory 1MiB", 4, "--gpu-memory");
+  CHECK_FALSE(fs::exists(dir.path() / "new.json"));
 }
 
 TEST_CASE("a name is printed as text") {
@@ -299,6 +340,24 @@ TEST_CASE("models that cannot be used") {
                 3, "model-00001-of-00001.safetensors");
   check_refusal(dir, broken([](const fs::path& copy) { std::ofstream(copy / "tokenizer.json") << "{"; }), 3,
                 "tokenizer.json");
+}
+
+TEST_CASE("policy flags: what is wrong is one line that names the key") {
+  ScratchDir dir;
+  dir.write("doc.txt", "Words.");
+  dir.write("taken", "something");
+  const std::string run = "run --prompt-file doc.txt --max-tokens 2 --gpu-memory 1GiB --model " + kModel + " ";
+  check_refusal(dir, run + "--set share=1/8", 2, "expected policy.KEY=VALUE");
+  check_refusal(dir, run + "--set policy.shares=1/8", 2, "unknown key 'shares'");
+  check_refusal(dir, run + "--set policy.rows=0", 2, "'rows' must be");
+  check_refusal(dir, run + "--set policy.rows=40000", 2, "more than the model's context");
+  check_refusal(dir, run + "--set policy.label_dims=65", 2, "more than the model's head_dim");
+  check_refusal(dir, run + "--set policy.dense_layers=[8]", 2, "names layer 8");
+  check_refusal(dir, run + "--policy dense --set policy.share=1/8", 2, "'share' has no meaning");
+  check_refusal(dir, run + "--log-level off --record-trace taken", 2, "holds something already");
+  CHECK(longhaul(dir, run + "--log-level off --record-trace trace --set policy.rows=64").exit == 0);
+  CHECK(text_of(dir.path() / "trace").starts_with("{\"format\":\"longhaul-trace-1\""));
+  CHECK(longhaul(dir, run + "--policy published-offload --set policy.labels=qk").exit == 0);
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover all rows
     for (double resident : {0.0, 0.1, 0.5, 0.9, 1.0})
       for (std::int64_t recent : {64, 128, 256}) {
         const KvLayout layout =
-            make_layout({.name = "", .tile_rows = 128, .recent_rows = recent}, resident, 1, capacity);
+            make_layout({.name = "", .tile_rows = 128, .recent_rows = recent}, resident, 0, 1, capacity);
         std::int64_t before = 0;
         for (std::int64_t n = 1; n <= layout.capacity; ++n) {
           CAPTURE(capacity, resident, recent, n);
@@ -204,7 +204,7 @@ TEST_CASE("stream moves the bytes that its layout says, and dense none") {
     const std::int64_t before = device->counters().h2d_bytes;
     Session* one = &session;
     engine.step({&one, 1});
-    const KvLayout layout = make_layout(eo.policy, resident, 1, eo.max_len);
+    const KvLayout layout = make_layout(eo.policy, resident, 0, 1, eo.max_len);
     const std::int64_t rows =
         std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
     const std::int64_t input = 4 + 4 + static_cast<std::int64_t>(sizeof(SampleParams));  // id, position, sampling

@@ -34,7 +34,7 @@ TEST_CASE("a bad policy is one line that names the key") {
     CHECK(message(text).find('\n') == std::string::npos);
   };
   names("tile_row = 64", "unknown key 'tile_row'");
-  names("select = \"some\"", "\"some\" is unknown; known: all");
+  names("select = \"some\"", "\"some\" is unknown; known: all, labels, recent, heavy");
   names("tile_rows = 100", "multiple of 64");
   names("tile_rows = -64", "tile_rows");
   names("tile_rows = \"64\"", "tile_rows");
@@ -42,5 +42,45 @@ TEST_CASE("a bad policy is one line that names the key") {
   names("resident = \"most\"", "\"auto\"");
   names("resident = 1.0\ntile_rows = 64", "'tile_rows' has no meaning");
   names("resident = ", "p.toml:1");
+  names("share = \"1/16\"", "'share' has no meaning");
+  names("select = \"labels\"\nshare = 0", "'share' must be");
+  names("select = \"labels\"\nshare = \"1/0\"", "'share' must be");
+  names("select = \"labels\"\nrows = 0", "'rows' must be");
+  names("select = \"labels\"\nrows = 512\nshare = 0.5", "give one of them");
+  names("select = \"labels\"\nrows = 20", "always attended (36)");
+  names("select = \"labels\"\nrepair = false", "predicts nothing");
+  names("select = \"labels\"\neager_layers = [1]", "predicts nothing, so 'eager_layers'");
+  names("select = \"labels\"\ndense_layers = [1, 0]", "ascending");
+  names("select = \"labels\"\nlabels = \"best\"", "\"best\" is unknown");
+  names("select = \"labels\"\nlabel_bits = 5", "4, 8 or 16");
+  names("select = \"labels\"\nlabels = \"exact\"\nlabel_dims = 8", "'label_dims' has no meaning");
+  names("select = \"recent\"\nwindow = 8", "'window' has no meaning");
+  names("select = \"heavy\"\nlabels = \"qk\"", "'labels' has no meaning");
+  names("select = \"labels\"\nresident = 1.0\ncache = 2.0", "'cache' has no meaning");
   CHECK_THROWS_AS(load_policy("no-such-policy"), UserError);
+}
+
+TEST_CASE("policy fields can be set one by one") {
+  const KvPolicy policy = load_policy("offload", {"share=1/8", "labels=qk", "label_dims=1/16", "cache=2.0"});
+  CHECK(policy.share == 0.125);
+  CHECK(policy.labels == Labels::qk);
+  CHECK(policy.dims(128) == 8);
+  CHECK(policy.dims(64) == 4);
+  CHECK(policy.cache == 2.0);
+  CHECK(load_policy("offload", {"rows=300"}).budget(100000) == 300);
+  CHECK(load_policy("offload", {"resident=1.0"}).resident == 1.0);
+  CHECK(load_policy("offload", {"select=all"}).select == Select::all);
+  CHECK(parse_policy(print_policy(policy), "printed") == policy);
+  CHECK_THROWS_AS(load_policy("offload", {"share"}), UserError);
+  CHECK_THROWS_AS(load_policy("offload", {"shares=1"}), UserError);
+  CHECK_THROWS_AS(load_policy("dense", {"share=1/8"}), UserError);
+  CHECK_THROWS_AS(load_policy("offload", {"share=1/8\nrows=3"}), UserError);
+}
+
+TEST_CASE("a budget counts everything that is attended") {
+  const KvPolicy policy = load_policy("offload");
+  for (std::int64_t n : {1, 255, 256, 4095, 4096, 5000, 1 << 20}) {
+    CHECK(policy.budget(n) == std::min(n, std::max<std::int64_t>(256, n / 16)));
+    if (n >= 4096) CHECK(policy.budget(n) * 16 <= n);
+  }
 }

@@ -24,6 +24,19 @@ void call(const AttendArgs& a) { cpu::attend(a); }
 void call(const MergeArgs& a) { cpu::merge(a); }
 void call(const FinishArgs& a) { cpu::finish(a); }
 void call(const SampleArgs& a) { cpu::sample(a); }
+void call(const FitLabelsArgs& a) { cpu::fit_labels(a); }
+void call(const LabelRowsArgs& a) { cpu::label_rows(a); }
+void call(const SelectArgs& a) { cpu::select(a); }
+void call(const LocateArgs& a) { cpu::locate(a); }
+void call(const ScoreListArgs& a) { cpu::score_list(a); }
+void call(const FinishListArgs& a) { cpu::finish_list(a); }
+void call(const RetainArgs& a) { cpu::retain(a); }
+void call(const FillArgs& a) { cpu::fill(a); }
+void call(const AddListMassArgs& a) { cpu::add_list_mass(a); }
+void call(const AddMassArgs& a) { cpu::add_mass(a); }
+void call(const RoundRowsArgs& a) { cpu::round_rows(a); }
+void call(const JudgeArgs& a) { cpu::judge(a); }
+void call(const MomentsArgs& a) { cpu::moments(a); }
 
 void copy_pieces(const CopyArgs& a) {
   check(a.width >= 0 && a.height >= 0, "a copy's width and height are not negative");
@@ -115,14 +128,17 @@ void CpuStream::execute(const Args& args) {
     delay();
     auto start = CpuMachine::Clock::now();
     machine_.begin_work();
-    work(args);
+    const std::int64_t bytes = work(args);
     std::chrono::duration<double> took = CpuMachine::Clock::now() - start;
     machine_.count([&](DeviceCounters& c) {
       *busy_ += took.count();
       if constexpr (std::is_same_v<Args, CopyArgs>) {
         ++c.copies;
-        if (args.kind == CopyKind::host_to_device) c.h2d_bytes += args.width * args.height;
-        if (args.kind == CopyKind::device_to_host) c.d2h_bytes += args.width * args.height;
+        if (args.kind == CopyKind::host_to_device) c.h2d_bytes += bytes;
+        if (args.kind == CopyKind::device_to_host) c.d2h_bytes += bytes;
+      } else if constexpr (std::is_same_v<Args, GatherArgs>) {
+        ++c.copies;
+        c.h2d_bytes += bytes;
       } else {
         ++c.launches;
       }
@@ -133,13 +149,20 @@ void CpuStream::execute(const Args& args) {
 }
 
 template <class Args>
-void CpuStream::work(const Args& args) {
+std::int64_t CpuStream::work(const Args& args) {
   if constexpr (std::is_same_v<Args, CopyArgs>) {
-    auto across = machine_.reserve_link(args.kind, args.width * args.height);
+    const std::int64_t bytes = args.width * args.height;
+    auto across = machine_.reserve_link(args.kind, bytes);
     copy_pieces(args);
     std::this_thread::sleep_until(across);
+    return bytes;
+  } else if constexpr (std::is_same_v<Args, GatherArgs>) {
+    const std::int64_t bytes = cpu::gather(args);
+    std::this_thread::sleep_until(machine_.reserve_link(CopyKind::host_to_device, bytes));
+    return bytes;
   } else {
     call(args);
+    return 0;
   }
 }
 

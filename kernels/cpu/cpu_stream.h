@@ -35,6 +35,21 @@ class CpuStream final : public Stream {
   void launch(const FinishArgs& a) override { push(a); }
   void launch(const SampleArgs& a) override { push(a); }
 
+  void launch(const FitLabelsArgs& a) override { push(a); }
+  void launch(const LabelRowsArgs& a) override { push(a); }
+  void launch(const SelectArgs& a) override { push(a); }
+  void launch(const LocateArgs& a) override { push(a); }
+  void launch(const GatherArgs& a) override { push(a); }
+  void launch(const ScoreListArgs& a) override { push(a); }
+  void launch(const FinishListArgs& a) override { push(a); }
+  void launch(const RetainArgs& a) override { push(a); }
+  void launch(const FillArgs& a) override { push(a); }
+  void launch(const AddListMassArgs& a) override { push(a); }
+  void launch(const AddMassArgs& a) override { push(a); }
+  void launch(const RoundRowsArgs& a) override { push(a); }
+  void launch(const JudgeArgs& a) override { push(a); }
+  void launch(const MomentsArgs& a) override { push(a); }
+
  private:
   struct Record {
     std::shared_ptr<CpuEventState> event;
@@ -51,7 +66,9 @@ class CpuStream final : public Stream {
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
   using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
-                            AppendArgs, AttendArgs, MergeArgs, FinishArgs, SampleArgs>;
+                            AppendArgs, AttendArgs, MergeArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
+                            SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
+                            AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
 
   void push(Task task);
   void run();
@@ -60,7 +77,7 @@ class CpuStream final : public Stream {
   template <class Args>
   void execute(const Args& args);
   template <class Args>
-  void work(const Args& args);
+  std::int64_t work(const Args& args);  // bytes across the link
   void delay();
 
   CpuMachine& machine_;

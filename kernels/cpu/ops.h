@@ -1,6 +1,6 @@
 // The operators on host threads: what a CpuStream runs. Each is synchronous and parallel inside.
 #pragma once
-#include "kernels/ops.h"
+#include "kernels/sparse_ops.h"
 
 namespace longhaul::cpu {
 
@@ -14,5 +14,20 @@ void attend(const AttendArgs&);
 void merge(const MergeArgs&);
 void finish(const FinishArgs&);
 void sample(const SampleArgs&);
+
+void fit_labels(const FitLabelsArgs&);
+void label_rows(const LabelRowsArgs&);
+void select(const SelectArgs&);
+void locate(const LocateArgs&);
+std::int64_t gather(const GatherArgs&);  // bytes moved
+void score_list(const ScoreListArgs&);
+void finish_list(const FinishListArgs&);
+void retain(const RetainArgs&);
+void fill(const FillArgs&);
+void add_list_mass(const AddListMassArgs&);
+void add_mass(const AddMassArgs&);
+void round_rows(const RoundRowsArgs&);
+void judge(const JudgeArgs&);
+void moments(const MomentsArgs&);
 
 }  // namespace longhaul::cpu

@@ -94,7 +94,7 @@ std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed,
 }
 
 EngineOptions engine_options(const RunOptions& o) {
-  KvPolicy policy = load_policy(o.policy);
+  KvPolicy policy = load_policy(o.policy, o.sets);
   policy.tile_rows = o.tile_rows;
   policy.recent_rows = o.recent_rows;
   return {.policy = policy,
@@ -102,7 +102,9 @@ EngineOptions engine_options(const RunOptions& o) {
           .max_len = *std::ranges::max_element(o.prompts) + o.steps + 1,
           .max_sessions = static_cast<std::int64_t>(o.prompts.size()),
           .prefill_chunk = o.prefill_chunk,
-          .resident = o.policy == "dense" ? 1 : o.resident};
+          .resident = o.policy == "dense" || o.policy == "sparse-resident" ? 1 : o.resident,
+          .cache = o.cache,
+          .probes = o.probes};
 }
 
 RunResult run_tiny(const RunOptions& o) {

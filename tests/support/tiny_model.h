@@ -36,7 +36,10 @@ std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed,
 
 struct RunOptions {
   std::string policy = "stream";
+  std::vector<std::string> sets = {};  // KEY=VALUE of the policy
   double resident = 0;
+  double cache = 0;
+  Probes probes = {};
   std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
   DType activations = DType::bf16;
   std::int64_t prefill_chunk = 48;

@@ -9,19 +9,49 @@ constexpr int kMaxBlock = 64;
 constexpr int kSpare = 16;
 constexpr int kHeads = 4;  // query heads that share a row's loads
 
+template <int V>
+struct Constant {
+  static constexpr int value = V;
+};
+
+/// Rows one after the other; those of the next block are known ahead.
+template <class T>
+struct Run {
+  const T* first;
+  std::int64_t stride;  // elements
+  const T* operator[](std::int64_t r) const { return first + r * stride; }
+  /// Asks for rows [r, r + count).
+  void fetch(std::int64_t r, std::int64_t count) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(first + r * stride);
+    for (std::int64_t b = 0; b < count * stride * static_cast<std::int64_t>(sizeof(T)); b += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(at + b), 0, 2);
+  }
+};
+
+/// Rows anywhere; `known` of them, of which the block is the first ones.
+template <class T>
+struct Scattered {
+  const void* const* rows;
+  std::int64_t known, width;  // width: elements of a row
+  const T* operator[](std::int64_t r) const { return static_cast<const T*>(rows[r]); }
+  void fetch(std::int64_t r, std::int64_t count) const {
+    for (std::int64_t i = r; i < r + count && i < known; ++i)
+      for (std::int64_t c = 0; c < width; c += 64 / static_cast<std::int64_t>(sizeof(T)))
+        __builtin_prefetch((*this)[i] + c, 0, 2);
+  }
+};
+
 /// s[h][r] = q[h] . k[r]. D = 0: head_dim is known at run time only. Writes up to kSpare columns past n.
-template <class T, int N, int D, int H>
-void scores(const T* rows, std::int64_t n, std::int64_t d, const float* q, float (*s)[kMaxBlock + kSpare]) {
+template <class T, int N, int D, int H, class Rows>
+void scores(const Rows& rows, std::int64_t n, std::int64_t d, const float* q, float (*s)[kMaxBlock + kSpare]) {
   constexpr int R = 4 / H;  // rows at once, so that four sums are folded together
   const std::int64_t dim = D ? D : d;
   for (std::int64_t r = 0; r < n; r += R) {
     F<N> acc[4] = {};
     const T* k[R];
-    for (int j = 0; j < R; ++j) k[j] = rows + (r + j < n ? r + j : n - 1) * 2 * dim;
+    for (int j = 0; j < R; ++j) k[j] = rows[r + j < n ? r + j : n - 1];
     // The next block, K and V: the two are read in separate passes, a pattern that hardware does not foresee.
-    const auto next = reinterpret_cast<std::uintptr_t>(rows + (r + n) * 2 * dim);
-    for (std::int64_t b = 0; b < R * 2 * dim * static_cast<std::int64_t>(sizeof(T)); b += 64)
-      __builtin_prefetch(reinterpret_cast<const void*>(next + b), 0, 2);
+    rows.fetch(r + n, R);
     for (std::int64_t i = 0; i < dim; i += N)
       for (int j = 0; j < R; ++j) {
         F<N> ks = load<N>(k[j] + i);
@@ -33,70 +63,125 @@ void scores(const T* rows, std::int64_t n, std::int64_t d, const float* q, float
   }
 }
 
-/// C vectors of every head's o: o * alpha + sum of p v, in row order.
-template <class T, int N, int C, int H>
-void add_values(const T* v, std::int64_t n, std::int64_t d, const float (*p)[kMaxBlock + kSpare], const float* alpha,
-                float* o) {
+/// C vectors of every head's o, from column i of the values: o * alpha + sum of p v, in row order.
+template <class T, int N, int C, int H, class Rows>
+void add_values(const Rows& rows, std::int64_t n, std::int64_t d, std::int64_t i, const float (*p)[kMaxBlock + kSpare],
+                const float* alpha, float* o) {
   F<N> acc[H][C];
   for (int h = 0; h < H; ++h)
-    for (int c = 0; c < C; ++c) acc[h][c] = load<N>(o + h * d + c * N) * alpha[h];
-  for (std::int64_t r = 0; r < n; ++r, v += 2 * d) {
+    for (int c = 0; c < C; ++c) acc[h][c] = load<N>(o + h * d + i + c * N) * alpha[h];
+  for (std::int64_t r = 0; r < n; ++r) {
+    const T* v = rows[r] + d + i;
     F<N> vs[C];
     for (int c = 0; c < C; ++c) vs[c] = load<N>(v + c * N);
     for (int h = 0; h < H; ++h)
       for (int c = 0; c < C; ++c) acc[h][c] += vs[c] * p[h][r];
   }
   for (int h = 0; h < H; ++h)
-    for (int c = 0; c < C; ++c) store<N>(o + h * d + c * N, acc[h][c]);
+    for (int c = 0; c < C; ++c) store<N>(o + h * d + i + c * N, acc[h][c]);
 }
 
-/// One block of rows for H heads.
-template <class T, int N, int D, int H>
-void attend_block(const T* rows, std::int64_t n, const AttendRowsArgs& a, std::int64_t head) {
-  const std::int64_t d = D ? D : a.head_dim;
-  alignas(64) float s[H][kMaxBlock + kSpare];
+/// Moves H states on by one block of rows, whose scores are in s: the online softmax, then the values.
+template <class T, int N, int D, int H, class Rows>
+void add_block(const Rows& rows, std::int64_t n, std::int64_t head_dim, float (*s)[kMaxBlock + kSpare], float* o,
+               float* m, float* l) {
+  const std::int64_t d = D ? D : head_dim;
   float alpha[H];
-  scores<T, N, D, H>(rows, n, d, a.q + head * d, s);
   for (int h = 0; h < H; ++h)
     for (std::int64_t r = n; r < (n + N - 1) / N * N; ++r) s[h][r] = -__builtin_inff();
   for (int h = 0; h < H; ++h) {
-    F<N> top = splat<N>(a.m[head + h]);
-    for (std::int64_t r = 0; r < n; r += N) top = max<N>(load<N>(s[h] + r), top);
-    const float m = highest<N>(top);
+    F<N> highest_lanes = splat<N>(m[h]);
+    for (std::int64_t r = 0; r < n; r += N) highest_lanes = max<N>(load<N>(s[h] + r), highest_lanes);
+    const float top = highest<N>(highest_lanes);
     F<N> total = {};
     for (std::int64_t r = 0; r < n; r += N) {
-      F<N> p = exp<N>(load<N>(s[h] + r) - m);
+      F<N> p = exp<N>(load<N>(s[h] + r) - top);
       total += p;
       store<N>(s[h] + r, p);
     }
-    alpha[h] = exp<4>(splat<4>(a.m[head + h] - m))[0];
-    a.l[head + h] = a.l[head + h] * alpha[h] + sum<N>(total);
-    a.m[head + h] = m;
+    alpha[h] = exp<4>(splat<4>(m[h] - top))[0];
+    l[h] = l[h] * alpha[h] + sum<N>(total);
+    m[h] = top;
   }
   constexpr int C = N == 16 || H < 3 ? 4 : 2;  // H * C sums stay in registers
   std::int64_t i = 0;
-  for (; i + C * N <= d; i += C * N) add_values<T, N, C, H>(rows + d + i, n, d, s, alpha, a.o + head * d + i);
-  for (; i < d; i += N) add_values<T, N, 1, H>(rows + d + i, n, d, s, alpha, a.o + head * d + i);
+  for (; i + C * N <= d; i += C * N) add_values<T, N, C, H>(rows, n, d, i, s, alpha, o);
+  for (; i < d; i += N) add_values<T, N, 1, H>(rows, n, d, i, s, alpha, o);
+}
+
+/// Calls body with the number of heads at once, as a constant, and the first of them.
+template <class Body>
+void for_heads(std::int64_t heads, const Body& body) {
+  std::int64_t h = 0;
+  for (; h + kHeads <= heads; h += kHeads) body(Constant<kHeads>{}, h);
+  if (heads - h == 3) body(Constant<3>{}, h);
+  if (heads - h == 2) body(Constant<2>{}, h);
+  if (heads - h == 1) body(Constant<1>{}, h);
 }
 
 template <class T, int N, int D>
 void attend_dim(const AttendRowsArgs& a) {
+  const std::int64_t d = D ? D : a.head_dim;
   for (std::int64_t first = 0; first < a.count; first += a.block) {
     const std::int64_t n = a.count - first < a.block ? a.count - first : a.block;
-    const T* rows = static_cast<const T*>(a.rows) + first * 2 * a.head_dim;
-    std::int64_t h = 0;
-    for (; h + kHeads <= a.heads; h += kHeads) attend_block<T, N, D, kHeads>(rows, n, a, h);
-    if (a.heads - h == 3) attend_block<T, N, D, 3>(rows, n, a, h);
-    if (a.heads - h == 2) attend_block<T, N, D, 2>(rows, n, a, h);
-    if (a.heads - h == 1) attend_block<T, N, D, 1>(rows, n, a, h);
+    const Run<T> rows{static_cast<const T*>(a.rows) + first * 2 * d, 2 * d};
+    for_heads(a.heads, [&](auto heads, std::int64_t h) {
+      constexpr int H = decltype(heads)::value;
+      alignas(64) float s[H][kMaxBlock + kSpare];
+      scores<T, N, D, H>(rows, n, d, a.q + h * d, s);
+      add_block<T, N, D, H>(rows, n, d, s, a.o + h * d, a.m + h, a.l + h);
+    });
   }
+}
+
+template <class T, int N, int D>
+void score_listed_dim(const ListedRowsArgs& a) {
+  const std::int64_t d = D ? D : a.head_dim;
+  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
+  for_heads(a.heads, [&](auto heads, std::int64_t h) {
+    constexpr int H = decltype(heads)::value;
+    alignas(64) float s[H][kMaxBlock + kSpare];
+    scores<T, N, D, H>(rows, a.count, d, a.q + h * d, s);
+    for (int j = 0; j < H; ++j) __builtin_memcpy(a.scores + (h + j) * a.score_stride, s[j], a.count * sizeof(float));
+  });
+}
+
+template <class T, int N, int D>
+void add_listed_dim(const ListedRowsArgs& a) {
+  const std::int64_t d = D ? D : a.head_dim;
+  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
+  for (std::int64_t r = a.count; r < a.count + a.ahead && r < 2 * a.count; ++r)
+    for (std::int64_t i = 0; i < d; i += 64 / static_cast<std::int64_t>(sizeof(T)))
+      __builtin_prefetch(rows[r] + d + i, 0, 2);
+  for_heads(a.heads, [&](auto heads, std::int64_t h) {
+    constexpr int H = decltype(heads)::value;
+    alignas(64) float s[H][kMaxBlock + kSpare];
+    for (int j = 0; j < H; ++j) __builtin_memcpy(s[j], a.scores + (h + j) * a.score_stride, a.count * sizeof(float));
+    add_block<T, N, D, H>(rows, a.count, d, s, a.o + h * d, a.m + h, a.l + h);
+  });
+}
+
+/// The same choice of loops for every operator on K | V rows, so that they give the same bits.
+template <class Body>
+void for_dim(std::int64_t head_dim, const Body& body) {
+  if (head_dim == 128) body(Constant<kLanes>{}, Constant<128>{});
+  else if (head_dim == 64) body(Constant<kLanes>{}, Constant<64>{});
+  else body(Constant<8>{}, Constant<0>{});
 }
 
 template <class T>
 void attend_rows(const AttendRowsArgs& a) {
-  if (a.head_dim == 128) attend_dim<T, kLanes, 128>(a);
-  else if (a.head_dim == 64) attend_dim<T, kLanes, 64>(a);
-  else attend_dim<T, 8, 0>(a);
+  for_dim(a.head_dim, [&](auto n, auto d) { attend_dim<T, decltype(n)::value, decltype(d)::value>(a); });
+}
+
+template <class T>
+void score_listed(const ListedRowsArgs& a) {
+  for_dim(a.head_dim, [&](auto n, auto d) { score_listed_dim<T, decltype(n)::value, decltype(d)::value>(a); });
+}
+
+template <class T>
+void add_listed(const ListedRowsArgs& a) {
+  for_dim(a.head_dim, [&](auto n, auto d) { add_listed_dim<T, decltype(n)::value, decltype(d)::value>(a); });
 }
 
 template <class T>
@@ -137,6 +222,10 @@ void softmax(const SoftmaxArgs& a) {
 
 void attend_rows_bf16(const AttendRowsArgs& a) { attend_rows<bf16>(a); }
 void attend_rows_f32(const AttendRowsArgs& a) { attend_rows<float>(a); }
+void score_listed_bf16(const ListedRowsArgs& a) { score_listed<bf16>(a); }
+void score_listed_f32(const ListedRowsArgs& a) { score_listed<float>(a); }
+void add_listed_bf16(const ListedRowsArgs& a) { add_listed<bf16>(a); }
+void add_listed_f32(const ListedRowsArgs& a) { add_listed<float>(a); }
 void softmax_bf16(const SoftmaxArgs& a) { softmax<bf16>(a); }
 void softmax_f32(const SoftmaxArgs& a) { softmax<float>(a); }
 

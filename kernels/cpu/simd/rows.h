@@ -16,6 +16,24 @@ void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x,
               std::int64_t out_stride, float* sums);
 void attend_rows_bf16(const AttendRowsArgs&);
 void attend_rows_f32(const AttendRowsArgs&);
+void score_listed_bf16(const ListedRowsArgs&);
+void score_listed_f32(const ListedRowsArgs&);
+void add_listed_bf16(const ListedRowsArgs&);
+void add_listed_f32(const ListedRowsArgs&);
+void dots(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
+void project_bf16(const ProjectArgs&);
+void project_f32(const ProjectArgs&);
+void encode(const float* x, float zero, float step, float top, std::uint8_t* codes);
+void scan_labels(const ScanArgs&);
+float top_score(float* s, std::int64_t n);
+float exp_scores(float* s, float top, std::int64_t n);
+void combine(const float* s, std::int64_t stride, const float* factors, std::int64_t heads, bool highest,
+             std::uint32_t* keys, std::int64_t n);
+std::int64_t keep_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
+                       std::int32_t* out);
+std::int64_t copy_keys(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                       std::uint32_t* out);
+void add_probabilities(const AddProbabilitiesArgs&);
 void softmax_bf16(const SoftmaxArgs&);
 void softmax_f32(const SoftmaxArgs&);
 

@@ -2,6 +2,7 @@
 // thread; the operators around them cut the work. Files of this folder use no inline function from outside it, so that
 // code for a wider instruction set cannot become the program's copy of a shared symbol.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/base/types.h"
@@ -20,6 +21,33 @@ struct AttendRowsArgs {
   std::int64_t count, heads, head_dim, block;
 };
 
+/// At most a block of rows that lie anywhere, as one token sees them.
+struct ListedRowsArgs {
+  const void* const* rows;  // [count + ahead], each 2 * head_dim elements K | V; those ahead come in the next call
+  const float* q;           // [heads, head_dim], times scale
+  float* scores;            // [heads, score_stride]
+  std::int64_t score_stride;
+  float *o, *m, *l;  // as AttendRowsArgs
+  std::int64_t count, ahead, heads, head_dim;
+};
+
+/// Labels of up to 64 rows in float32: out[j][r] = map[j] . k[r].
+struct ProjectArgs {
+  const void* rows;     // [count], `stride` elements apart
+  std::int64_t stride;  // elements
+  const float* map;     // [dims, head_dim]
+  float* out;           // [dims, 64]
+  std::int64_t count, dims, head_dim;
+};
+
+/// Scores of whole blocks of 64 rows by their labels: the sum over dimensions of weight * code.
+struct ScanArgs {
+  const std::byte* codes;  // of the first block
+  const float* weights;    // [heads, dims]
+  float* out;              // [heads, out_stride]
+  std::int64_t out_stride, blocks, heads, dims, bits;
+};
+
 /// One online-softmax step over a block of scores: p = exp(s - m'), and m, l, o moved to the new maximum m'.
 struct SoftmaxArgs {
   float* s;               // [rows, cols] before scaling; clobbered
@@ -32,6 +60,18 @@ struct SoftmaxArgs {
   std::int64_t o_stride, head_dim;
   std::int64_t rows, cols;
   std::int64_t visible;  // row i sees the first visible + i columns, cut to [0, cols]
+  float scale;
+};
+
+/// Sums over rows of exp(scale * s - m) / l, a column each.
+struct AddProbabilitiesArgs {
+  const float* s;  // [rows, cols], readable to the next multiple of 16
+  std::int64_t s_stride;
+  const float *m, *l;  // [rows], ml_stride apart
+  std::int64_t ml_stride;
+  float* sums;  // [cols rounded up to 16] +=
+  std::int64_t rows, cols;
+  std::int64_t visible;  // as SoftmaxArgs
   float scale;
 };
 
@@ -55,6 +95,34 @@ struct Simd {
                    std::int64_t out_stride, float* sums);
   void (*attend_rows_bf16)(const AttendRowsArgs&);
   void (*attend_rows_f32)(const AttendRowsArgs&);
+  /// The scores of listed rows, and the online softmax and values of rows whose scores are there. The bits are those of
+  /// attend_rows.
+  void (*score_listed_bf16)(const ListedRowsArgs&);
+  void (*score_listed_f32)(const ListedRowsArgs&);
+  void (*add_listed_bf16)(const ListedRowsArgs&);
+  void (*add_listed_f32)(const ListedRowsArgs&);
+  /// out[i] = w[i] . x; the bits of a result do not depend on `rows`.
+  void (*dots)(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
+  /// The bits of a row's label depend on the row alone.
+  void (*project_bf16)(const ProjectArgs&);
+  void (*project_f32)(const ProjectArgs&);
+  /// codes[r] = round((x[r] - zero) / step), cut to [0, top]; of 64 rows. NaN gives 0.
+  void (*encode)(const float* x, float zero, float step, float top, std::uint8_t* codes);
+  void (*scan_labels)(const ScanArgs&);
+  /// The highest of n >= 1 scores; those up to the next multiple of 16 become -inf.
+  float (*top_score)(float* s, std::int64_t n);
+  /// s = exp(s - top), of n scores rounded up to 16; the sum.
+  float (*exp_scores)(float* s, float top, std::int64_t n);
+  /// The sum, or the highest, of factor[h] * s[h] over heads, as integers of the same order (NaN: 0).
+  void (*combine)(const float* s, std::int64_t stride, const float* factors, std::int64_t heads, bool highest,
+                  std::uint32_t* keys, std::int64_t n);
+  /// Writes first + i for each key >= lowest, in order; returns how many.
+  std::int64_t (*keep_keys)(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::int32_t first,
+                            std::int32_t* out);
+  /// Copies the keys of [lowest, lowest + span), in order; returns how many.
+  std::int64_t (*copy_keys)(const std::uint32_t* keys, std::int64_t n, std::uint32_t lowest, std::uint32_t span,
+                            std::uint32_t* out);
+  void (*add_probabilities)(const AddProbabilitiesArgs&);
   void (*softmax_bf16)(const SoftmaxArgs&);
   void (*softmax_f32)(const SoftmaxArgs&);
 };

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# The accuracy tables of DESIGN.md. usage: bench/accuracy_tables.sh TEXTS MODEL OUT PART...
+# Parts, about as long on 2 cores as said for a model of 27 M parameters:
+#   perplexity   a book's last 1,024 of 16K tokens, decoded; labels by size and kind (10 min)
+#   grid         token and label sparsity, 4K (20 min); wiki: the same diagonal on WikiText-2 (10 min)
+#   every        every position sparse, 4K (10 min)
+#   questions    needle, lines, digest at 4K and 16K (15 min); long: at 32K (15 min); longest: needle at 64K (15 min)
+#   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
+# A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
+# files were made from are left out.
+set -euo pipefail
+texts=$1 model=$2 out=$3
+shift 3
+longhaul=${LONGHAUL:-$(dirname "$0")/../build/longhaul}
+mkdir -p "$out"
+books=()
+for book in four-weird-tales stories-of-the-days-of-king-arthur anecdotes-of-the-habits-and-instinct-of-animals a-house-of-pomegranates; do
+  books+=("$texts/$book.txt")
+done
+few='policy.min_rows=64'  # so that 1/16 is 1/16 below 4K tokens too
+evaluate() {  # evaluate NAME ARGS...
+  local name=$1
+  shift
+  echo "## $(basename "$model"): $name"
+  "$longhaul" eval --model "$model" --seed 7 --output "$out/$(basename "$model")-$name.jsonl" "$@" 2> "$out/$name.log" ||
+    { tail -1 "$out/$name.log" >&2; exit 1; }
+}
+sparsities() {  # sparsities NAME LABELS ARGS...: the diagonal
+  local name=$1 labels=$2 share
+  shift 2
+  for share in 2 4 8 16 32; do
+    evaluate "$name-$share" --policies sparse-resident --labels "$labels" --shares "1/$share" --label-dims "1/$share" \
+      --set "$few" "$@"
+  done
+}
+for part in "$@"; do
+  case "$part" in
+    perplexity)
+      evaluate perplexity-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
+        --policies oracle,sparse-resident --labels document,abs,qk --label-dims 8,16,32 --set "$few" ;;
+    grid)
+      evaluate grid-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
+        --labels document --shares 1/2,1/4,1/8,1/16,1/32 --label-dims 1/2,1/4,1/8,1/16,1/32 --set "$few"
+      evaluate oracle-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies oracle \
+        --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
+      sparsities diagonal-4k q,k,qk,abs,rms,pairs --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 ;;
+    wiki)
+      evaluate wiki-oracle-4k --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
+        --policies oracle --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
+      sparsities wiki-4k q,k,qk,abs,rms,document --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* \
+        --documents 8 ;;
+    every)
+      evaluate every-oracle-4k --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
+        --policies oracle --shares 1/4,1/16 --set policy.min_rows=256
+      evaluate every-4k --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
+        --policies sparse-resident --shares 1/4,1/16 --labels fitted,qk,abs,rms --label-dims 1/16,1/4 \
+        --set policy.min_rows=256 ;;
+    questions)
+      evaluate questions --task needle,lines --lengths 4K,16K --texts "${books[@]}" --documents 4 --questions 50 \
+        --policies offload,published-offload,streaming-llm,h2o
+      evaluate digests --task digest --lengths 4K,16K --texts "${books[@]}" --documents 20 \
+        --policies offload,published-offload,streaming-llm,h2o ;;
+    long)
+      evaluate questions-32k --task needle,lines --lengths 32K --texts "${books[@]}" --documents 2 --questions 100 \
+        --policies offload,published-offload,streaming-llm,h2o
+      evaluate digests-32k --task digest --lengths 32K --texts "${books[@]}" --documents 8 \
+        --policies offload,published-offload,streaming-llm,h2o ;;
+    longest)
+      evaluate questions-64k --task needle --lengths 64K --texts "${books[@]}" --documents 2 --questions 100 \
+        --policies offload,published-offload,streaming-llm ;;
+    selection)
+      evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
+        --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" ;;
+    *) echo "unknown part '$part'" >&2; exit 2 ;;
+  esac
+done

@@ -1,0 +1,142 @@
+// score_list, finish_list: attention over listed rows, block by block of the list, wherever the rows are.
+#include <algorithm>
+#include <limits>
+
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "kernels/base/parallel.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
+
+namespace longhaul::cpu {
+namespace {
+
+using RowPointer = const void*;
+
+void check_list(const AttendListArgs& a) {
+  check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend_list: head_dim is a multiple of 8 up to 256");
+}
+
+/// One KV head's list.
+class Listed {
+ public:
+  Listed(const AttendListArgs& a, std::int64_t head)
+      : row_bytes_(2 * a.head_dim * size_of(a.act)),
+        rows_(a.rows.rows + head * a.rows.stride),
+        places_(a.places ? a.places + head * a.rows.stride : nullptr),
+        landed_(a.landed ? a.landed[head] : std::numeric_limits<std::int32_t>::max()) {
+    const KvTile* tiles[] = {&a.regions.prefix, &a.regions.ring, &a.regions.cache, &a.regions.staging};
+    for (int i = 0; i < 4; ++i) regions_[i] = tiles[i]->data + head * tiles[i]->head_stride;
+  }
+
+  RowPointer operator[](std::int64_t i) const {
+    if (!places_) return regions_[0] + rows_[i] * row_bytes_;
+    return regions_[static_cast<int>(place_region(places_[i]))] + place_index(places_[i]) * row_bytes_;
+  }
+  bool landed(std::int64_t i) const {
+    return !places_ || place_region(places_[i]) != Region::staging || place_index(places_[i]) < landed_;
+  }
+
+ private:
+  std::int64_t row_bytes_;
+  const std::int32_t *rows_, *places_;
+  std::int64_t landed_;
+  const std::byte* regions_[4];
+};
+
+void call(const AttendListArgs& a, const ListedRowsArgs& rows, bool values) {
+  const auto& s = simd();
+  if (a.act == DType::bf16) values ? s.add_listed_bf16(rows) : s.score_listed_bf16(rows);
+  else values ? s.add_listed_f32(rows) : s.score_listed_f32(rows);
+}
+
+/// The group's queries of one KV head, times scale.
+float* scaled_queries(const AttendListArgs& a, std::int64_t head, Scratch& scratch) {
+  const std::int64_t n = a.q_heads / a.kv_heads * a.head_dim;
+  float* space = scratch.get<float>(2 * n);
+  simd().scale(read_row(at(a.q, a.act, head * n), a.act, n, space), a.scale, space + n, n);
+  return space + n;
+}
+
+ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t head, const float* q) {
+  const std::int64_t group = a.q_heads / a.kv_heads, first = head * group;
+  return {.q = q,
+          .scores = a.scores + first * a.rows.stride,
+          .score_stride = a.rows.stride,
+          .o = a.state.o + first * a.head_dim,
+          .m = a.state.m + first,
+          .l = a.state.l + first,
+          .heads = group,
+          .head_dim = a.head_dim};
+}
+
+/// The scores of those entries of [begin, end), at most a block, that `wanted` picks.
+template <class Wanted>
+void score_some(const AttendListArgs& a, const Listed& list, ListedRowsArgs rows, std::int64_t begin, std::int64_t end,
+                const Wanted& wanted) {
+  RowPointer pointers[kAttendBlock];
+  std::int64_t entries[kAttendBlock], n = 0;
+  for (std::int64_t i = begin; i < end; ++i)
+    if (wanted(i)) pointers[n] = list[i], entries[n++] = i;
+  if (n == 0) return;
+  thread_local Scratch scratch;
+  float *to = rows.scores, *some = scratch.get<float>(rows.heads * kAttendBlock);
+  rows.rows = pointers, rows.count = n, rows.ahead = 0, rows.scores = some, rows.score_stride = kAttendBlock;
+  call(a, rows, false);
+  for (std::int64_t h = 0; h < rows.heads; ++h)
+    for (std::int64_t i = 0; i < n; ++i) to[h * a.rows.stride + entries[i]] = some[h * kAttendBlock + i];
+}
+
+}  // namespace
+
+void score_list(const ScoreListArgs& args) {
+  const AttendListArgs& a = args.list;
+  check_list(a);
+  constexpr std::int64_t kPiece = 4 * kAttendBlock;
+  std::int64_t most = 0;
+  for (std::int64_t h = 0; h < a.kv_heads; ++h) most = std::max<std::int64_t>(most, a.rows.count[h]);
+  const std::int64_t pieces = ceil_div(most, kPiece);
+  parallel_for(a.kv_heads * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    for (std::int64_t p = begin; p < end; ++p) {
+      const std::int64_t h = p / pieces, first = p % pieces * kPiece;
+      const std::int64_t last = std::min<std::int64_t>(first + kPiece, a.rows.count[h]);
+      if (first >= last) continue;
+      const Listed list(a, h);
+      const ListedRowsArgs rows = arguments(a, h, scaled_queries(a, h, scratch));
+      for (std::int64_t i = first; i < last; i += kAttendBlock)
+        score_some(a, list, rows, i, std::min(i + kAttendBlock, last), [&](std::int64_t e) { return list.landed(e); });
+    }
+  });
+}
+
+void finish_list(const FinishListArgs& args) {
+  const AttendListArgs& a = args.list;
+  check_list(a);
+  const std::int64_t group = a.q_heads / a.kv_heads;
+  parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch q_scratch, scratch;
+    for (std::int64_t h = begin; h < end; ++h) {
+      const Listed list(a, h);
+      ListedRowsArgs rows = arguments(a, h, scaled_queries(a, h, q_scratch));
+      std::fill_n(rows.o, group * a.head_dim, 0.0f);
+      std::fill_n(rows.m, group, -std::numeric_limits<float>::infinity());
+      std::fill_n(rows.l, group, 0.0f);
+      const std::int64_t count = a.rows.count[h];
+      RowPointer* pointers = scratch.get<RowPointer>(count);
+      for (std::int64_t i = 0; i < count; ++i) pointers[i] = list[i];
+      float* const scores = rows.scores;
+      for (std::int64_t i = 0; i < count; i += kAttendBlock) {
+        const std::int64_t n = std::min(kAttendBlock, count - i);
+        if (args.scored) score_some(a, list, rows, i, i + n, [&](std::int64_t e) { return !list.landed(e); });
+        rows.rows = pointers + i, rows.count = n, rows.ahead = count - i - n, rows.scores = scores + i;
+        if (!args.scored) call(a, rows, false);
+        call(a, rows, true);
+        rows.scores = scores;
+      }
+    }
+  });
+}
+
+}  // namespace longhaul::cpu

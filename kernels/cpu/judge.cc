@@ -1,0 +1,79 @@
+// judge: how much of the exact attention a list of rows keeps. For evaluation; not on the path of a token.
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "kernels/base/bytes.h"
+#include "kernels/base/parallel.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/top_rows.h"
+
+namespace longhaul::cpu {
+namespace {
+
+constexpr std::int64_t kChunk = 8192;
+
+/// The exact scores of the group's heads over all rows, [group, stride].
+std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t h, std::int64_t stride) {
+  const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim, row_bytes = 2 * d * size_of(a.act);
+  std::vector<float> scores(group * stride), q(group * d), space(group * d);
+  const float* wide = read_row(at(a.q, a.act, h * group * d), a.act, group * d, space.data());
+  simd().scale(wide, a.scale, q.data(), group * d);
+  parallel_for(ceil_div(a.kv.rows, kAttendBlock), 8, [&](std::int64_t begin, std::int64_t end) {
+    const void* rows[kAttendBlock];
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t first = b * kAttendBlock, n = std::min(kAttendBlock, a.kv.rows - first);
+      for (std::int64_t r = 0; r < n; ++r) rows[r] = a.kv.data + h * a.kv.head_stride + (first + r) * row_bytes;
+      const ListedRowsArgs args{.rows = rows,
+                                .q = q.data(),
+                                .scores = scores.data() + first,
+                                .score_stride = stride,
+                                .count = n,
+                                .ahead = 0,
+                                .heads = group,
+                                .head_dim = d};
+      a.act == DType::bf16 ? simd().score_listed_bf16(args) : simd().score_listed_f32(args);
+    }
+  });
+  return scores;
+}
+
+SelectionQuality judge_head(const JudgeArgs& a, std::int64_t h) {
+  const std::int64_t group = a.q_heads / a.kv_heads, n = a.kv.rows, stride = round_up(n, kAttendBlock);
+  std::vector<float> scores = exact_scores(a, h, stride), factors(group);
+  for (std::int64_t g = 0; g < group; ++g) {
+    float* s = &scores[g * stride];
+    const float top = simd().top_score(s, n);
+    double total = 0;
+    for (std::int64_t c = 0; c < n; c += kChunk) total += simd().exp_scores(s + c, top, std::min(kChunk, n - c));
+    factors[g] = static_cast<float>(1 / (total * static_cast<double>(group)));
+  }
+  std::vector<std::uint32_t> keys(stride);
+  simd().combine(scores.data(), stride, factors.data(), group, false, keys.data(), n);
+
+  const std::int64_t count = a.rows.count[h];
+  const std::int32_t* listed = a.rows.rows + h * a.rows.stride;
+  TopRows top({.keys = keys.data(), .first = 0, .rows = n, .chunk = n, .lowest = 0, .wanted = count});
+  for (int digit = 0; digit < kKeyDigits; ++digit) top.count(0, digit), top.pick(digit);
+  std::vector<std::int32_t> best(top.place()), both;
+  top.emit(0, best.data());
+  std::set_intersection(best.begin(), best.end(), listed, listed + count, std::back_inserter(both));
+  auto mass = [&](const std::int32_t* rows, std::size_t some) {
+    return static_cast<float>(std::accumulate(rows, rows + some, 0.0,
+                                              [&](double sum, std::int32_t r) { return sum + value_of_key(keys[r]); }));
+  };
+  return {mass(listed, count), mass(best.data(), best.size()),
+          count == 0 ? 1.0f : static_cast<float>(both.size()) / static_cast<float>(count)};
+}
+
+}  // namespace
+
+void judge(const JudgeArgs& a) {
+  parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t h = begin; h < end; ++h) a.out[h] = judge_head(a, h);
+  });
+}
+
+}  // namespace longhaul::cpu

@@ -1,0 +1,29 @@
+// Where the parts of a layer's labels are.
+#pragma once
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "kernels/sparse_ops.h"
+
+namespace longhaul::cpu {
+
+/// One KV head's basis, as LabelTile orders it.
+struct Basis {
+  float *key_map, *query_map, *zero, *step;
+};
+inline Basis basis_of(const LabelTile& l, std::int64_t head, std::int64_t head_dim) {
+  float* at = l.basis + head * label_basis_floats(l.dims, head_dim);
+  const std::int64_t map = l.dims * head_dim;
+  return {at, at + map, at + 2 * map, at + 2 * map + l.dims};
+}
+
+inline std::byte* label_block(const LabelTile& l, std::int64_t head, std::int64_t block) {
+  return l.codes + head * l.head_stride + block * label_block_bytes(l.dims, l.bits);
+}
+
+inline void check_labels(const LabelTile& l, std::int64_t head_dim) {
+  check(l.bits == 4 || l.bits == 8 || l.bits == 16, "labels have 4, 8 or 16 bits");
+  check(l.dims >= 1 && l.dims <= head_dim, "labels have 1 to head_dim dimensions");
+  check(head_dim % 8 == 0 && head_dim <= 256, "labels: head_dim is a multiple of 8 up to 256");
+}
+
+}  // namespace longhaul::cpu

@@ -1,0 +1,201 @@
+// select: scores by labels, the group's combined score, and the exact top of it.
+//
+// Rows are cut into chunks at fixed row numbers, whatever threads there are; where a step needs all chunks of a head
+// (the softmax's maximum and sum, the threshold), their results are combined in order. So the list never depends on
+// how the work was cut.
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "kernels/base/parallel.h"
+#include "kernels/cpu/labels.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/top_rows.h"
+
+namespace longhaul::cpu {
+namespace {
+
+constexpr std::int64_t kChunk = 8192;
+constexpr std::uint32_t kAnyKey = 0, kAboveMinusInfinity = 0x00800000;
+
+class Selection {
+ public:
+  explicit Selection(const SelectArgs& a)
+      : a_(a),
+        group_(a.q_heads / a.kv_heads),
+        scored_(a.rows - a.window),
+        stride_(round_up(a.rows, kAttendBlock)),
+        chunks_(ceil_div(scored_, kChunk)),
+        softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1)),
+        weights_(a.by == SelectBy::labels ? a.q_heads * a.labels.dims : 0),
+        tops_(softmax_ ? a.q_heads * chunks_ : 0),
+        sums_(tops_.size()) {
+    for (std::int64_t h = 0; h < a.kv_heads; ++h)
+      tops_of_.emplace_back(TopRows::Options{.keys = keys(h, 0),
+                                             .first = a.sinks,
+                                             .rows = scored_,
+                                             .chunk = kChunk,
+                                             .lowest = a.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey,
+                                             .wanted = a.budget - a.sinks - a.window,
+                                             .top_p = a.top_p,
+                                             .mass = a.by == SelectBy::mass ? total_mass(h) : 1.0});
+  }
+
+  /// Each step needs the one before for all chunks of its head.
+  void run() {
+    if (chunks_ == 1) {
+      each_head([&](std::int64_t h) {
+        weigh(h), score(h, 0), sum(h, 0), combine(h, 0);
+        for (int digit = 0; digit < kKeyDigits; ++digit) tops_of_[h].count(0, digit), tops_of_[h].pick(digit);
+        place(h), emit(h, 0);
+      });
+      return;
+    }
+    each_head([&](std::int64_t h) { weigh(h); });
+    each_chunk([&](std::int64_t h, std::int64_t c) { score(h, c); });
+    if (softmax_) each_chunk([&](std::int64_t h, std::int64_t c) { sum(h, c); });
+    for (int digit = 0; digit < kKeyDigits; ++digit) {
+      each_chunk([&](std::int64_t h, std::int64_t c) {
+        if (digit == 0) combine(h, c);
+        tops_of_[h].count(c, digit);
+      });
+      each_head([&](std::int64_t h) { tops_of_[h].pick(digit); });
+    }
+    each_head([&](std::int64_t h) { place(h); });
+    each_chunk([&](std::int64_t h, std::int64_t c) { emit(h, c); });
+  }
+
+ private:
+  template <class Body>
+  void each_head(const Body& body) {
+    parallel_for(a_.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t h = begin; h < end; ++h) body(h);
+    });
+  }
+  template <class Body>
+  void each_chunk(const Body& body) {
+    parallel_for(a_.kv_heads * chunks_, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) body(i / chunks_, i % chunks_);
+    });
+  }
+
+  std::int64_t rows_of(std::int64_t c) const { return std::min(kChunk, scored_ - c * kChunk); }
+  float* scores(std::int64_t q_head, std::int64_t c) const { return a_.scratch + q_head * stride_ + c * kChunk; }
+  std::uint32_t* keys(std::int64_t h, std::int64_t c) const {
+    return reinterpret_cast<std::uint32_t*>(scores(a_.q_heads + h, c));
+  }
+  const float* mass(std::int64_t h, std::int64_t c) const { return a_.mass + h * a_.mass_stride + c * kChunk; }
+
+  double total_mass(std::int64_t h) const {
+    double total = 0;
+    if (a_.top_p < 1)
+      for (std::int64_t r = 0; r < scored_; ++r) total += std::max(mass(h, 0)[r], 0.0f);
+    return total;
+  }
+
+  /// The group's queries in the basis, times the steps: a score is then the sum of weight * code, but for a constant
+  /// of the query head.
+  void weigh(std::int64_t h) {
+    if (a_.by != SelectBy::labels) return;
+    thread_local Scratch scratch;
+    const std::int64_t d = a_.head_dim, dims = a_.labels.dims;
+    float* space = scratch.get<float>(2 * d);
+    const Basis basis = basis_of(a_.labels, h, d);
+    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
+      float *q = space + d, *w = &weights_[g * dims];
+      simd().scale(read_row(at(a_.q, a_.act, g * d), a_.act, d, space), a_.scale, q, d);
+      simd().dots(basis.query_map, dims, d, q, w);
+      if (a_.labels.bits == 16) continue;
+      for (std::int64_t j = 0; j < dims; ++j) w[j] *= basis.step[j];
+    }
+  }
+
+  void score(std::int64_t h, std::int64_t c) {
+    if (a_.by != SelectBy::labels) return;
+    const std::int64_t first = h * group_, n = rows_of(c);
+    simd().scan_labels({.codes = label_block(a_.labels, h, c * kChunk / kAttendBlock),
+                        .weights = &weights_[first * a_.labels.dims],
+                        .out = scores(first, c),
+                        .out_stride = stride_,
+                        .blocks = ceil_div(n, kAttendBlock),
+                        .heads = group_,
+                        .dims = a_.labels.dims,
+                        .bits = a_.labels.bits});
+    if (softmax_)
+      for (std::int64_t g = first; g < first + group_; ++g) tops_[g * chunks_ + c] = simd().top_score(scores(g, c), n);
+  }
+
+  void sum(std::int64_t h, std::int64_t c) {
+    if (!softmax_) return;
+    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
+      const float* tops = &tops_[g * chunks_];
+      sums_[g * chunks_ + c] = simd().exp_scores(scores(g, c), *std::max_element(tops, tops + chunks_), rows_of(c));
+    }
+  }
+
+  void combine(std::int64_t h, std::int64_t c) {
+    thread_local Scratch scratch;
+    const std::int64_t n = rows_of(c);
+    float* factors = scratch.get<float>(group_);
+    std::fill_n(factors, group_, 1.0f);
+    float* s = scores(h * group_, c);
+    if (a_.by == SelectBy::mass) {  // a copy, because whole vectors are read
+      std::copy_n(mass(h, c), n, s);
+      std::fill(s + n, s + round_up(n, kMostLanes), 0.0f);
+    } else if (softmax_) {
+      for (std::int64_t g = 0; g < group_; ++g) {
+        const float* sums = &sums_[(h * group_ + g) * chunks_];
+        const double total = std::accumulate(sums, sums + chunks_, 0.0);
+        factors[g] = static_cast<float>(1 / (a_.combine == Combine::mean ? total * group_ : total));
+      }
+    }
+    const std::int64_t heads = a_.by == SelectBy::mass ? 1 : group_;
+    simd().combine(s, stride_, factors, heads, a_.combine == Combine::max, keys(h, c), n);
+  }
+
+  /// The rows that are in without a score, around the others.
+  void place(std::int64_t h) {
+    std::int32_t* out = a_.out.rows + h * a_.out.stride;
+    const std::int64_t chosen = tops_of_[h].place();
+    std::iota(out, out + a_.sinks, 0);
+    std::iota(out + a_.sinks + chosen, out + a_.sinks + chosen + a_.window, static_cast<std::int32_t>(scored_));
+    a_.out.count[h] = static_cast<std::int32_t>(a_.sinks + chosen + a_.window);
+  }
+
+  void emit(std::int64_t h, std::int64_t c) { tops_of_[h].emit(c, a_.out.rows + h * a_.out.stride + a_.sinks); }
+
+  const SelectArgs& a_;
+  std::int64_t group_, scored_, stride_, chunks_;
+  bool softmax_;
+  std::vector<float> weights_;      // [q_heads, dims]
+  std::vector<float> tops_, sums_;  // [q_heads, chunks]
+  std::vector<TopRows> tops_of_;    // [kv_heads]
+};
+
+/// No scores: the sinks, and the rest of the budget at the end.
+void select_ends(const SelectArgs& a, std::int64_t sinks, std::int64_t window) {
+  for (std::int64_t h = 0; h < a.kv_heads; ++h) {
+    std::int32_t* out = a.out.rows + h * a.out.stride;
+    std::iota(out, out + sinks, 0);
+    std::iota(out + sinks, out + sinks + window, static_cast<std::int32_t>(a.rows - window));
+    a.out.count[h] = static_cast<std::int32_t>(sinks + window);
+  }
+}
+
+}  // namespace
+
+void select(const SelectArgs& a) {
+  check(a.budget >= a.sinks + a.window, "select: the budget holds the sinks and the window");
+  check(a.out.stride >= std::min(a.budget, a.rows), "select: the list has room for the budget");
+  if (a.budget >= a.rows) return select_ends(a, 0, a.rows);
+  if (a.by == SelectBy::none) return select_ends(a, a.sinks, a.budget - a.sinks);
+  if (a.by == SelectBy::labels) check_labels(a.labels, a.head_dim);
+  Selection(a).run();
+}
+
+}  // namespace longhaul::cpu

@@ -1,0 +1,36 @@
+// What a layer's prefill leaves behind for selection, made while its rows are still on the device: labels in a basis
+// fitted to them, and a resident set warmed by the prompt's last queries. All on the compute stream.
+#pragma once
+#include "offload/kv_buffers.h"
+#include "offload/kv_pass.h"
+#include "offload/streams.h"
+
+namespace longhaul {
+
+class LabelBuilder {
+ public:
+  LabelBuilder(const Streams& streams, const KvBuffers& buffers) : compute_(streams.compute), buffers_(buffers) {}
+
+  /// Keeps the span's queries, as far as they are among the last of a prompt of `rows` rows.
+  void keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const;
+  /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
+  void add_mass(std::int64_t layer, const Span& span, const void* qkv, const KvTile& seen) const;
+  /// `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its rope.
+  void build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const;
+  /// Notes the attention mass at the prompt's end, and goes back to it.
+  void keep_mass(std::int64_t slot) const;
+  void restore_mass(std::int64_t slot) const;
+  /// Labels of one new row.
+  void append(std::int64_t slot, std::int64_t layer, const KvTile& row) const;
+
+ private:
+  static constexpr std::int64_t kTargets = 1024;       // positions of an answer that labels are fitted to
+  static constexpr std::int64_t kWarmingQueries = 16;  // of the prompt's end
+
+  void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
+
+  Stream& compute_;
+  const KvBuffers& buffers_;
+};
+
+}  // namespace longhaul

@@ -1,0 +1,44 @@
+// Decode attention over selected rows: predict, then repair (DESIGN.md). With the true query the rows are selected;
+// those on the device are scored while the others come over the link; meanwhile the next layer's rows are prefetched
+// for its predicted query. When every row is on the device, only the selection is left.
+#pragma once
+#include <array>
+#include <memory>
+
+#include "offload/kv_buffers.h"
+#include "offload/kv_pass.h"
+#include "offload/streams.h"
+
+namespace longhaul {
+
+class ListAttention {
+ public:
+  ListAttention(Device& device, const Streams& streams, const KvBuffers& buffers);
+
+  /// The spans of one step in a layer that selects. Their new rows are in the cache.
+  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor& predictor);
+  /// Prefetches for layer + 1, where that layer is predicted; a dense layer calls it too.
+  void look_ahead(std::int64_t layer, std::span<const Span> spans, QueryPredictor& predictor);
+
+ private:
+  const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
+  bool moves() const { return !buffers_.layout.all_resident(); }
+  Regions regions(std::int64_t layer, std::int64_t i, const Span& span) const;
+  void locate(std::int64_t layer, std::int64_t i, const Span& span, RowList selected, bool ahead);
+  void gather(std::int64_t layer, std::int64_t i, const Span& span, bool ahead);
+  AttendListArgs list_args(std::int64_t layer, std::int64_t i, const Span& span, const void* q) const;
+  void retain(std::int64_t layer, std::int64_t i, const Span& span);
+  void judge(std::int64_t layer, std::int64_t i, const Span& span, const void* q);
+
+  /// Rows of layer `layer` for the i-th span: made by the true query, or by the predicted one where nothing repairs.
+  RowList listed(std::int64_t layer, std::int64_t i) const {
+    return plan(layer).corrected ? buffers_.selection.selected(i) : buffers_.selection.predicted(layer, i);
+  }
+
+  Streams streams_;
+  const KvBuffers& buffers_;
+  std::unique_ptr<Event> listed_, landed_, ahead_listed_;
+  std::array<std::unique_ptr<Event>, 2> ahead_landed_;  // by staging half
+};
+
+}  // namespace longhaul

@@ -1,0 +1,69 @@
+#include "offload/selection_buffers.h"
+
+#include "kernels/base/bytes.h"
+
+namespace longhaul {
+
+SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout, const KvPolicy& policy,
+                                   const SelectionExtras& extras, Arena& device)
+    : shape_(shape),
+      layout_(layout),
+      dims_(policy.select == Select::labels ? policy.dims(shape.head_dim) : 0),
+      bits_(policy.labels == Labels::exact ? 16 : policy.label_bits),
+      label_bytes_(shape.kv_heads * ceil_div(layout.capacity, kAttendBlock) * label_block_bytes(dims_, bits_)),
+      basis_floats_(shape.kv_heads * label_basis_floats(dims_, shape.head_dim)),
+      all_queries_(extras.all_queries),
+      keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),
+      judges_(extras.judge && policy.selects()),
+      mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
+      staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows),
+      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows) {
+  const std::int64_t all = layout.sessions * shape.layers, listing = layout.list_rows > 0 ? layout.sessions : 0;
+  const std::int64_t moving = layout.staged_rows > 0 ? listing : 0;
+  const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
+  codes_ = device.take_bytes(all * label_bytes_, "labels");
+  basis_ = device.take<float>(dims_ > 0 ? all * basis_floats_ : 0, "label bases");
+  queries_ = device.take_bytes(
+      keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
+      "recent queries");
+  selected_ = take_lists(device, listing);
+  predicted_ = take_lists(device, 2 * predicting);
+  missing_ = take_lists(device, moving);
+  staged_ = take_lists(device, 2 * moving);
+  places_ = device.take<std::int32_t>(moving * shape.kv_heads * layout.list_rows, "row lists");
+  nothing_ = device.take<std::int32_t>(shape.kv_heads, "row lists");
+  const bool cached = layout.cache_rows > 0;
+  slot_of_ = device.take<std::int32_t>(cached ? all * shape.kv_heads * layout.capacity : 0, "resident set index");
+  row_of_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
+  used_at_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
+  tally_ = device.take<std::int64_t>(layout.list_rows > 0 ? shape.layers * kTally : 0, "row lists");
+  mass_ = device.take<float>(all * mass_floats_, "attention mass");
+  prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
+  quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
+  scratch_ = device.take<float>(
+      dims_ > 0 || mass_floats_ > 0 ? (shape.q_heads + shape.kv_heads) * round_up(layout.capacity, kAttendBlock) : 0,
+      "selection scores");
+  scores_ = device.take<float>(listing * shape.q_heads * layout.list_rows, "selection scores");
+}
+
+SelectionBuffers::Lists SelectionBuffers::take_lists(Arena& device, std::int64_t lists) const {
+  Lists taken;
+  taken.rows = device.take<std::int32_t>(lists * shape_.kv_heads * layout_.list_rows, "row lists");
+  taken.count = device.take<std::int32_t>(lists * shape_.kv_heads, "row lists");
+  return taken;
+}
+
+LabelTile SelectionBuffers::labels(std::int64_t slot, std::int64_t layer) const {
+  return {.codes = codes_ + outer(slot, layer) * label_bytes_,
+          .head_stride = label_bytes_ / shape_.kv_heads,
+          .basis = basis_ + outer(slot, layer) * basis_floats_,
+          .dims = dims_,
+          .bits = bits_};
+}
+
+std::byte* SelectionBuffers::queries(std::int64_t slot, std::int64_t layer) const {
+  const std::int64_t run = all_queries_ ? outer(slot, layer) : 0;
+  return queries_ + run * std::min(kRecentQueries, layout_.capacity) * query_bytes();
+}
+
+}  // namespace longhaul
