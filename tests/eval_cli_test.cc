@@ -38,7 +38,9 @@ TEST_CASE("eval: the small model finds needles densely, and a window loses them"
                            "--task needle,lines,digest --lengths 1K --documents 2 --questions 5 --policies "
                            "streaming-llm,offload --shares 256 -o out.jsonl");
   REQUIRE(outcome.exit == 0);
-  CHECK(outcome.err.empty());
+  // Nothing but how far it is, where it takes longer than five seconds.
+  CHECK(outcome.err.find("warning") == std::string::npos);
+  CHECK(outcome.err.find("error") == std::string::npos);
   for (const char* task : {"needle", "lines", "digest"}) {
     INFO(task);
     const double dense = std::stod(row_of(outcome.out, task, "dense")[7]);
