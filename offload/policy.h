@@ -44,7 +44,7 @@ struct KvPolicy {
   std::int64_t window = 32;         // last rows, always attended
   Combine combine = Combine::mean;  // of the scores of a group's query heads
   Labels labels = Labels::document;
-  double label_dims = 32;                   // dimensions of a label; below 1: a share of head_dim
+  double label_dims = 32;                     // dimensions of a label; below 1: a share of head_dim
   std::int64_t label_bits = 4;                // 4, 8 or 16
   bool repair = true;                         // the true query selects; false: the predicted one, as published
   std::vector<std::int64_t> dense_layers;     // these attend every row
