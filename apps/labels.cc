@@ -12,7 +12,6 @@ std::shared_ptr<const LabelBases> label_bases(const Options& o, const KvPolicy& 
   const bool from_file = labels && policy.labels != Labels::document && policy.labels != Labels::exact;
   if (!from_file && !o.channels.empty())
     spdlog::warn("--channels {} is not used: the policy {} takes no labels from a file", o.channels, policy.name);
-  if (labels && policy.labels == Labels::exact) return std::make_shared<LabelBases>(exact_bases(model.config));
   if (!from_file) return nullptr;
   const auto file = find_channels(o.model, model.config, model.weights, o.channels);
   if (!file) {

@@ -7,9 +7,8 @@
 
 namespace longhaul {
 
-/// The maps that the policy's labels need: of --channels, of a file that find_channels finds, or of every channel for
-/// exact labels; null where the policy needs none, or there is no file: then labels are made from the document. Says
-/// which was used.
+/// The maps that the policy's labels need: of --channels, of a file that find_channels finds, null where
+/// the policy needs none, or there is no file: then labels are made from the document. Says which was used.
 std::shared_ptr<const LabelBases> label_bases(const Options& options, const KvPolicy& policy, const ModelFiles& model);
 
 }  // namespace longhaul

@@ -202,13 +202,17 @@ Budget budget(const Options& o) {
   return budget;
 }
 
-KvPolicy policy_of(const Options& o, bool selects_rows) {
-  std::vector<std::string> sets;
-  for (const std::string& set : o.sets) {
+std::vector<std::string> policy_sets(const std::vector<std::string>& sets) {
+  std::vector<std::string> fields;
+  for (const std::string& set : sets) {
     if (!set.starts_with("policy.")) throw UserError(Exit::usage, "--set {}: expected policy.KEY=VALUE", set);
-    sets.push_back(set.substr(7));
+    fields.push_back(set.substr(7));
   }
-  return load_policy(o.policy.empty() ? (selects_rows ? "offload" : "stream") : o.policy, sets);
+  return fields;
+}
+
+KvPolicy policy_of(const Options& o, bool selects_rows) {
+  return load_policy(o.policy.empty() ? (selects_rows ? "offload" : "stream") : o.policy, policy_sets(o.sets));
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,

@@ -54,6 +54,8 @@ Budget budget(const Options& options);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
 EngineOptions engine_options(const Options& options, const ModelFiles& model, Budget budget, const Device& device,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
+/// KEY=VALUE of --set's policy.KEY=VALUE. Throws UserError{usage}.
+std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
 /// The policy of --policy and --set for a device that can or cannot select rows.
 KvPolicy policy_of(const Options& options, bool selects_rows);
 /// With --record-trace, a trace of what the engine's steps select; null without.

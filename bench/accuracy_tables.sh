@@ -4,14 +4,14 @@
 #   perplexity   a book's last 1,024 of 16K tokens, decoded; labels by size and kind (10 min)
 #   grid         token and label sparsity, 4K (20 min); wiki: the same diagonal on WikiText-2 (10 min)
 #   every        every position sparse, 4K (10 min)
-#   questions    needle, lines, digest at 4K and 16K (15 min); long: at 32K (15 min); longest: needle at 64K (15 min)
+#   questions    needle, lines, digest at 4K and 16K (40 min); long: at 32K (40 min); longest: at 64K (hours)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
 # files were made from are left out.
 set -euo pipefail
 texts=$1 model=$2 out=$3
 shift 3
-longhaul=${LONGHAUL:-$(dirname "$0")/../build/longhaul}
+longhaul=$(dirname "$0")/../build/longhaul
 mkdir -p "$out"
 books=()
 for book in four-weird-tales stories-of-the-days-of-king-arthur anecdotes-of-the-habits-and-instinct-of-animals a-house-of-pomegranates; do
@@ -60,14 +60,13 @@ for part in "$@"; do
         --policies offload,published-offload,streaming-llm,h2o
       evaluate digests --task digest --lengths 4K,16K --texts "${books[@]}" --documents 20 \
         --policies offload,published-offload,streaming-llm,h2o ;;
-    long)
-      evaluate questions-32k --task needle,lines --lengths 32K --texts "${books[@]}" --documents 2 --questions 100 \
-        --policies offload,published-offload,streaming-llm,h2o
-      evaluate digests-32k --task digest --lengths 32K --texts "${books[@]}" --documents 8 \
+    long | longest)
+      length=32K
+      if [[ $part == longest ]]; then length=64K; fi
+      evaluate "questions-$length" --task needle,lines --lengths "$length" --texts "${books[@]}" --documents 4 \
+        --questions 50 --policies offload,published-offload,streaming-llm,h2o
+      evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 20 \
         --policies offload,published-offload,streaming-llm,h2o ;;
-    longest)
-      evaluate questions-64k --task needle --lengths 64K --texts "${books[@]}" --documents 2 --questions 100 \
-        --policies offload,published-offload,streaming-llm ;;
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
         --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" ;;

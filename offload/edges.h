@@ -31,9 +31,9 @@ inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for st
 inline constexpr Edge kTokenReady{"token_ready"};      // the one wait of a step: the sampled tokens are in host memory
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
-/// The edges that order data: dropping any of them must change the output. Those of listed rows, and the others.
-inline constexpr std::array kLists{kPredictionListed, kPrefetchLanded, kMissesListed, kMissesLanded};
-inline constexpr std::array kAll{kTileReady,    kTileFree,  kRowsStored,    kRowWritten, kRingFree,
-                                 kChunkWritten, kLayerFree, kPrefillStored, kTokenReady};
+/// The edges that order data: dropping any of them must change the output.
+inline constexpr std::array kAll{kTileReady,    kTileFree,     kRowsStored,    kRowWritten,       kRingFree,
+                                 kChunkWritten, kLayerFree,    kPrefillStored, kPredictionListed, kPrefetchLanded,
+                                 kMissesListed, kMissesLanded, kTokenReady};
 
 }  // namespace longhaul::edge

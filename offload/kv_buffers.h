@@ -43,7 +43,6 @@ struct KvBuffers {
   RowBlock host;
   AttnState state;
   SelectionBuffers selection;
-  bool given_bases = false;  // labels are not made from the document; set before the first prefill
 };
 
 /// The rows that a query at row n - 1 attends in a layer that selects.

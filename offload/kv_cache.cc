@@ -20,7 +20,7 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
   // Poisoned or not, these are read before they are first written.
   const SelectionBuffers& selection = buffers.selection;
   if (buffers.layout.list_rows == 0) return;
-  streams.compute.launch(FillArgs{const_cast<std::int32_t*>(selection.nothing()), 0, buffers.shape.kv_heads});
+  streams.compute.launch(FillArgs{selection.nothing(), 0, buffers.shape.kv_heads});
   streams.compute.launch(
       FillArgs{reinterpret_cast<std::int32_t*>(selection.tally(0)), 0, buffers.shape.layers * kTally * 2});
 }

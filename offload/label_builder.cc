@@ -72,7 +72,7 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
   if (plan.labelled) {
     const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
     const LabelTile labels = buffers_.selection.labels(slot, layer);
-    const LabelFit fit = buffers_.given_bases ? LabelFit::given : fit_of(buffers_.policy.labels);
+    const LabelFit fit = buffers_.selection.given_bases() ? LabelFit::given : fit_of(buffers_.policy.labels);
     const bool fits = fit != LabelFit::given;
     compute_.launch(
         FitLabelsArgs{.kv = tile,

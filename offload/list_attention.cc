@@ -67,7 +67,9 @@ AttendListArgs ListAttention::list_args(std::int64_t layer, std::int64_t i, cons
           .rows = listed(layer, i),
           .places = moves() ? selection.places(i) : nullptr,
           .regions = regions(layer, i, span),
-          .landed = plan(layer).predicted ? selection.staged(layer, i).count : selection.nothing(),
+          .landed = !moves()                ? nullptr
+                    : plan(layer).predicted ? selection.staged(layer, i).count
+                                            : selection.nothing(),
           .scores = selection.scores(i),
           .state = buffers_.state,
           .act = shape.act,

@@ -31,6 +31,9 @@ enum class Labels : std::uint8_t {
 
 enum class LookAhead : std::uint8_t { none, hidden };  // hidden: from the layer's input and the next layer's weights
 
+/// As policies spell it.
+std::string_view name_of(Labels labels);
+
 struct KvPolicy {
   std::string name;
 

@@ -57,10 +57,8 @@ E read_name(const toml::node& node, std::string_view key, const std::string& whe
 }
 
 template <class E>
-std::string name_of(E value) {
-  for (const auto& [name, v] : names(E{}))
-    if (v == value) return std::string(name);
-  return {};
+std::string_view spelled(E value) {
+  return std::ranges::find(names(E{}), value, [](const auto& pair) { return pair.second; })->first;
 }
 
 std::int64_t read_whole(const toml::node& node, std::string_view key, const std::string& where, std::int64_t least,
@@ -121,7 +119,7 @@ std::string always(const KvPolicy&) { return {}; }
 std::string selecting(const KvPolicy& p) { return p.selects() ? std::string() : "select = \"all\" attends every row"; }
 std::string by_labels(const KvPolicy& p) {
   if (!p.selects()) return selecting(p);
-  return p.select == Select::labels ? std::string() : fmt::format("select = \"{}\" reads no labels", name_of(p.select));
+  return p.select == Select::labels ? std::string() : fmt::format("select = \"{}\" reads no labels", spelled(p.select));
 }
 std::string rounded_labels(const KvPolicy& p) {
   if (p.select == Select::labels && p.labels == Labels::exact) return "labels = \"exact\" are all channels, unrounded";
@@ -142,6 +140,8 @@ std::string predicted(const KvPolicy& p) {
 
 }  // namespace
 
+std::string_view name_of(Labels labels) { return spelled(labels); }
+
 const std::vector<PolicyField>& policy_fields() {
   using N = const toml::node&;
   using P = KvPolicy&;
@@ -157,7 +157,7 @@ const std::vector<PolicyField>& policy_fields() {
        },
        [](C p, T t) { t.insert("name", p.name); }, always},
       {"select", [](N n, P p, W w) { p.select = read_name<Select>(n, "select", w); },
-       [](C p, T t) { t.insert("select", name_of(p.select)); }, always},
+       [](C p, T t) { t.insert("select", spelled(p.select)); }, always},
       {"share",
        [](N n, P p, W w) {
          auto share = number_or_fraction(n);
@@ -182,9 +182,9 @@ const std::vector<PolicyField>& policy_fields() {
       {"window", [](N n, P p, W w) { p.window = read_whole(n, "window", w, 1, 1 << 20); },
        [](C p, T t) { t.insert("window", p.window); }, by_labels},
       {"combine", [](N n, P p, W w) { p.combine = read_name<Combine>(n, "combine", w); },
-       [](C p, T t) { t.insert("combine", name_of(p.combine)); }, by_labels},
+       [](C p, T t) { t.insert("combine", spelled(p.combine)); }, by_labels},
       {"labels", [](N n, P p, W w) { p.labels = read_name<Labels>(n, "labels", w); },
-       [](C p, T t) { t.insert("labels", name_of(p.labels)); }, by_labels},
+       [](C p, T t) { t.insert("labels", spelled(p.labels)); }, by_labels},
       {"label_dims",
        [](N n, P p, W w) {
          auto dims = number_or_fraction(n);
@@ -221,7 +221,7 @@ const std::vector<PolicyField>& policy_fields() {
        },
        [](C p, T t) { t.insert("kv_bits", p.kv_bits); }, always},
       {"look_ahead", [](N n, P p, W w) { p.look_ahead = read_name<LookAhead>(n, "look_ahead", w); },
-       [](C p, T t) { t.insert("look_ahead", name_of(p.look_ahead)); }, looking_ahead},
+       [](C p, T t) { t.insert("look_ahead", spelled(p.look_ahead)); }, looking_ahead},
       {"cache",
        [](N n, P p, W w) {
          p.cache.reset();

@@ -7,9 +7,11 @@
 
 namespace longhaul {
 
-/// What selection also keeps, for measurements; of a session's recent queries all layers' instead of one layer's.
+/// Where labels come from, and what selection also keeps for measurements.
 struct SelectionExtras {
-  bool all_queries = false, mass = false, judge = false;
+  bool given_bases = false;  // labels are not made from the document
+  bool all_queries = false;  // of a session's recent queries those of all layers, not of one
+  bool mass = false, judge = false;
 };
 
 class SelectionBuffers {
@@ -23,6 +25,7 @@ class SelectionBuffers {
   LabelTile labels(std::int64_t slot, std::int64_t layer) const;
   /// Query of token `index` of the recent queries, in a run that begins a layer.
   std::byte* queries(std::int64_t slot, std::int64_t layer) const;
+  bool given_bases() const { return given_bases_; }
   bool keeps_queries() const { return keeps_queries_; }
   std::int64_t query_bytes() const { return shape_.q_heads * shape_.head_dim * size_of(shape_.act); }
 
@@ -38,7 +41,7 @@ class SelectionBuffers {
   KvTile staging(std::int64_t layer, std::int64_t i) const {
     return staging_rows_.tile(layer % 2 * layout_.sessions + i, 0, 0, layout_.staged_rows);
   }
-  const std::int32_t* nothing() const { return nothing_; }  // [kv_heads] zeros
+  std::int32_t* nothing() const { return nothing_; }  // [kv_heads] zeros
 
   KvTile cache(std::int64_t slot, std::int64_t layer) const {
     return cache_rows_.tile(outer(slot, layer), 0, 0, layout_.cache_rows);
@@ -86,7 +89,7 @@ class SelectionBuffers {
   KvShape shape_;
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
-  bool all_queries_, keeps_queries_, judges_;
+  bool given_bases_, all_queries_, keeps_queries_, judges_;
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;

@@ -102,13 +102,11 @@ struct Engine::Impl {
   void send_bases() {
     const KvBuffers& kv = memory.kv;
     const Labels labels = options.policy.labels;
-    if (options.policy.select != Select::labels || labels == Labels::document) return;
+    if (options.policy.select != Select::labels || !kv.selection.given_bases()) return;
     const std::int64_t d = config.head_dim, dims = options.policy.dims(d), maps = 2 * dims * d;
     auto bases = labels == Labels::exact ? std::make_shared<const LabelBases>(exact_bases(config)) : options.bases;
-    if (bases == nullptr) return;  // made from the document, layer by layer
     check(bases->dims == dims && std::ssize(bases->maps) == config.layers * config.kv_heads * maps,
           "the bases belong to the model and the policy");
-    memory.kv.given_bases = true;
     for (std::int64_t slot = 0; slot < options.max_sessions; ++slot)
       for (std::int64_t l = 0; l < config.layers; ++l)
         compute->copy({.dst = kv.selection.labels(slot, l).basis,
@@ -346,7 +344,6 @@ void Engine::adopt(Session& session, Engine& from, const Session& source) {
   impl_->adopt(session, *from.impl_, source);
 }
 void Engine::rewind(Session& session, std::int64_t rows, std::int32_t next) { impl_->rewind(session, rows, next); }
-StepProbe Engine::step_probe() const { return impl_->recorder.view(); }
 RowCounts Engine::row_counts() const {
   RowCounts rows = impl_->rows;
   if (impl_->memory.kv.layout.list_rows == 0) return rows;

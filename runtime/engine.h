@@ -26,8 +26,8 @@ using StepTap = std::function<void(const StepProbe& probe, std::span<Session* co
 /// Logits of `rows` consecutive positions of one forward call, [rows, vocab].
 using LogitsTap = std::function<void(std::int64_t rows, const float* logits)>;
 
-/// What the last step selected, with EngineOptions::probes.steps; by session of the step, layer and KV head. Valid
-/// until the next call of the engine. Layers that attend every row have count 0.
+/// What a step selected, by session of the step, layer and KV head; with EngineOptions::probes.steps, or probes.lists
+/// (then counts, rows and tally alone). Good while the tap runs. Layers that attend every row have count 0.
 struct StepProbe {
   std::int64_t sessions, layers, kv_heads, stride;
   const std::int32_t* counts;         // [sessions, layers, kv_heads] attended rows
@@ -64,7 +64,6 @@ class Engine {
   /// Takes `session` back to its first `rows` rows (not before its prompt's end, all rows on the device), with `next`
   /// as the token to go on with: another continuation of the same prefill.
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
-  StepProbe step_probe() const;
   RowCounts row_counts() const;
   /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
   std::vector<double> moments() const;

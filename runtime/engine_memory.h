@@ -13,7 +13,10 @@ struct EngineMemory {
         act(config, options, device, host),
         kv(kv_shape(config, options.activations), options.policy,
            make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len),
-           {.all_queries = options.probes.adoptable, .mass = options.probes.mass, .judge = options.probes.steps},
+           {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
+            .all_queries = options.probes.adoptable,
+            .mass = options.probes.mass,
+            .judge = options.probes.steps},
            act.chunk, device, host),
         probes(config, options, kv.layout, device, host) {}
 

@@ -13,19 +13,6 @@ void pick(std::span<const std::int32_t> channels, std::int64_t head_dim, float* 
 
 }  // namespace
 
-std::string_view name_of(Labels labels) {
-  switch (labels) {
-    case Labels::document:
-      return "document";
-    case Labels::fitted:
-      return "fitted";
-    case Labels::exact:
-      return "exact";
-    default:
-      return kRankings.at(ranking_of(labels));
-  }
-}
-
 LabelBases bases(const ChannelFile& file, Labels labels, std::int64_t dims) {
   check(labels != Labels::document && labels != Labels::exact, "bases: labels come from a channel file");
   auto need = [&](std::size_t have) {

@@ -5,9 +5,6 @@
 
 namespace longhaul {
 
-/// "fitted", "q", ...: as in policies; for messages.
-std::string_view name_of(Labels labels);
-
 /// The first `dims` dimensions of what `labels` (fitted, or a ranking) names: unit vectors for a ranking. Throws
 /// UserError{usage} when the file has no such statistic or not as many dimensions.
 LabelBases bases(const ChannelFile& file, Labels labels, std::int64_t dims);

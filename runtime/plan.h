@@ -22,7 +22,7 @@ struct Probes {
   bool adoptable = false;  // keeps the recent queries of every layer, so that adopt() can build other labels
   bool mass = false;       // keeps the attention mass of prefill, so that adopt() can go on as H2O
   bool moments = false;    // adds up the moments of q and k, for calibration
-  bool steps = false;      // records what each decode step selected and how good that was (Engine::step_probe)
+  bool steps = false;      // records what each decode step selected and how good that was (Engine::set_step_tap)
   bool lists = false;      // records which rows each step selected, and no more: for a trace
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };

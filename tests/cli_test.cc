@@ -1,6 +1,4 @@
 // The command as a new user meets it: what it answers, and for each mistake its exit code and its one line.
-#include <sys/wait.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -8,50 +6,21 @@
 #include <sstream>
 #include <vector>
 
-#include "tests/support/catch.h"
-#include "tests/support/scratch_dir.h"
+#include "tests/support/command.h"
 
 namespace longhaul {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::check_refused;
 using test::contains;
+using test::Outcome;
+using test::run_command;
 using test::ScratchDir;
+using test::text_of;
 
 const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
-
-std::string text_of(const fs::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-struct Outcome {
-  int exit;
-  std::string out, err;
-};
-
-/// Runs `longhaul ARGUMENTS` in `dir`.
-Outcome longhaul(const ScratchDir& dir, const std::string& arguments) {
-  std::string command = "cd '" + dir.path().string() + "' && " LONGHAUL_COMMAND " " + arguments + " >.out 2>.err";
-  int status = std::system(command.c_str());
-  Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(dir.path() / ".out"),
-                  text_of(dir.path() / ".err")};
-  UNSCOPED_INFO("longhaul " << arguments << "\nexit " << outcome.exit << "\n" << outcome.out << outcome.err);
-  return outcome;
-}
-
-/// Checks that the command ends with `exit` and one line on stderr that has `words` in it.
-void check_refusal(const ScratchDir& dir, const std::string& arguments, int exit, const std::string& words) {
-  Outcome outcome = longhaul(dir, arguments);
-  INFO("longhaul " << arguments);
-  CHECK(outcome.exit == exit);
-  CHECK(outcome.out.empty());
-  CHECK_THAT(outcome.err, contains(words));
-  CHECK(outcome.err.starts_with("longhaul: "));
-  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
-}
 
 std::vector<json> records(const fs::path& file) {
   std::istringstream lines(text_of(file));
@@ -74,9 +43,9 @@ const std::string kBatch = "batch --log-level warn --max-tokens 12 --model " + k
 
 TEST_CASE("help and version go to stdout") {
   ScratchDir dir;
-  CHECK(longhaul(dir, "--version").out.starts_with("longhaul 0."));
+  CHECK(run_command(dir, "--version").out.starts_with("longhaul 0."));
   for (const char* verb : {"", "run ", "batch ", "calibrate ", "completion "}) {
-    Outcome help = longhaul(dir, std::string(verb) + "--help");
+    Outcome help = run_command(dir, std::string(verb) + "--help");
     CHECK(help.exit == 0);
     CHECK_THAT(help.out, contains("Examples:"));
     CHECK(help.err.empty());
@@ -86,18 +55,18 @@ TEST_CASE("help and version go to stdout") {
 TEST_CASE("completion knows the verbs and their flags") {
   ScratchDir dir;
   for (const char* shell : {"bash", "zsh", "fish"}) {
-    Outcome outcome = longhaul(dir, std::string("completion ") + shell);
+    Outcome outcome = run_command(dir, std::string("completion ") + shell);
     CHECK(outcome.exit == 0);
     CHECK_THAT(outcome.out, contains("gpu-memory") && contains("batch") && contains("published"));
   }
-  longhaul(dir, "completion bash > script");
+  run_command(dir, "completion bash > script");
   CHECK(std::system(("bash -n " + (dir.path() / ".out").string()).c_str()) == 0);
 }
 
 TEST_CASE("a lost stdout is an error") {
   ScratchDir dir;
   for (const char* arguments : {"--help", "completion fish", "batch --print-config"}) {
-    Outcome outcome = longhaul(dir, std::string(arguments) + " >/dev/full 2>.err #");
+    Outcome outcome = run_command(dir, std::string(arguments) + " >/dev/full 2>.err #");
     CHECK_THAT(outcome.err, contains("stdout: cannot be written"));
     CHECK(outcome.exit == 5);
   }
@@ -107,21 +76,21 @@ TEST_CASE("tokenize: JSONL only when every line is an object") {
   ScratchDir dir;
   auto lines = [&](const std::string& text, const std::string& flags = "") {
     dir.write("in", text);
-    Outcome outcome = longhaul(dir, "tokenize --input in " + flags + " --model " + kModel);
+    Outcome outcome = run_command(dir, "tokenize --input in " + flags + " --model " + kModel);
     CHECK(outcome.exit == 0);
     return std::count(outcome.out.begin(), outcome.out.end(), '\n');
   };
   CHECK(lines("{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n") == 2);
   CHECK(lines("{\"text\": \"a\"}\nand then?\n") == 1);
   CHECK(lines("[1]\n") == 1);
-  check_refusal(dir, "tokenize --model " + kModel + " --input .", 5, "is a folder");
-  check_refusal(dir, "tokenize --model " + kModel + " < .", 5, "stdin: is a folder");
+  check_refused(dir, "tokenize --model " + kModel + " --input .", 5, "is a folder");
+  check_refused(dir, "tokenize --model " + kModel + " < .", 5, "stdin: is a folder");
 }
 
 TEST_CASE("run streams an answer") {
   ScratchDir dir;
   dir.write("prompt.txt", document("The Road", 20) + "Summarize the document.\n");
-  Outcome outcome = longhaul(dir, "run --prompt-file prompt.txt --max-tokens 12 --model " + kModel);
+  Outcome outcome = run_command(dir, "run --prompt-file prompt.txt --max-tokens 12 --model " + kModel);
   CHECK(outcome.exit == 0);
   CHECK_THAT(outcome.out, contains("Title: The Road"));
 }
@@ -134,7 +103,7 @@ TEST_CASE("a batch answers in input order, whatever the policy, and a bad docume
   dir.write("docs/c.txt", document("The River", 120));
   dir.write("docs/sub/d.txt", document("The Hill", 40));
   auto run = [&](const std::string& name, const std::string& flags) {
-    Outcome outcome = longhaul(dir, kBatch + "--input docs --output " + name + " " + flags);
+    Outcome outcome = run_command(dir, kBatch + "--input docs --output " + name + " " + flags);
     CHECK(outcome.exit == 1);
     std::vector<json> all = records(dir.path() / name);
     REQUIRE(all.size() == 4);
@@ -165,7 +134,7 @@ TEST_CASE("a JSONL batch: each line its record, a bad line too") {
   system["custom_id"] = "system", system["body"]["messages"][0]["role"] = "system";  // this model's template refuses it
   huge["custom_id"] = "huge", huge["body"]["max_tokens"] = 40000;
   dir.write("r.jsonl", good.dump() + "\n{oops\n" + system.dump() + "\n" + huge.dump() + "\n");
-  CHECK(longhaul(dir, kBatch + "--input r.jsonl --output out.jsonl").exit == 1);
+  CHECK(run_command(dir, kBatch + "--input r.jsonl --output out.jsonl").exit == 1);
   auto all = records(dir.path() / "out.jsonl");
   REQUIRE(all.size() == 4);
   CHECK(all[0].at("response").at("body").at("usage").at("completion_tokens") <= 3);
@@ -177,18 +146,18 @@ TEST_CASE("a JSONL batch: each line its record, a bad line too") {
 
 TEST_CASE("the printed config is the config") {
   ScratchDir dir;
-  Outcome first = longhaul(dir,
-                           "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
-                           "--instruction 42 --print --max-tokens 4K --prefill-chunk 256");
+  Outcome first = run_command(dir,
+                              "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
+                              "--instruction 42 --print --max-tokens 4K --prefill-chunk 256");
   CHECK(first.exit == 0);
   CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));
   dir.write("c.toml", first.out);
-  CHECK(longhaul(dir, "batch --print-config --config c.toml").out == first.out);
-  CHECK_THAT(longhaul(dir, "batch --print-config --config c.toml --gpu-memory 1GiB").out,
+  CHECK(run_command(dir, "batch --print-config --config c.toml").out == first.out);
+  CHECK_THAT(run_command(dir, "batch --print-config --config c.toml --gpu-memory 1GiB").out,
              contains("1GiB") && !contains("80MiB"));
   for (const auto& file : fs::recursive_directory_iterator(LONGHAUL_SOURCE_DIR "/config"))
     if (file.path().extension() == ".toml" && file.path().parent_path().filename() != "policies")
-      CHECK(longhaul(dir, "batch --print-config --config " + file.path().string()).exit == 0);
+      CHECK(run_command(dir, "batch --print-config --config " + file.path().string()).exit == 0);
 }
 
 TEST_CASE("mistakes on the command line and in the config") {
@@ -199,28 +168,28 @@ TEST_CASE("mistakes on the command line and in the config") {
   dir.write("bare.toml", "gpu-memory = 80\n");
   dir.write("policy.toml", "resident = 2.0\n");
   std::string batch = kBatch + "--input doc.txt --output out.jsonl ";
-  check_refusal(dir, "", 2, "subcommand");
-  check_refusal(dir, "rum", 2, "rum");
-  check_refusal(dir, batch + "--gpu-mem 1GiB", 2, "--gpu-mem");
-  check_refusal(dir, "batch --input doc.txt --output out.jsonl", 2, "--model is required");
-  check_refusal(dir, "batch --model m --output out.jsonl", 2, "--input is required");
-  check_refusal(dir, batch + "--gpu-memory 24", 2, "--gpu-memory: size '24' has no unit; write 24GiB");
-  check_refusal(dir, batch + "--max-model-len 64K", 2, "the model's context is 32768 tokens");
+  check_refused(dir, "", 2, "subcommand");
+  check_refused(dir, "rum", 2, "rum");
+  check_refused(dir, batch + "--gpu-mem 1GiB", 2, "--gpu-mem");
+  check_refused(dir, "batch --input doc.txt --output out.jsonl", 2, "--model is required");
+  check_refused(dir, "batch --model m --output out.jsonl", 2, "--input is required");
+  check_refused(dir, batch + "--gpu-memory 24", 2, "--gpu-memory: size '24' has no unit; write 24GiB");
+  check_refused(dir, batch + "--max-model-len 64K", 2, "the model's context is 32768 tokens");
   for (const char* bad :
        {"--temperature -1", "--temperature nan", "--top-p nan", "--cpu-link nan", "--cpu-link 1e-300"})
-    check_refusal(dir, batch + bad, 2, std::string(bad).substr(0, 7));
-  check_refusal(dir, batch + "--instruction \"$(printf 'a\\377')\"", 2, "--instruction: not valid UTF-8 at byte 1");
-  check_refusal(dir, batch + "--device tpu", 2, "known: auto, cpu, cuda");
-  check_refusal(dir, batch + "--device cuda:0", 7, "use --device cpu");
-  check_refusal(dir, batch + "--policy fast", 2, "stream");
-  check_refusal(dir, batch + "--policy policy.toml", 2, "'resident'");
-  check_refusal(dir, batch + "--config absent.toml", 2, "absent.toml: No such file");
-  check_refusal(dir, batch + "--config .", 2, ".: is a folder");
-  check_refusal(dir, batch + "--config /proc/self/mem", 2, "/proc/self/mem: cannot be read");
-  check_refusal(dir, batch + "--config unknown.toml", 2, "unknown.toml: 'gpu-mem' is not a key");
-  check_refusal(dir, batch + "--config broken.toml", 2, "broken.toml:2");
-  check_refusal(dir, batch + "--config bare.toml", 2, "bare.toml: --gpu-memory: size '80' has no unit");
-  check_refusal(dir, batch + "--gpu-memory 1MiB", 4, "--gpu-memory");
+    check_refused(dir, batch + bad, 2, std::string(bad).substr(0, 7));
+  check_refused(dir, batch + "--instruction \"$(printf 'a\\377')\"", 2, "--instruction: not valid UTF-8 at byte 1");
+  check_refused(dir, batch + "--device tpu", 2, "known: auto, cpu, cuda");
+  check_refused(dir, batch + "--device cuda:0", 7, "use --device cpu");
+  check_refused(dir, batch + "--policy fast", 2, "stream");
+  check_refused(dir, batch + "--policy policy.toml", 2, "'resident'");
+  check_refused(dir, batch + "--config absent.toml", 2, "absent.toml: No such file");
+  check_refused(dir, batch + "--config .", 2, ".: is a folder");
+  check_refused(dir, batch + "--config /proc/self/mem", 2, "/proc/self/mem: cannot be read");
+  check_refused(dir, batch + "--config unknown.toml", 2, "unknown.toml: 'gpu-mem' is not a key");
+  check_refused(dir, batch + "--config broken.toml", 2, "broken.toml:2");
+  check_refused(dir, batch + "--config bare.toml", 2, "bare.toml: --gpu-memory: size '80' has no unit");
+  check_refused(dir, batch + "--gpu-memory 1MiB", 4, "--gpu-memory");
   CHECK_FALSE(fs::exists(dir.path() / "out.jsonl"));
 }
 
@@ -229,17 +198,17 @@ TEST_CASE("inputs and outputs that cannot be used") {
   dir.write("doc.txt", document("The Road", 1));
   dir.write("empty.txt", " \n");
   dir.write("old.jsonl", "mine\n");
-  check_refusal(dir, kBatch + "--input absent --output out.jsonl", 5, "absent: no such file or folder");
-  check_refusal(dir, kBatch + "--input doc.txt --output no/out.jsonl", 5, "no/out.jsonl: cannot be written");
-  check_refusal(dir, kBatch + "--input doc.txt --output old.jsonl", 2, "exists and is not this job's");
-  check_refusal(dir, kBatch + "--input doc.txt doc.txt --output out.jsonl", 2, "same custom_id");
-  check_refusal(dir, "run --prompt-file absent --model " + kModel, 5, "absent: No such file");
-  check_refusal(dir, "run --prompt-file /dev/null --model " + kModel, 5, "/dev/null: not a regular file");
-  check_refusal(dir, "run --prompt ' ' --model " + kModel, 2, "--prompt: is empty");
-  check_refusal(dir, "run --prompt-file empty.txt --model " + kModel, 5, "the document is empty");
-  check_refusal(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 2, "not valid UTF-8 at byte 1");
-  check_refusal(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 2, "--max-tokens 32768: the context");
-  check_refusal(dir, "run --model " + kModel, 2, "--prompt");
+  check_refused(dir, kBatch + "--input absent --output out.jsonl", 5, "absent: no such file or folder");
+  check_refused(dir, kBatch + "--input doc.txt --output no/out.jsonl", 5, "no/out.jsonl: cannot be written");
+  check_refused(dir, kBatch + "--input doc.txt --output old.jsonl", 2, "exists and is not this job's");
+  check_refused(dir, kBatch + "--input doc.txt doc.txt --output out.jsonl", 2, "same custom_id");
+  check_refused(dir, "run --prompt-file absent --model " + kModel, 5, "absent: No such file");
+  check_refused(dir, "run --prompt-file /dev/null --model " + kModel, 5, "/dev/null: not a regular file");
+  check_refused(dir, "run --prompt ' ' --model " + kModel, 2, "--prompt: is empty");
+  check_refused(dir, "run --prompt-file empty.txt --model " + kModel, 5, "the document is empty");
+  check_refused(dir, "run --prompt \"$(printf 'a\\377')\" --model " + kModel, 2, "not valid UTF-8 at byte 1");
+  check_refused(dir, "run --prompt hello --max-tokens 32K --model " + kModel, 2, "--max-tokens 32768: the context");
+  check_refused(dir, "run --model " + kModel, 2, "--prompt");
 }
 
 TEST_CASE("calibrate makes a file that run and batch take") {
@@ -247,15 +216,15 @@ TEST_CASE("calibrate makes a file that run and batch take") {
   dir.write("a.txt", document("The Road", 40));
   dir.write("b.txt", document("The River", 60));
   const std::string calibrate = "calibrate --log-level warn --model " + kModel + " --text a.txt b.txt ";
-  CHECK(longhaul(dir, calibrate + "-o channels.json").out.empty());
+  CHECK(run_command(dir, calibrate + "-o channels.json").out.empty());
   const std::string text = text_of(dir.path() / "channels.json");
   CHECK(json::parse(text).at("texts").size() == 2);
-  CHECK(longhaul(dir, calibrate).out == text);
-  CHECK(longhaul(dir, calibrate + "--prefill-chunk 64 --activations f32").exit == 0);
-  const json published = json::parse(longhaul(dir, calibrate + "--published").out);
+  CHECK(run_command(dir, calibrate).out == text);
+  CHECK(run_command(dir, calibrate + "--prefill-chunk 64 --activations f32").exit == 0);
+  const json published = json::parse(run_command(dir, calibrate + "--published").out);
   CHECK(published.size() == 24);
   CHECK(published.at("model.layers.7.self_attn.q_proj").size() == 4);
-  CHECK(json::parse(longhaul(dir, calibrate + "--max-model-len 300").out).at("texts")[0].at("tokens") == 300);
+  CHECK(json::parse(run_command(dir, calibrate + "--max-model-len 300").out).at("texts")[0].at("tokens") == 300);
 }
 
 TEST_CASE("calibrate refuses what it cannot use") {
@@ -266,27 +235,27 @@ TEST_CASE("calibrate refuses what it cannot use") {
   dir.write("bytes.txt", "a\xff");
   dir.write("old.json", "{}");
   const std::string calibrate = "calibrate --model " + kModel + " ";
-  check_refusal(dir, calibrate, 2, "--text is required");
-  check_refusal(dir, "calibrate --text text.txt", 2, "--model is required");
-  check_refusal(dir, "calibrate --model absent --text text.txt", 3, "absent: no such folder");
-  check_refusal(dir, calibrate + "--text absent.txt", 5, "absent.txt: No such file");
-  check_refusal(dir, calibrate + "--text .", 5, ".: ");
-  check_refusal(dir, calibrate + "--text text.txt empty.txt", 5, "empty.txt: the document is empty");
-  check_refusal(dir, calibrate + "--text text.txt bytes.txt", 5, "bytes.txt: not valid UTF-8");
-  check_refusal(dir, calibrate + "--text short.txt short.txt", 5, "tokens together; calibration needs 512 or more");
-  check_refusal(dir, calibrate + "--text text.txt --max-model-len 100", 5, "the texts have 100 tokens together");
-  check_refusal(dir, calibrate + "--text text.txt --max-model-len 64K", 2, "the model's context is 32768 tokens");
-  check_refusal(dir, calibrate + "--text text.txt --policy dense", 2, "--policy");
-  check_refusal(dir, calibrate + "--text text.txt -o old.json", 2, "exists and is not this job's");
-  check_refusal(dir, calibrate + "--text text.txt -o no/new.json", 5, "no/new.json: cannot be written");
-  check_refusal(dir, calibrate + "--text text.txt -o new.json --gpu-memory 1MiB", 4, "--gpu-memory");
+  check_refused(dir, calibrate, 2, "--text is required");
+  check_refused(dir, "calibrate --text text.txt", 2, "--model is required");
+  check_refused(dir, "calibrate --model absent --text text.txt", 3, "absent: no such folder");
+  check_refused(dir, calibrate + "--text absent.txt", 5, "absent.txt: No such file");
+  check_refused(dir, calibrate + "--text .", 5, ".: ");
+  check_refused(dir, calibrate + "--text text.txt empty.txt", 5, "empty.txt: the document is empty");
+  check_refused(dir, calibrate + "--text text.txt bytes.txt", 5, "bytes.txt: not valid UTF-8");
+  check_refused(dir, calibrate + "--text short.txt short.txt", 5, "tokens together; calibration needs 512 or more");
+  check_refused(dir, calibrate + "--text text.txt --max-model-len 100", 5, "the texts have 100 tokens together");
+  check_refused(dir, calibrate + "--text text.txt --max-model-len 64K", 2, "the model's context is 32768 tokens");
+  check_refused(dir, calibrate + "--text text.txt --policy dense", 2, "--policy");
+  check_refused(dir, calibrate + "--text text.txt -o old.json", 2, "exists and is not this job's");
+  check_refused(dir, calibrate + "--text text.txt -o no/new.json", 5, "no/new.json: cannot be written");
+  check_refused(dir, calibrate + "--text text.txt -o new.json --gpu-memory 1MiB", 4, "--gpu-memory");
   CHECK_FALSE(fs::exists(dir.path() / "new.json"));
 }
 
 TEST_CASE("a name is printed as text") {
   ScratchDir dir;
   dir.write("a\n\x1b[2J.txt", "");
-  Outcome outcome = longhaul(dir, kBatch + "--input ./*.txt --output out.jsonl");
+  Outcome outcome = run_command(dir, kBatch + "--input ./*.txt --output out.jsonl");
   CHECK(outcome.exit == 1);
   CHECK_THAT(outcome.err, contains("a\\n\\x1b[2J.txt: failed, empty_document") && !contains("\x1b"));
 }
@@ -296,7 +265,7 @@ TEST_CASE("a model whose template is wrong ends the batch") {
   dir.write("doc.txt", document("The Road", 1));
   fs::copy(kModel, dir.path() / "m", fs::copy_options::recursive);
   dir.write("m/chat_template.jinja", "{{ 9999999999 * 9999999999 }}");
-  check_refusal(dir, "batch --input doc.txt --output out.jsonl --model m", 3, "a number too large");
+  check_refused(dir, "batch --input doc.txt --output out.jsonl --model m", 3, "a number too large");
   CHECK_FALSE(fs::exists(dir.path() / "out.jsonl"));
 }
 
@@ -319,26 +288,26 @@ TEST_CASE("models that cannot be used") {
   auto with_weights = [&](const std::string& bytes) {
     return broken([&](const fs::path& copy) { std::ofstream(copy / "model.safetensors") << bytes; });
   };
-  check_refusal(dir, "run --prompt hello --model absent", 3, "absent: no such folder");
-  check_refusal(dir, with_config("model_type", "mamba"), 3, "mamba");
-  check_refusal(dir, with_config("sliding_window_layers", 3), 3, "sliding_window_layers");
-  check_refusal(dir, with_config("intermediate_size", 700), 3, "mlp");
-  check_refusal(dir, with_config("vocab_size", 300), 3, "but vocab_size in config.json is 300");
-  check_refusal(dir, broken([](const fs::path& copy) {
+  check_refused(dir, "run --prompt hello --model absent", 3, "absent: no such folder");
+  check_refused(dir, with_config("model_type", "mamba"), 3, "mamba");
+  check_refused(dir, with_config("sliding_window_layers", 3), 3, "sliding_window_layers");
+  check_refused(dir, with_config("intermediate_size", 700), 3, "mlp");
+  check_refused(dir, with_config("vocab_size", 300), 3, "but vocab_size in config.json is 300");
+  check_refused(dir, broken([](const fs::path& copy) {
                   std::ofstream(copy / "generation_config.json") << R"({"eos_token_id": 9999999})";
                 }),
                 3, "generation_config.json ends answers with token 9999999");
-  check_refusal(dir, broken([](const fs::path& copy) { fs::remove(copy / "config.json"); }), 3, "model folder?");
-  check_refusal(dir, with_weights("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n"), 3, "LFS");
-  check_refusal(dir, broken([](const fs::path& copy) { fs::resize_file(copy / "model.safetensors", 5000000); }), 3,
+  check_refused(dir, broken([](const fs::path& copy) { fs::remove(copy / "config.json"); }), 3, "model folder?");
+  check_refused(dir, with_weights("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n"), 3, "LFS");
+  check_refused(dir, broken([](const fs::path& copy) { fs::resize_file(copy / "model.safetensors", 5000000); }), 3,
                 "model.safetensors");
-  check_refusal(dir, broken([](const fs::path& copy) {
+  check_refused(dir, broken([](const fs::path& copy) {
                   fs::remove(copy / "model.safetensors");
                   std::ofstream(copy / "model.safetensors.index.json")
                       << R"({"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}})";
                 }),
                 3, "model-00001-of-00001.safetensors");
-  check_refusal(dir, broken([](const fs::path& copy) { std::ofstream(copy / "tokenizer.json") << "{"; }), 3,
+  check_refused(dir, broken([](const fs::path& copy) { std::ofstream(copy / "tokenizer.json") << "{"; }), 3,
                 "tokenizer.json");
 }
 
@@ -347,17 +316,17 @@ TEST_CASE("policy flags: what is wrong is one line that names the key") {
   dir.write("doc.txt", "Words.");
   dir.write("taken", "something");
   const std::string run = "run --prompt-file doc.txt --max-tokens 2 --gpu-memory 1GiB --model " + kModel + " ";
-  check_refusal(dir, run + "--set share=1/8", 2, "expected policy.KEY=VALUE");
-  check_refusal(dir, run + "--set policy.shares=1/8", 2, "unknown key 'shares'");
-  check_refusal(dir, run + "--set policy.rows=0", 2, "'rows' must be");
-  check_refusal(dir, run + "--set policy.rows=40000", 2, "more than the model's context");
-  check_refusal(dir, run + "--set policy.label_dims=65", 2, "more than the model's head_dim");
-  check_refusal(dir, run + "--set policy.dense_layers=[8]", 2, "names layer 8");
-  check_refusal(dir, run + "--policy dense --set policy.share=1/8", 2, "'share' has no meaning");
-  check_refusal(dir, run + "--log-level off --record-trace taken", 2, "holds something already");
-  CHECK(longhaul(dir, run + "--log-level off --record-trace trace --set policy.rows=64").exit == 0);
+  check_refused(dir, run + "--set share=1/8", 2, "expected policy.KEY=VALUE");
+  check_refused(dir, run + "--set policy.shares=1/8", 2, "unknown key 'shares'");
+  check_refused(dir, run + "--set policy.rows=0", 2, "'rows' must be");
+  check_refused(dir, run + "--set policy.rows=40000", 2, "more than the model's context");
+  check_refused(dir, run + "--set policy.label_dims=65", 2, "more than the model's head_dim");
+  check_refused(dir, run + "--set policy.dense_layers=[8]", 2, "names layer 8");
+  check_refused(dir, run + "--policy dense --set policy.share=1/8", 2, "'share' has no meaning");
+  check_refused(dir, run + "--log-level off --record-trace taken", 2, "holds something already");
+  CHECK(run_command(dir, run + "--log-level off --record-trace trace --set policy.rows=64").exit == 0);
   CHECK(text_of(dir.path() / "trace").starts_with("{\"format\":\"longhaul-trace-1\""));
-  CHECK(longhaul(dir, run + "--policy published-offload --set policy.labels=qk").exit == 0);
+  CHECK(run_command(dir, run + "--policy published-offload --set policy.labels=qk").exit == 0);
 }
 
 }  // namespace

@@ -114,6 +114,8 @@ TEST_CASE("eval: mistakes are one line") {
   check_refused(dir, needle + "--task needle --policies fast", 2, "policy 'fast'");
   check_refused(dir, needle + "--task needle --set share=1", 2, "expected policy.KEY=VALUE");
   check_refused(dir, needle + "--task needle --set policy.speed=1", 2, "speed");
+  check_refused(dir, needle + "--task needle --set policy.rows=40000", 2, "more than the model's context");
+  check_refused(dir, needle + "--task needle --label-dims 65", 2, "more than the model's head_dim");
   check_refused(dir, needle + "--task needle --label-dims 0", 2, "--label-dims '0'");
   check_refused(dir, kEval + "--task perplexity --lengths 2K --texts short.txt -o out.jsonl", 2,
                 "no text has the 2048");

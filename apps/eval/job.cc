@@ -73,10 +73,7 @@ std::vector<Stage> stages_of(const EvalOptions& o, std::int64_t context) {
 
 Grid grid_of(const EvalOptions& o) {
   Grid grid = o.grid;
-  for (const std::string& set : o.set) {
-    if (!set.starts_with("policy.")) throw UserError(Exit::usage, "--set {}: expected policy.KEY=VALUE", set);
-    grid.sets.push_back(set.substr(7));
-  }
+  grid.sets = policy_sets(o.set);
   return grid;
 }
 
@@ -141,6 +138,7 @@ Job prepare(const EvalOptions& o, const ModelFiles& model) {
   Job job{.stages = stages_of(o, context(o, model.config)), .variants = make_variants(grid_of(o))};
   std::vector<std::uint64_t> bases;
   for (const Variant& variant : job.variants) {
+    check_policy(variant.policy, model.config);
     job.bases.push_back(label_bases(o, variant.policy, model));
     const LabelBases* maps = job.bases.back().get();
     bases.push_back(

@@ -122,6 +122,12 @@ void run_walks(Engine& engine, std::span<Walk> walks, const std::function<void(s
     if (walks[i].done()) finished(i);
     else active.push_back(i);
   }
+  if (engine.options().probes.steps)
+    engine.set_step_tap([&](const StepProbe& probe, std::span<Session* const>) {
+      for (std::size_t n = 0; n < active.size(); ++n)
+        if (const Walk& walk = walks[active[n]]; walk.stats() != nullptr)
+          walk.stats()->add(probe, static_cast<std::int64_t>(n), walk.session().rows());
+    });
   while (!active.empty()) {
     sessions.clear();
     bool wanted = false;
@@ -142,12 +148,6 @@ void run_walks(Engine& engine, std::span<Walk> walks, const std::function<void(s
     logits.resize(sessions.size() * vocab);
     filled = 0;
     engine.step(sessions);
-    const bool probed = engine.options().probes.steps;
-    const StepProbe probe = probed ? engine.step_probe() : StepProbe{};
-    // All before any goes on: what a walk does to the engine ends the probe.
-    for (std::size_t n = 0; probed && n < active.size(); ++n)
-      if (const Walk& walk = walks[active[n]]; walk.stats() != nullptr)
-        walk.stats()->add(probe, static_cast<std::int64_t>(n), walk.session().rows());
     for (std::size_t n = 0; n < active.size(); ++n)
       walks[active[n]].stepped(wanted ? std::span<const float>(logits).subspan(n * vocab, vocab)
                                       : std::span<const float>());
@@ -157,6 +157,7 @@ void run_walks(Engine& engine, std::span<Walk> walks, const std::function<void(s
     std::erase_if(active, [&](std::size_t i) { return walks[i].done(); });
   }
   if (tapped) engine.set_logits_tap({});
+  engine.set_step_tap({});
 }
 
 }  // namespace longhaul::eval

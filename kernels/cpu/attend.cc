@@ -4,7 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/block_scores.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -13,9 +13,6 @@ namespace longhaul::cpu {
 namespace {
 
 constexpr std::int64_t kDecodeTokens = 16;
-constexpr std::int64_t kQueryBlock = 256;
-constexpr std::int64_t kKeyBlock =
-    512;  // cut at absolute row numbers too: tiles of a multiple of this agree bit for bit
 
 /// Rows of the tile that token t sees.
 std::int64_t visible_rows(const AttendArgs& a, std::int64_t t) {
@@ -71,19 +68,7 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
   for (std::int64_t k0 = 0, k1; k0 < last; k0 = k1) {
     k1 = std::min(round_down(a.kv.first + k0, kKeyBlock) + kKeyBlock - a.kv.first, last);
     const std::byte* k = at(rows, a.act, k0 * 2 * d);
-    gemm({.a = at(a.q, a.act, t0 * a.q_stride + h * d),
-          .a_type = a.act,
-          .lda = a.q_stride,
-          .b = k,
-          .b_type = a.act,
-          .ldb = 2 * d,
-          .b_transposed = true,
-          .c = s,
-          .ldc = kKeyBlock,
-          .accumulate = false,
-          .m = tokens,
-          .n = k1 - k0,
-          .k = d});
+    block_scores(a.act, at(a.q, a.act, t0 * a.q_stride + h * d), a.q_stride, k, d, tokens, k1 - k0, s);
     const SoftmaxArgs softmax{.s = s,
                               .s_stride = kKeyBlock,
                               .p = p,

@@ -4,16 +4,13 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/parallel.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/block_scores.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 
 namespace longhaul::cpu {
 namespace {
-
-constexpr std::int64_t kQueryBlock = 256;
-constexpr std::int64_t kKeyBlock = 512;
 
 void add_list_head(const AddListMassArgs& a, std::int64_t h) {
   thread_local Scratch scratch;
@@ -48,19 +45,7 @@ void add_columns(const AddMassArgs& a, std::int64_t h, std::int64_t k0, std::int
       const std::int64_t tokens = std::min(kQueryBlock, a.tokens - t0);
       const std::int64_t visible = a.q_pos + t0 + 1 - a.kv.first - k0;  // of the first token
       if (visible + tokens - 1 <= 0) continue;
-      gemm({.a = at(a.q, a.act, t0 * a.q_stride + g * d),
-            .a_type = a.act,
-            .lda = a.q_stride,
-            .b = k,
-            .b_type = a.act,
-            .ldb = 2 * d,
-            .b_transposed = true,
-            .c = s,
-            .ldc = kKeyBlock,
-            .accumulate = false,
-            .m = tokens,
-            .n = cols,
-            .k = d});
+      block_scores(a.act, at(a.q, a.act, t0 * a.q_stride + g * d), a.q_stride, k, d, tokens, cols, s);
       std::fill_n(sums, kKeyBlock, 0.0f);
       simd().add_probabilities({.s = s,
                                 .s_stride = kKeyBlock,

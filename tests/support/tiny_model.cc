@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -156,6 +157,15 @@ RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced)
     for (std::size_t i : all) decode({i});
   for (const Session& session : sessions) result.tokens.push_back(session.tokens());
   return result;
+}
+
+bool same(const RunResult& a, const RunResult& b) {
+  if (a.tokens != b.tokens || a.logits.size() != b.logits.size()) return false;
+  for (std::size_t i = 0; i < a.logits.size(); ++i)
+    if (a.logits[i].size() != b.logits[i].size() ||
+        std::memcmp(a.logits[i].data(), b.logits[i].data(), a.logits[i].size() * 4) != 0)
+      return false;
+  return true;
 }
 
 }  // namespace longhaul::test

@@ -52,7 +52,6 @@ struct RunOptions {
 struct RunResult {
   std::vector<std::vector<std::int32_t>> tokens;  // [session] prompt and answer
   std::vector<std::vector<float>> logits;         // [session] of every sampled position, [steps + 1, vocab] flat
-  bool operator==(const RunResult&) const = default;
 };
 
 /// Prefills every session, then decodes greedily. Bits of all logits that tokens were sampled from are kept.
@@ -61,5 +60,7 @@ RunResult run_tiny(const RunOptions& options);
 /// sampled.
 RunResult run_tiny(Device& device, const RunOptions& options, const RunResult* forced = nullptr);
 EngineOptions engine_options(const RunOptions& options);
+/// Same tokens, and the same bits in every logit they were sampled from.
+bool same(const RunResult& a, const RunResult& b);
 
 }  // namespace longhaul::test
