@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "kernels/base/error.h"
+#include "kernels/base/hash.h"
 
 namespace longhaul {
 namespace fs = std::filesystem;
@@ -24,21 +25,9 @@ using Json = nlohmann::ordered_json;
   throw UserError(Exit::io, "{}: cannot be written: {}", file, std::strerror(errno));
 }
 
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    bytes.remove_prefix(n);
-  }
-  return true;
-}
-
-/// The same request gets the same id in every run (FNV-1a of its place and name).
+/// The same request gets the same id in every run.
 std::string stable_id(std::int64_t index, const std::string& custom_id) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (unsigned char c : fmt::format("{}:{}", index, custom_id)) hash = (hash ^ c) * 0x100000001b3u;
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", hash64(fmt::format("{}:{}", index, custom_id)));
 }
 
 bool is_absent(const std::string& file) {
@@ -112,12 +101,7 @@ void BatchOutput::remove_unused() const {
 void BatchOutput::append(std::int64_t index, const Json& record) {
   // A file name may hold bytes that are not UTF-8; JSON cannot.
   std::string line = record.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
-  if (!write_all(fd_, line) || ::fdatasync(fd_) != 0) {
-    int error = errno;
-    if (::ftruncate(fd_, size_) != 0) error = errno;
-    errno = error;
-    fail(file_);
-  }
+  if (!append_whole(fd_, line, size_)) fail(file_);
   lines_.push_back({index, size_, static_cast<std::int64_t>(line.size())});
   size_ += static_cast<std::int64_t>(line.size());
 }

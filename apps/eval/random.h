@@ -7,13 +7,9 @@
 #include <utility>
 #include <vector>
 
-namespace longhaul::eval {
+#include "kernels/base/hash.h"
 
-/// FNV-1a.
-constexpr std::uint64_t hash64(std::string_view bytes, std::uint64_t hash = 0xcbf29ce484222325u) {
-  for (unsigned char c : bytes) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
+namespace longhaul::eval {
 
 /// SplitMix64. Each (seed, stream) is a sequence of its own, so that a document does not depend on those before it.
 class Random {

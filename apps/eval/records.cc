@@ -142,18 +142,7 @@ void Records::append(const std::string& cell, std::int64_t document, const Json&
 }
 
 void Records::write(const std::string& text) {
-  for (std::string_view left = text; !left.empty();) {
-    const ssize_t n = ::write(fd_, left.data(), left.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      const int error = errno;
-      if (::ftruncate(fd_, size_) != 0) errno = error;
-      errno = error;
-      fail(file_);
-    }
-    left.remove_prefix(static_cast<std::size_t>(n));
-  }
-  if (::fdatasync(fd_) != 0) fail(file_);
+  if (!append_whole(fd_, text, size_)) fail(file_);
   size_ += static_cast<std::int64_t>(text.size());
 }
 
