@@ -55,6 +55,8 @@ class Stream {
   virtual void launch(const SiluMulArgs&) = 0;
   virtual void launch(const AppendArgs&) = 0;
   virtual void launch(const AttendArgs&) = 0;
+  virtual void launch(const AppendStepArgs&) = 0;
+  virtual void launch(const AttendStepArgs&) = 0;
   virtual void launch(const MergeArgs&) = 0;
   virtual void launch(const FinishArgs&) = 0;
   virtual void launch(const SampleArgs&) = 0;
