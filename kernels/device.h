@@ -75,6 +75,7 @@ class Stream {
   virtual void launch(const RoundRowsArgs&);
   virtual void launch(const JudgeArgs&);
   virtual void launch(const MomentsArgs&);
+  virtual void launch(const MeanValuesArgs&);
 };
 
 /// What a device has done since it was made.

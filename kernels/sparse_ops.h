@@ -11,6 +11,9 @@ struct RowList {
   std::int32_t* rows = nullptr;   // [batch.count, kv_heads, stride]
   std::int32_t* count = nullptr;  // [batch.count, kv_heads]
   std::int64_t stride = 0;
+  /// [batch.count, q_heads] what the labels say of the rows before the window that are not listed: their attention as a
+  /// multiple of that of the listed rows before the window. Null: nothing stands for them.
+  float* tail = nullptr;
 };
 
 /// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
@@ -170,6 +173,10 @@ struct FinishListArgs {
   AttendListArgs list;
   bool scored;
   void* out;  // [batch.count, q_heads, head_dim] act
+  /// [slots, kv_heads, head_dim] the mean value, which stands for those of the rows that are not listed, with
+  /// list.rows.tail as their attention (SparQ, arXiv 2312.04985, section 3). Null: nothing does.
+  const float* mean;
+  std::int64_t mean_session_stride;  // elements
 };
 
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
@@ -243,6 +250,14 @@ struct JudgeArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+};
+
+/// The mean value of the rows.
+struct MeanValuesArgs {
+  KvTile kv;   // at least one row
+  float* out;  // [kv_heads, head_dim]
+  DType act;
+  std::int64_t kv_heads, head_dim;
 };
 
 /// Sums over tokens for one layer, for offline calibration. In double precision, [kv_heads] of each.

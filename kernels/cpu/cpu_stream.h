@@ -50,6 +50,7 @@ class CpuStream final : public Stream {
   void launch(const RoundRowsArgs& a) override { push(a); }
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
+  void launch(const MeanValuesArgs& a) override { push(a); }
 
  private:
   struct Record {
@@ -70,7 +71,7 @@ class CpuStream final : public Stream {
       std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs, AppendArgs,
                    AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
                    SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs, MeanValuesArgs>;
 
   void push(Task task);
   void run();

@@ -30,5 +30,6 @@ void add_mass(const AddMassArgs&);
 void round_rows(const RoundRowsArgs&);
 void judge(const JudgeArgs&);
 void moments(const MomentsArgs&);
+void mean_values(const MeanValuesArgs&);
 
 }  // namespace longhaul::cpu
