@@ -29,10 +29,9 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
       "recent queries");
   const std::int64_t fitted = given_bases_ ? 0 : std::min(kRecentQueries, layout.capacity);
-  fit_host_ = host.take_bytes(dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_,
-                                                         shape.act)
-                                        : 0,
-                              "label fit");
+  fit_host_ = host.take_bytes(
+      dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
+      "label fit");
   selected_ = take_lists(device, listing, tails_);
   predicted_ = take_lists(device, 2 * predicting, tails_);
   missing_ = take_lists(device, moving, false);
@@ -50,9 +49,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
   mean_values_ = device.take<float>(tails_ ? layout.sessions * mean_session_floats() : 0, "mean values");
   quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
-  scratch_ = device.take<float>(
-      dims_ > 0 || policy.select == Select::heavy ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity) : 0,
-      "selection scores");
+  scratch_ = device.take<float>(dims_ > 0 || policy.select == Select::heavy
+                                    ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity)
+                                    : 0,
+                                "selection scores");
   scores_ = device.take<float>(listing * shape.q_heads * layout.list_rows, "selection scores");
 }
 
