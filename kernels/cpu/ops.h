@@ -1,6 +1,7 @@
 // The operators on host threads: what a CpuStream runs. Each is synchronous and parallel inside.
 #pragma once
 #include "kernels/sparse_ops.h"
+#include "kernels/synthetic_ops.h"
 
 namespace longhaul::cpu {
 
@@ -29,5 +30,8 @@ void add_mass(const AddMassArgs&);
 void round_rows(const RoundRowsArgs&);
 void judge(const JudgeArgs&);
 void moments(const MomentsArgs&);
+
+void random_fill(const RandomFillArgs&);
+void replay(const ReplayArgs&);
 
 }  // namespace longhaul::cpu
