@@ -1,11 +1,9 @@
 #include "kernels/cuda_device.h"
 
 #include <chrono>
-#include <set>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/ops.h"
 
@@ -57,8 +55,15 @@ class CudaDevice final : public Device {
     machine_.enter();  // a kernel before the event may have found a fault
   }
 
-  void pin(std::byte* data, std::int64_t bytes) override;
-  void unpin(std::byte* data) noexcept override;
+  void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
+    machine_.enter();
+    machine_.pins.pin(data, bytes, report);
+  }
+  void unpin(std::byte* data) noexcept override {
+    cudaSetDevice(ordinal_);
+    cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
+    machine_.pins.unpin(data);
+  }
   DeviceCounters counters() const override { return machine_.counters; }
 
  protected:
@@ -73,6 +78,7 @@ class CudaDevice final : public Device {
     check(error);
     return static_cast<std::byte*>(data);
   }
+  std::int64_t raw_left() const override { return cuda_free_memory(ordinal_); }
   void raw_free(std::byte* data, std::int64_t) noexcept override {
     cudaSetDevice(ordinal_);
     cudaFree(data);  // waits for the device
@@ -82,31 +88,31 @@ class CudaDevice final : public Device {
   int ordinal_;
   Buffer workspace_;
   Machine machine_;
-  std::set<std::byte*> pins_;  // starts
 };
 
-/// In one piece: a copy that crosses from one registration to the next is refused (cudaErrorInvalidValue, H100).
-void CudaDevice::pin(std::byte* data, std::int64_t bytes) {
-  longhaul::check(bytes >= 0 && !pins_.contains(data), "memory is pinned once");
-  if (bytes == 0) return;
-  machine_.enter();
-  const cudaError_t error = cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw OutOfMemory("pinned host memory", bytes, available_host_memory());
-  }
-  check(error);
-  pins_.insert(data);
-}
-
-void CudaDevice::unpin(std::byte* data) noexcept {
-  if (pins_.erase(data) == 0) return;
-  cudaSetDevice(ordinal_);
-  cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
-  cudaHostUnregister(data);
-}
-
 }  // namespace
+
+Machine::Machine(int ordinal, std::byte* workspace)
+    : matmul(workspace),
+      pins({.add =
+                [ordinal](std::byte* data, std::int64_t bytes) {
+                  use(ordinal);
+                  const cudaError_t error =
+                      cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
+                  if (error != cudaErrorHostMemoryAlreadyRegistered && severity_of(error) != Severity::fatal) {
+                    cudaGetLastError();  // told by the result
+                    return error == cudaSuccess;
+                  }
+                  check(error);
+                  return false;
+                },
+            .remove =
+                [ordinal](std::byte* data) {
+                  cudaSetDevice(ordinal);
+                  cudaHostUnregister(data);
+                }},
+           kPinnedChunk),
+      ordinal_(ordinal) {}
 
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
@@ -128,6 +134,22 @@ int cuda_device_count() {
   return 0;
 }
 
+std::string cuda_absence() {
+  if (cuda_device_count() > 0) return {};
+  int driver = 0;
+  const cudaError_t asked = cudaDriverGetVersion(&driver);
+  auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+  if (asked != cudaSuccess || driver == 0) return "this machine has no NVIDIA driver: install one";
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    return fmt::format("the NVIDIA driver has CUDA {} and this build needs {}: update the driver", version(driver),
+                       version(CUDART_VERSION));
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  return fmt::format("the NVIDIA driver shows no GPU ({}): see nvidia-smi and CUDA_VISIBLE_DEVICES",
+                     cudaGetErrorString(error));
+}
+
 std::int64_t cuda_free_memory(int ordinal) {
   std::size_t free = 0, total = 0;
   cuda::use(ordinal);
@@ -137,6 +159,7 @@ std::int64_t cuda_free_memory(int ordinal) {
 
 std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget) {
   const int count = cuda_device_count();
+  if (count == 0) throw DeviceError(cuda_absence());
   if (ordinal < 0 || ordinal >= count)
     throw DeviceError(fmt::format("there is no CUDA device {}; this process can use {}", ordinal, count));
   return std::make_unique<cuda::CudaDevice>(ordinal, budget);

@@ -33,19 +33,22 @@ void CudaStream::copy(const CopyArgs& a) {
   machine_.enter();
   ++machine_.counters.copies;
   if (a.width == 0 || a.height == 0) return;
-  const auto width = static_cast<std::size_t>(a.width), height = static_cast<std::size_t>(a.height);
-  const cudaMemcpyKind kind = kind_of(a.kind);
-  if (a.height > 1 && a.dst_pitch <= kMostPitch && a.src_pitch <= kMostPitch) {
-    longhaul::check(a.dst_pitch >= a.width && a.src_pitch >= a.width, "the pieces of a copy do not overlap");
-    check(cudaMemcpy2DAsync(a.dst, static_cast<std::size_t>(a.dst_pitch), a.src, static_cast<std::size_t>(a.src_pitch),
-                            width, height, kind, stream_.get()));
-  } else {
-    for (std::int64_t i = 0; i < a.height; ++i)
-      check(cudaMemcpyAsync(static_cast<std::byte*>(a.dst) + i * a.dst_pitch,
-                            static_cast<const std::byte*>(a.src) + i * a.src_pitch, width, kind, stream_.get()));
-  }
+  longhaul::check(a.height == 1 || (a.dst_pitch >= a.width && a.src_pitch >= a.width),
+                  "the pieces of a copy do not overlap");
+  machine_.pins.cut(a, [&](const CopyArgs& part) { copy_part(part); });
   if (a.kind == CopyKind::host_to_device) machine_.counters.h2d_bytes += a.width * a.height;
   if (a.kind == CopyKind::device_to_host) machine_.counters.d2h_bytes += a.width * a.height;
+}
+
+void CudaStream::copy_part(const CopyArgs& a) {
+  const auto width = static_cast<std::size_t>(a.width), height = static_cast<std::size_t>(a.height);
+  const cudaMemcpyKind kind = kind_of(a.kind);
+  if (a.height > 1 && a.dst_pitch <= kMostPitch && a.src_pitch <= kMostPitch)
+    return check(cudaMemcpy2DAsync(a.dst, static_cast<std::size_t>(a.dst_pitch), a.src,
+                                   static_cast<std::size_t>(a.src_pitch), width, height, kind, stream_.get()));
+  for (std::int64_t i = 0; i < a.height; ++i)
+    check(cudaMemcpyAsync(static_cast<std::byte*>(a.dst) + i * a.dst_pitch,
+                          static_cast<const std::byte*>(a.src) + i * a.src_pitch, width, kind, stream_.get()));
 }
 
 void CudaStream::record(Event& event) {

@@ -34,6 +34,7 @@ class CudaStream final : public Stream {
 
  private:
   void begin_launch();
+  void copy_part(const CopyArgs&);  // within one registration
 
   Machine& machine_;
   StreamHandle stream_;

@@ -2,12 +2,15 @@
 #pragma once
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
+#include "kernels/pinned_chunks.h"
 
 namespace longhaul::cuda {
 
 class Machine {
  public:
-  Machine(int ordinal, std::byte* workspace) : matmul(workspace), ordinal_(ordinal) {}
+  static constexpr std::int64_t kPinnedChunk = std::int64_t{4} << 30;
+
+  Machine(int ordinal, std::byte* workspace);
 
   /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
   /// in its operands; a lost context is told by the CUDA call that follows.
@@ -15,6 +18,7 @@ class Machine {
   int* fault_word() const { return fault_.get(); }
 
   Matmul matmul;
+  PinnedChunks pins;
   DeviceCounters counters;
 
  private:
