@@ -11,6 +11,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/sparse_ops.h"
+#include "kernels/synthetic_ops.h"
 
 namespace longhaul {
 
@@ -76,6 +77,10 @@ class Stream {
   virtual void launch(const RoundRowsArgs&);
   virtual void launch(const JudgeArgs&);
   virtual void launch(const MomentsArgs&);
+
+  // Synthetic runs (synthetic_ops.h).
+  virtual void launch(const RandomFillArgs&) = 0;
+  virtual void launch(const ReplayArgs&) = 0;
 };
 
 /// What a device has done since it was made.

@@ -51,6 +51,9 @@ class CpuStream final : public Stream {
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
 
+  void launch(const RandomFillArgs& a) override { push(a); }
+  void launch(const ReplayArgs& a) override { push(a); }
+
  private:
   struct Record {
     std::shared_ptr<CpuEventState> event;
@@ -70,7 +73,7 @@ class CpuStream final : public Stream {
       std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs, AppendArgs,
                    AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
                    SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs, RandomFillArgs, ReplayArgs>;
 
   void push(Task task);
   void run();

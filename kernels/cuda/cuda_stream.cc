@@ -4,6 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/synthetic_ops.h"
 
 namespace longhaul::cuda {
 namespace {
@@ -88,5 +89,7 @@ void CudaStream::launch(const AppendStepArgs&) { throw DeviceError("this device 
 void CudaStream::launch(const AttendStepArgs&) { throw DeviceError("this device has no operator attend_step yet"); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
+void CudaStream::launch(const RandomFillArgs& a) { begin_launch(), random_fill(a, stream_.get()); }
+void CudaStream::launch(const ReplayArgs& a) { begin_launch(), replay(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

@@ -32,6 +32,8 @@ class CudaStream final : public Stream {
   void launch(const AttendStepArgs&) override;
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
+  void launch(const RandomFillArgs&) override;
+  void launch(const ReplayArgs&) override;
 
  private:
   void begin_launch();
