@@ -81,6 +81,7 @@ class Stream {
   // Synthetic runs (synthetic_ops.h).
   virtual void launch(const RandomFillArgs&) = 0;
   virtual void launch(const ReplayArgs&) = 0;
+  virtual void launch(const ChecksumArgs&) = 0;
 };
 
 /// What a device has done since it was made.

@@ -1,6 +1,6 @@
 // What stands in for a model's files and documents when only speed is measured: random memory, and rows that another
-// run selected. Both devices give the same bits. Functions that they share are constexpr, so that device code can call
-// them.
+// run selected; and a checksum that shows that rows have arrived. Both devices give the same bits. Functions that they
+// share are constexpr, so that device code can call them.
 #pragma once
 #include "kernels/sampling.h"
 #include "kernels/sparse_ops.h"
@@ -33,7 +33,21 @@ struct ReplayArgs {
   RowList out;       // out.stride >= any span's budget
 };
 
+/// A checksum of rows and of where they stand: the sum over their 8-byte words, each mixed with its row, KV head and
+/// place, so that the parts of a layer add up to the whole whoever adds them.
+struct ChecksumArgs {
+  KvTile kv;
+  std::int64_t kv_heads, row_bytes;  // row_bytes is a multiple of 8
+  std::uint64_t* sum;                // +=
+};
+
 namespace synthetic {
+
+constexpr std::uint64_t word_sum(std::uint64_t word, std::int64_t head, std::int64_t row, std::int64_t place) {
+  return sampling::mix(word ^
+                       sampling::mix(static_cast<std::uint64_t>(row) << 24 ^ static_cast<std::uint64_t>(head) << 12 ^
+                                     static_cast<std::uint64_t>(place)));
+}
 
 constexpr std::int64_t kHeadShift = 7;
 

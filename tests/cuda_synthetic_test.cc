@@ -21,6 +21,25 @@ TEST_CASE("cuda: random_fill", "[cuda]") {
     }
 }
 
+TEST_CASE("cuda: checksum", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(9);
+  for (std::int64_t rows : {0, 1, 63, 5000})
+    for (std::int64_t heads : {1, 3}) {
+      const std::int64_t row = 96, capacity = rows + 7;
+      const Tensor kv = random.normal(DType::bf16, std::max<std::int64_t>(1, heads * capacity * row / 2));
+      const auto [want, got] = on_both(*cuda, [&](Rig& rig) {
+        auto* sum = rig.put(std::vector<std::int32_t>{5, 6});
+        const KvTile tile{rig.put(kv), capacity * row, 640, rows};
+        rig.stream->launch(ChecksumArgs{tile, heads, row, reinterpret_cast<std::uint64_t*>(sum)});
+        return rig.ints(sum, 2);
+      });
+      CAPTURE(rows, heads);
+      CHECK(want == got);
+    }
+}
+
 TEST_CASE("cuda: replay", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

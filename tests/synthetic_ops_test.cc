@@ -122,6 +122,29 @@ TEST_CASE("recall: that share of the rows between is right") {
   }
 }
 
+TEST_CASE("checksum: parts add up to the whole, and every place of every word counts") {
+  Random random(8);
+  const std::int64_t heads = 2, rows = 300, row = 64;
+  Tensor kv = random.normal(DType::bf16, heads * rows * row / 2);
+  auto sum_of = [&](std::int64_t first, std::int64_t count, std::uint64_t sum = 0) {
+    cpu::checksum({{kv.at(first * row / 2), rows * row, first, count}, heads, row, &sum});
+    return sum;
+  };
+  const std::uint64_t whole = sum_of(0, rows);
+  CHECK(sum_of(100, 200, sum_of(0, 100)) == whole);
+  auto swapped = [&](std::int64_t a, std::int64_t b, std::int64_t bytes) {  // and swapped back
+    std::swap_ranges(kv.bytes.begin() + a, kv.bytes.begin() + a + bytes, kv.bytes.begin() + b);
+    const std::uint64_t sum = sum_of(0, rows);
+    std::swap_ranges(kv.bytes.begin() + a, kv.bytes.begin() + a + bytes, kv.bytes.begin() + b);
+    return sum;
+  };
+  CHECK(swapped(0, row, row) != whole);             // two rows
+  CHECK(swapped(8, 16, 8) != whole);                // two words of a row
+  CHECK(swapped(0, rows * row, row) != whole);      // the same row of two heads
+  CHECK(swapped(0, row * 100, row * 50) != whole);  // two blocks
+  CHECK(sum_of(0, rows) == whole);
+}
+
 TEST_CASE("random_fill: uniform, reproducible, every element written") {
   for (DType type : {DType::bf16, DType::f32}) {
     const std::int64_t n = 100003;

@@ -34,5 +34,6 @@ void moments(const MomentsArgs&);
 
 void random_fill(const RandomFillArgs&);
 void replay(const ReplayArgs&);
+void checksum(const ChecksumArgs&);
 
 }  // namespace longhaul::cpu

@@ -1,5 +1,8 @@
-// random_fill, replay.
+// random_fill, replay, checksum.
 #include "kernels/synthetic_ops.h"
+
+#include <atomic>
+#include <cstring>
 
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
@@ -30,6 +33,24 @@ void replay(const ReplayArgs& a) {
       for (std::int64_t j = 0; j < list.size(); ++j) a.out.rows[i * a.out.stride + j] = list.row(j, a.recall);
     }
   });
+}
+
+void checksum(const ChecksumArgs& a) {
+  std::atomic<std::uint64_t> all = 0;
+  parallel_for(a.kv_heads * a.kv.rows, 1024, [&](std::int64_t begin, std::int64_t end) {
+    std::uint64_t sum = 0;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t head = i / a.kv.rows, row = i % a.kv.rows;
+      const std::byte* from = a.kv.data + head * a.kv.head_stride + row * a.row_bytes;
+      for (std::int64_t w = 0; w < a.row_bytes / 8; ++w) {
+        std::uint64_t word;
+        std::memcpy(&word, from + 8 * w, 8);
+        sum += synthetic::word_sum(word, head, a.kv.first + row, w);
+      }
+    }
+    all += sum;
+  });
+  *a.sum += all;
 }
 
 }  // namespace longhaul::cpu

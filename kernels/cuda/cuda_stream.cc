@@ -91,5 +91,6 @@ void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
 void CudaStream::launch(const RandomFillArgs& a) { begin_launch(), random_fill(a, stream_.get()); }
 void CudaStream::launch(const ReplayArgs& a) { begin_launch(), replay(a, stream_.get()); }
+void CudaStream::launch(const ChecksumArgs& a) { begin_launch(), checksum(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

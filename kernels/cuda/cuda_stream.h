@@ -34,6 +34,7 @@ class CudaStream final : public Stream {
   void launch(const SampleArgs&) override;
   void launch(const RandomFillArgs&) override;
   void launch(const ReplayArgs&) override;
+  void launch(const ChecksumArgs&) override;
 
  private:
   void begin_launch();

@@ -8,5 +8,6 @@ namespace longhaul::cuda {
 
 void random_fill(const RandomFillArgs&, cudaStream_t);
 void replay(const ReplayArgs&, cudaStream_t);
+void checksum(const ChecksumArgs&, cudaStream_t);
 
 }  // namespace longhaul::cuda
