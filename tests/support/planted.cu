@@ -7,10 +7,7 @@ namespace {
 
 constexpr int kThreads = 128;
 
-__global__ void write_past(float* data, int count) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i <= count) data[i] = 1;
-}
+__global__ void write(float* data) { data[threadIdx.x] = 1; }
 
 __global__ void race(float* out) {
   __shared__ float row[kThreads];
@@ -28,14 +25,15 @@ __global__ void diverge(float* out) {
 }  // namespace
 
 void plant(Mistake mistake) {
-  float *a = nullptr, *b = nullptr;
+  float *a = nullptr, *b = nullptr;  // as long as a block has threads
   cuda::check(cudaMalloc(&a, kThreads * sizeof(float)));
   cuda::check(cudaMalloc(&b, kThreads * sizeof(float)));
   const cuda::Launch launch{.grid = 1, .block = kThreads, .stream = nullptr};
   switch (mistake) {
     case Mistake::out_of_bounds:
-      launch(write_past, a, kThreads - 1);
-      cuda::Launch{.grid = 1, .block = 2 * kThreads, .stream = nullptr}(write_past, a, kThreads);
+      cudaFree(a);
+      cuda::check(cudaMalloc(&a, kThreads * sizeof(float) - 4));
+      launch(write, a);
       break;
     case Mistake::race:
       launch(race, a);
