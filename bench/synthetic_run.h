@@ -37,6 +37,7 @@ class SyntheticRun {
   StepTimes step(int warm, int timed);
   /// A real prefill of `context` random tokens into session 0; seconds.
   double prefill();
+  std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_[0]); }
 
   Engine& engine() { return *engine_; }
   Device& device() { return *device_; }
