@@ -29,8 +29,10 @@ void judge(const JudgeArgs&, cudaStream_t);
 void moments(const MomentsArgs&, cudaStream_t);
 
 class Machine;
-/// On the host, in stream order (kernels/cuda/fit_labels.cu); a failure there is told by the machine's next enter().
+/// On the host, in the stream's order; a failure there is told by the machine's next enter().
 void fit_labels(const FitLabelsArgs&, Machine&, cudaStream_t);
+/// [kv_heads, fit_keys, 2 * head_dim] act: the keys that stand for all, each beside that of query i's position.
+void pack_keys(const FitLabelsArgs&, std::byte* out, cudaStream_t);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
