@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/base/error.h"
+#include "kernels/cpu/labels.h"
 #include "kernels/cuda/ops.h"
 
 namespace longhaul::cuda {
@@ -84,5 +85,27 @@ void CudaStream::launch(const AttendArgs& a) {
 void CudaStream::launch(const MergeArgs& a) { begin_launch(), merge(a, stream_.get()); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
+
+void CudaStream::launch(const AppendStepArgs& a) {
+  if (a.labels.codes != nullptr) cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), append_step(a, stream_.get());
+}
+void CudaStream::launch(const FitLabelsArgs& a) {
+  cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), fit_labels(a, machine_, stream_.get());
+}
+void CudaStream::launch(const LabelRowsArgs& a) {
+  cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), label_rows(a, stream_.get());
+}
+void CudaStream::launch(const FillArgs& a) { begin_launch(), fill(a, stream_.get()); }
+void CudaStream::launch(const AddListMassArgs& a) { begin_launch(), add_list_mass(a, stream_.get()); }
+void CudaStream::launch(const AddMassArgs& a) { begin_launch(), add_mass(a, stream_.get()); }
+void CudaStream::launch(const RoundRowsArgs& a) {
+  longhaul::check(a.bits >= 1 && a.bits <= 16, "round_rows: 1 to 16 bits");
+  begin_launch(), round_rows(a, stream_.get());
+}
+void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
+void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

@@ -32,6 +32,16 @@ class CudaStream final : public Stream {
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
 
+  void launch(const AppendStepArgs&) override;
+  void launch(const FitLabelsArgs&) override;
+  void launch(const LabelRowsArgs&) override;
+  void launch(const FillArgs&) override;
+  void launch(const AddListMassArgs&) override;
+  void launch(const AddMassArgs&) override;
+  void launch(const RoundRowsArgs&) override;
+  void launch(const JudgeArgs&) override;
+  void launch(const MomentsArgs&) override;
+
  private:
   void begin_launch();
 
