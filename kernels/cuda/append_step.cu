@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kThreads) append_step_rows(const __grid_consta
   const T* v = k + a.kv_heads * d;
   constexpr int kPack = 16 / sizeof(T);
   for (std::int64_t c = threadIdx.x * kPack; c < 2 * d; c += kThreads * kPack)
-    *reinterpret_cast<uint4*>(reinterpret_cast<T*>(to) + c) = *reinterpret_cast<const uint4*>(c < d ? k + c : v + c - d);
+    *reinterpret_cast<uint4*>(reinterpret_cast<T*>(to) + c) =
+        *reinterpret_cast<const uint4*>(c < d ? k + c : v + c - d);
   if (a.labels.codes == nullptr) return;
   for (std::int64_t c = threadIdx.x; c < d; c += kThreads) key[c] = widen(k[c]);
   __syncthreads();

@@ -33,7 +33,6 @@ class CudaStream final : public Stream {
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
 
-  void launch(const AppendStepArgs&) override;
   void launch(const FitLabelsArgs&) override;
   void launch(const LabelRowsArgs&) override;
   void launch(const FillArgs&) override;

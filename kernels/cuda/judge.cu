@@ -50,9 +50,9 @@ __device__ double block_sum(double x) {
 /// how, so that a row's probability has the same bits wherever it is computed.
 template <class T>
 struct Attention {
-  const T* keys;  // row r at keys + r * 2 * d
-  const float* q;  // [group, d], scaled, in shared memory
-  float* scores;   // [kHeads, 32] of this warp
+  const T* keys;      // row r at keys + r * 2 * d
+  const float* q;     // [group, d], scaled, in shared memory
+  float* scores;      // [kHeads, 32] of this warp
   float *m, *factor;  // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
   int n, d, group;
 
@@ -212,9 +212,8 @@ __device__ double listed_at(const Attention<T>& attention, const std::int32_t* l
   __shared__ int at_threshold[kWarps];
   const int warp = threadIdx.x / 32;
   int found = 0;
-  attention.each_row([&](int row, float p) {
-    found += __popc(__ballot_sync(~0u, row < attention.n && ordered(p) == threshold));
-  });
+  attention.each_row(
+      [&](int row, float p) { found += __popc(__ballot_sync(~0u, row < attention.n && ordered(p) == threshold)); });
   if (threadIdx.x % 32 == 0) at_threshold[warp] = found;
   __syncthreads();
   int before = 0;
@@ -244,15 +243,14 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
   const T* from = static_cast<const T*>(a.q) + t * a.q_stride + h * group * d;
   for (int i = threadIdx.x; i < group * d; i += kThreads) q[i] = widen(from[i]) * a.scale;
   __syncthreads();
-  Attention<T> attention{
-      reinterpret_cast<const T*>(a.kv.data + span.slot * a.kv.session_stride + h * a.kv.head_stride),
-      q,
-      scores[threadIdx.x / 32],
-      q + group * d,
-      q + group * d + group,
-      span.rows,
-      d,
-      static_cast<int>(group)};
+  Attention<T> attention{reinterpret_cast<const T*>(a.kv.data + span.slot * a.kv.session_stride + h * a.kv.head_stride),
+                         q,
+                         scores[threadIdx.x / 32],
+                         q + group * d,
+                         q + group * d + group,
+                         span.rows,
+                         d,
+                         static_cast<int>(group)};
   attention.find_totals();
 
   int wanted = count;
@@ -272,8 +270,9 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
   if (threadIdx.x != 0) return;
   const float value = threshold >> 31 ? __uint_as_float(threshold ^ 0x80000000u) : 0.0f;
   if (count == 0) *out = {0, 0, 1};
-  else *out = {static_cast<float>(mass), static_cast<float>(above + value * fmin(at, static_cast<double>(wanted))),
-               static_cast<float>((both + both_at) / count)};
+  else
+    *out = {static_cast<float>(mass), static_cast<float>(above + value * fmin(at, static_cast<double>(wanted))),
+            static_cast<float>((both + both_at) / count)};
 }
 
 }  // namespace

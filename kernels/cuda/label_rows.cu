@@ -112,7 +112,8 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
   constexpr int kTiles = 8;  // of 8 rows
   extern __shared__ uint4 shared[];
   auto* map = reinterpret_cast<MapPart*>(shared);
-  const int d = D > 0 ? D : static_cast<int>(a.head_dim), chunks = (d + 31) / 32, dims = static_cast<int>(a.labels.dims);
+  const int d = D > 0 ? D : static_cast<int>(a.head_dim), chunks = (d + 31) / 32,
+            dims = static_cast<int>(a.labels.dims);
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4, first_dim = blockIdx.z * 16 * M;
   const std::int64_t h = blockIdx.y;
   const LabelBasis basis = basis_of(a.labels, 0, h, d);
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
     const int first = g / 2 * 8 + g % 2;
     const auto* keys = reinterpret_cast<const bf16*>(a.kv.data + h * a.kv.head_stride) +
                        (block * kBlock - a.kv.first + first) * 2 * d + q * 8;
-    auto fetch = [&](uint4 (&k)[kTiles], int chunk) {
+    auto fetch = [&](uint4(&k)[kTiles], int chunk) {
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         const int row = t % 4 * 2 + t / 4 * 32;
@@ -202,8 +203,8 @@ __global__ void __launch_bounds__(kThreads) label_f32_blocks(const __grid_consta
   const int d = static_cast<int>(a.head_dim), width = d + 4, dims = static_cast<int>(a.labels.dims);
   const std::int64_t h = blockIdx.y, block = a.kv.first / kBlock + blockIdx.x;
   const BlockRows rows(a.kv, block);
-  const auto* from = reinterpret_cast<const float*>(a.kv.data + h * a.kv.head_stride) +
-                     (block * kBlock - a.kv.first) * 2 * d;
+  const auto* from =
+      reinterpret_cast<const float*>(a.kv.data + h * a.kv.head_stride) + (block * kBlock - a.kv.first) * 2 * d;
   for (int i = threadIdx.x; i < kBlock * (d / 4); i += kThreads) {
     const int r = i / (d / 4), c = i % (d / 4) * 4;
     Pack<float, 4> x = {};
