@@ -209,8 +209,7 @@ void select_rows(const SelectArgs& a, std::int64_t t) {
   check(a.out.stride >= std::min(span.budget, span.rows), "select: the list has room for the budget");
   const RowList out = list_of(a.out, t * a.kv_heads);
   if (span.budget >= span.rows) return select_ends(out, a.kv_heads, span.rows, 0, span.rows);
-  if (a.by == SelectBy::none)
-    return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
+  if (a.by == SelectBy::none) return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
   Selection(a, t).run();
 }
 
