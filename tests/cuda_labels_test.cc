@@ -113,7 +113,7 @@ TEST_CASE("cuda: append_step", "[cuda][shared]") {
           CAPTURE(name_of(act), d, bits, prefix_rows, labels.dims);
           CHECK(result.first.first == result.second.first);
           if (bits == 0) CHECK(result.second.second == labels.codes);
-          else check_codes(result.second.second, result.first.second, labels.dims, bits, 2);
+          else check_codes(result.second.second, result.first.second, labels.dims, bits, 3);
         }
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("cuda: label_rows", "[cuda][shared]") {
           });
           CAPTURE(name_of(act), d, bits, dims, first, n);
           // Rows that have none before or after keep their codes: they are compared like the others.
-          check_codes(result.second, result.first, dims, bits, 4);
+          check_codes(result.second, result.first, dims, bits, 5);
         }
 }
 

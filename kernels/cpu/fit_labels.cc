@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -35,10 +36,11 @@ std::int64_t target_of(const FitLabelsArgs& a, std::int64_t i) {
   return a.target + static_cast<std::int64_t>(static_cast<std::uint64_t>(spread) * a.targets >> 32);
 }
 
-/// All queries at their target positions, [queries, q_heads * head_dim].
-Floats turned_queries(const FitLabelsArgs& a) {
+/// All queries at their target positions, [queries, q_heads * head_dim]; none for a given basis.
+std::unique_ptr<float[]> turned_queries(const FitLabelsArgs& a) {
+  if (a.fit == LabelFit::given) return nullptr;
   const std::int64_t d = a.head_dim, half = d / 2, width = a.q_heads * d;
-  Floats out(a.queries * width);
+  auto out = std::make_unique_for_overwrite<float[]>(a.queries * width);  // tens of MiB: touched in parallel
   parallel_for(a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
     float *cosine = scratch.get<float>(d), *sine = cosine + half;
@@ -61,7 +63,7 @@ Floats turned_queries(const FitLabelsArgs& a) {
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const Floats& queries, std::int64_t head)
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const float* queries, std::int64_t head)
       : a_(a),
         at_queries_(at_queries),
         queries_(queries),
@@ -324,7 +326,7 @@ class HeadFit {
 
   const FitLabelsArgs& a_;
   const KvTile& at_queries_;
-  const Floats& queries_;
+  const float* queries_;
   std::int64_t head_, d_, group_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_;                  // [count, d]
@@ -345,9 +347,9 @@ void fit_labels(const FitLabelsArgs& a) {
 void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries) {
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
-  const Floats queries = a.fit == LabelFit::given ? Floats{} : turned_queries(a);
+  const std::unique_ptr<float[]> queries = turned_queries(a);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, queries, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, queries.get(), h).run();
   });
 }
 
