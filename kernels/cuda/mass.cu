@@ -42,20 +42,17 @@ __global__ void __launch_bounds__(kThreads) add_listed(const __grid_constant__ A
   *mass += sum;
 }
 
-constexpr int kTile = 64;  // KV rows, and queries at a time; a thread has 4 x 4 scores
-constexpr int kPad = 4;    // keeps 16-byte reads of 8 neighbouring rows in different banks
+constexpr int kTile = 64;           // KV rows, and queries at a time; a thread has 4 x 4 scores
+constexpr int kDepth = 64;          // of head_dim at a time
+constexpr int kWidth = kDepth + 4;  // keeps 16-byte reads of 8 neighbouring rows in different banks
 
-constexpr std::size_t shared_bytes(std::int64_t d) {
-  return static_cast<std::size_t>(2 * kTile * (d + kPad)) * sizeof(float);
-}
-
-/// Rows row(0) .. row(63), null for zeros, into float shared memory.
+/// Columns [c0, c0 + kDepth) of rows row(0) .. row(63), null for zeros, into float shared memory.
 template <class T, class Row>
-__device__ void load_rows(float* tile, int d, const Row& row) {
-  for (int item = threadIdx.x; item < kTile * (d / 8); item += kThreads) {
-    const int r = item / (d / 8), c = item % (d / 8) * 8;
+__device__ void load_rows(float* tile, int c0, int d, const Row& row) {
+  for (int item = threadIdx.x; item < kTile * (kDepth / 8); item += kThreads) {
+    const int r = item / (kDepth / 8), c = item % (kDepth / 8) * 8;
     const T* from = row(r);
-    store<8>(tile + r * (d + kPad) + c, from != nullptr ? load<8>(from + c) : Pack<float, 8>{});
+    store<8>(tile + r * kWidth + c, from != nullptr && c0 + c < d ? load<8>(from + c0 + c) : Pack<float, 8>{});
   }
 }
 
@@ -63,36 +60,37 @@ __device__ void load_rows(float* tile, int d, const Row& row) {
 /// (token, head of the group) pair.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_columns(const __grid_constant__ AddMassArgs a) {
-  extern __shared__ float4 shared[];
+  __shared__ alignas(16) float k[kTile * kWidth], q[kTile * kWidth];
   __shared__ float parts[16][kTile];
-  const int d = static_cast<int>(a.head_dim), width = d + kPad;
-  float *k = reinterpret_cast<float*>(shared), *q = k + kTile * width;
-  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+  const int d = static_cast<int>(a.head_dim), tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   const std::int64_t group = a.q_heads / a.kv_heads, h = blockIdx.y, k0 = std::int64_t{blockIdx.x} * kTile;
   const T* rows = reinterpret_cast<const T*>(a.kv.data + h * a.kv.head_stride);
-  load_rows<T>(k, d, [&](int r) { return k0 + r < a.kv.rows ? rows + (k0 + r) * 2 * d : nullptr; });
   float sums[4] = {};
   const std::int64_t first_token = max(std::int64_t{0}, a.kv.first + k0 - a.q_pos), queries = a.tokens * group;
   for (std::int64_t q0 = first_token * group / kTile * kTile; q0 < queries; q0 += kTile) {
-    load_rows<T>(q, d, [&](int r) -> const T* {
-      if (q0 + r >= queries) return nullptr;
-      return static_cast<const T*>(a.q) + (q0 + r) / group * a.q_stride + (h * group + (q0 + r) % group) * d;
-    });
-    __syncthreads();
     float s[4][4] = {};  // queries ty * 4 + i, rows tx + 16 * j
+    for (int c0 = 0; c0 < d; c0 += kDepth) {
+      __syncthreads();  // the tiles before have been read
+      load_rows<T>(k, c0, d, [&](int r) { return k0 + r < a.kv.rows ? rows + (k0 + r) * 2 * d : nullptr; });
+      load_rows<T>(q, c0, d, [&](int r) -> const T* {
+        if (q0 + r >= queries) return nullptr;
+        return static_cast<const T*>(a.q) + (q0 + r) / group * a.q_stride + (h * group + (q0 + r) % group) * d;
+      });
+      __syncthreads();
 #pragma unroll 2
-    for (int c = 0; c < d; c += 4) {
-      Pack<float, 4> x[4], y[4];
+      for (int c = 0; c < kDepth; c += 4) {
+        Pack<float, 4> x[4], y[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = load<4>(q + (ty * 4 + i) * width + c);
+        for (int i = 0; i < 4; ++i) x[i] = load<4>(q + (ty * 4 + i) * kWidth + c);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) y[j] = load<4>(k + (tx + 16 * j) * width + c);
+        for (int j = 0; j < 4; ++j) y[j] = load<4>(k + (tx + 16 * j) * kWidth + c);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+        for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+          for (int j = 0; j < 4; ++j)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) s[i][j] += x[i].v[e] * y[j].v[e];
+            for (int e = 0; e < 4; ++e) s[i][j] += x[i].v[e] * y[j].v[e];
+      }
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -105,7 +103,6 @@ __global__ void __launch_bounds__(kThreads) add_columns(const __grid_constant__ 
       for (int j = 0; j < 4; ++j)
         if (a.kv.first + k0 + tx + 16 * j <= a.q_pos + token) sums[j] += expf(s[i][j] * a.scale - m) / l;
     }
-    __syncthreads();  // the queries have been read
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j) parts[ty][tx + 16 * j] = sums[j];
@@ -132,7 +129,6 @@ void add_mass(const AddMassArgs& a, cudaStream_t stream) {
   with_type(a.act, [&]<class T>(T) {
     Launch{.grid = {static_cast<unsigned>(ceil_div(a.kv.rows, kTile)), static_cast<unsigned>(a.kv_heads)},
            .block = kThreads,
-           .shared_bytes = shared_bytes(a.head_dim),
            .stream = stream}(add_columns<T>, a);
   });
 }
