@@ -45,6 +45,9 @@ struct FitLabelsArgs {
   std::byte* host;  // fit_host_bytes() of pinned host memory, for devices that fit on the host
 };
 constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
+constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
+/// The row of the i-th of them.
+constexpr std::int64_t fit_key(std::int64_t i, std::int64_t rows) { return i * rows / fit_keys(rows); }
 constexpr std::int64_t fit_host_bytes(std::int64_t queries, std::int64_t q_heads, std::int64_t kv_heads,
                                       std::int64_t head_dim, std::int64_t dims, DType act) {
   return (queries * q_heads + kFitKeys * 2 * kv_heads) * head_dim * size_of(act) +

@@ -117,6 +117,14 @@ Machine::Machine(int ordinal, std::byte* workspace)
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
   if (fault_.read() == kTokenOutsideVocabulary) throw DeviceError("embed: a token id outside the vocabulary");
+  if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(failure_);
+}
+
+void Machine::fail(std::exception_ptr failure) noexcept {
+  std::lock_guard lock(mutex_);
+  if (failed_.load(std::memory_order_relaxed)) return;
+  failure_ = std::move(failure);
+  failed_.store(true, std::memory_order_release);
 }
 
 void attend(const AttendArgs& a, cudaStream_t stream) {

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/base/error.h"
+#include "kernels/cpu/labels.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/synthetic_ops.h"
 
@@ -85,12 +86,33 @@ void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
   begin_launch(), attend(a, stream_.get());
 }
-void CudaStream::launch(const AppendStepArgs&) { throw DeviceError("this device has no operator append_step yet"); }
 void CudaStream::launch(const AttendStepArgs&) { throw DeviceError("this device has no operator attend_step yet"); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
 void CudaStream::launch(const RandomFillArgs& a) { begin_launch(), random_fill(a, stream_.get()); }
 void CudaStream::launch(const ReplayArgs& a) { begin_launch(), replay(a, stream_.get()); }
 void CudaStream::launch(const ChecksumArgs& a) { begin_launch(), checksum(a, stream_.get()); }
+
+void CudaStream::launch(const AppendStepArgs& a) {
+  if (a.labels.codes != nullptr) cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), append_step(a, stream_.get());
+}
+void CudaStream::launch(const FitLabelsArgs& a) {
+  cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), fit_labels(a, machine_, stream_.get());
+}
+void CudaStream::launch(const LabelRowsArgs& a) {
+  cpu::check_labels(a.labels, a.head_dim);
+  begin_launch(), label_rows(a, stream_.get());
+}
+void CudaStream::launch(const FillArgs& a) { begin_launch(), fill(a, stream_.get()); }
+void CudaStream::launch(const AddListMassArgs& a) { begin_launch(), add_list_mass(a, stream_.get()); }
+void CudaStream::launch(const AddMassArgs& a) { begin_launch(), add_mass(a, stream_.get()); }
+void CudaStream::launch(const RoundRowsArgs& a) {
+  longhaul::check(a.bits >= 1 && a.bits <= 16, "round_rows: 1 to 16 bits");
+  begin_launch(), round_rows(a, stream_.get());
+}
+void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
+void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

@@ -36,6 +36,15 @@ class CudaStream final : public Stream {
   void launch(const ReplayArgs&) override;
   void launch(const ChecksumArgs&) override;
 
+  void launch(const FitLabelsArgs&) override;
+  void launch(const LabelRowsArgs&) override;
+  void launch(const FillArgs&) override;
+  void launch(const AddListMassArgs&) override;
+  void launch(const AddMassArgs&) override;
+  void launch(const RoundRowsArgs&) override;
+  void launch(const JudgeArgs&) override;
+  void launch(const MomentsArgs&) override;
+
  private:
   void begin_launch();
   void copy_part(const CopyArgs&);  // within one registration

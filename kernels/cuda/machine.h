@@ -1,5 +1,9 @@
 // What the streams of one CUDA device share. Owned by the device, outlives its streams and events; one host thread.
 #pragma once
+#include <atomic>
+#include <exception>
+#include <mutex>
+
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
 #include "kernels/pinned_chunks.h"
@@ -16,6 +20,8 @@ class Machine {
   /// in its operands; a lost context is told by the CUDA call that follows.
   void enter() const;
   int* fault_word() const { return fault_.get(); }
+  /// From work that a stream runs on the host: the next enter() throws it, and every later one.
+  void fail(std::exception_ptr) noexcept;
 
   Matmul matmul;
   PinnedChunks pins;
@@ -24,6 +30,9 @@ class Machine {
  private:
   int ordinal_;
   HostWord fault_;
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;  // the first; written once, before failed_
 };
 
 }  // namespace longhaul::cuda

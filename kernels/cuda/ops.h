@@ -2,7 +2,7 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "kernels/ops.h"
+#include "kernels/sparse_ops.h"
 
 namespace longhaul::cuda {
 
@@ -17,6 +17,21 @@ void append(const AppendArgs&, cudaStream_t);
 void attend(const AttendArgs&, cudaStream_t);
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
+
+void append_step(const AppendStepArgs&, cudaStream_t);
+void label_rows(const LabelRowsArgs&, cudaStream_t);
+void fill(const FillArgs&, cudaStream_t);
+void add_list_mass(const AddListMassArgs&, cudaStream_t);
+void add_mass(const AddMassArgs&, cudaStream_t);
+void round_rows(const RoundRowsArgs&, cudaStream_t);
+void judge(const JudgeArgs&, cudaStream_t);
+void moments(const MomentsArgs&, cudaStream_t);
+
+class Machine;
+/// On the host, in the stream's order; a failure there is told by the machine's next enter().
+void fit_labels(const FitLabelsArgs&, Machine&, cudaStream_t);
+/// [kv_heads, fit_keys, 2 * head_dim] act: the keys that stand for all, each beside that of query i's position.
+void pack_keys(const FitLabelsArgs&, std::byte* out, cudaStream_t);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
