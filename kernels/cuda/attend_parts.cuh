@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/cuda/deal.cuh"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
 
 namespace longhaul::cuda {

@@ -29,7 +29,8 @@ void attend_parts(const AttendPartsArgs<Source>& a, DType act, cudaStream_t stre
     Launch{.grid = {static_cast<unsigned>(attend_blocks(act, a.head_dim)),
                     static_cast<unsigned>(ceil_div(a.group, heads))},
            .block = kAttendThreads,
-           .stream = stream}(kernel, a);
+           .stream = stream,
+           .overlap = true}(kernel, a);
   };
   if (attends_by_mma(act, a.head_dim))
     return launch(a.head_dim == 64 ? attend_rows_mma<64, Source> : attend_rows_mma<128, Source>, kMmaHeads);

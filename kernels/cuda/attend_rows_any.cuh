@@ -33,6 +33,8 @@ __global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
   const bool active = column < d;
   const Heads heads = heads_of_block(a.group, kAnyHeads);
 
+  wait_for_previous();
+  let_next_start();
   for_each_part(a.counts, [&](int segment, int begin, int end, int part) {
     const auto rows = a.source.of(segment);
     const int token = segment / a.counts.kv_heads;

@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
 
 namespace longhaul::cuda {
@@ -29,6 +30,9 @@ __global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ M
   };
   auto ml = [&](int i) { return (i < ones.count ? one : two).parts.ml[index(i)]; };
   auto o = [&](int i) { return (i < ones.count ? one : two).parts.o + index(i) * d; };
+
+  wait_for_previous();  // counts are older than the parts
+  let_next_start();
 
   const float old = a.fresh ? -INFINITY : a.state.m[state];
   float most = old;
@@ -75,8 +79,10 @@ __global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ M
 
 void merge_parts(const MergePartsArgs& a, cudaStream_t stream) {
   with_type(a.act, [&]<class T>(T) {
-    Launch{.grid = static_cast<unsigned>(a.sets[0].counts.segments * a.group), .block = kThreads, .stream = stream}(
-        merge_head<T>, a);
+    Launch{.grid = static_cast<unsigned>(a.sets[0].counts.segments * a.group),
+           .block = kThreads,
+           .stream = stream,
+           .overlap = true}(merge_head<T>, a);
   });
 }
 
