@@ -16,7 +16,6 @@ void silu_mul(const SiluMulArgs&, cudaStream_t);
 void append(const AppendArgs&, cudaStream_t);
 void attend(const AttendArgs&, cudaStream_t);
 void attend_step(const AttendStepArgs&, cudaStream_t);  // two kernels: parts of rows, then their sum
-void merge(const MergeArgs&, cudaStream_t);
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
 
@@ -25,5 +24,8 @@ void finish_list(const FinishListArgs&, cudaStream_t);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
+
+/// attend without its end, in tiles of queries.
+void attend_many(const AttendArgs&, cudaStream_t);
 
 }  // namespace longhaul::cuda
