@@ -14,9 +14,6 @@ inline constexpr int kMmaHeads = 8, kMmaRows = 16;
 /// Blocks of a multiprocessor: registers for that many, and as many bytes in flight as the memory's latency asks for.
 constexpr int mma_blocks(int head_dim) { return head_dim == 64 ? 5 : 3; }
 
-/// Stands for rows that are not attended.
-static __device__ const uint4 kNoRow[32] = {};
-
 /// 16 bytes that this kernel reads once.
 __device__ inline uint4 load_once(const uint4* at) {
   uint4 x;
@@ -66,10 +63,11 @@ __global__ void __launch_bounds__(kAttendThreads, mma_blocks(D))
     for (; first < end; first += kUnit) {
       const std::byte* at = place < 0 ? nullptr : rows.at(place);
       const unsigned attended = __ballot_sync(~0u, at != nullptr);
-      if (at == nullptr) at = reinterpret_cast<const std::byte*>(kNoRow);
       row += kUnit;
       place = row < end ? rows.place(row) : -1;
       if (attended == 0) continue;
+      const std::byte* one = shuffle_pointer(at, __ffs(static_cast<int>(attended)) - 1);
+      if (at == nullptr) at = one;  // some row that is loaded anyway stands for those that are not attended
 
       uint4 k[2][kKeyLoads], v[4][kValueLoads];  // K of rows i, i + 8; V of rows 2c, 2c + 1, 2c + 8, 2c + 9
 #pragma unroll

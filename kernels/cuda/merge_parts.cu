@@ -1,6 +1,7 @@
 #include "kernels/cuda/merge_parts.cuh"
 
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -10,69 +11,91 @@
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32, kMostDim = 256;
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kInFlight = 4;  // parts that a warp loads before it uses the first
+constexpr int kChunk = 128;   // elements of a part that a warp loads at once, 4 a lane
 
-/// A block per query head of a token; its warps share the parts, 4 elements a lane.
-template <class T>
+/// A block per query head of a token: its warps share the parts, and add up by the maximum among their own, so that
+/// nothing waits for the maximum of all.
+template <class T, int C>
 __global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ MergePartsArgs a) {
-  __shared__ alignas(16) float warp_o[kWarps][kMostDim];
-  __shared__ float warp_l[kWarps];
+  __shared__ alignas(16) float warp_o[kWarps][C * kChunk];
+  __shared__ float warp_m[kWarps], warp_l[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
-
   const PartSet &one = a.sets[0], &two = a.sets[1];
   const PartRange ones = parts_of(one.counts, segment, a.blocks);
   const PartRange twos = a.set_count == 2 ? parts_of(two.counts, segment, a.blocks) : PartRange{0, 0};
   const int parts = ones.count + twos.count;
-  auto index = [&](int i) {  // of part i's state, in its set
-    const int part = i < ones.count ? ones.first + i : twos.first + i - ones.count;
-    return static_cast<std::int64_t>(part) * a.group + g;
-  };
-  auto ml = [&](int i) { return (i < ones.count ? one : two).parts.ml[index(i)]; };
-  auto o = [&](int i) { return (i < ones.count ? one : two).parts.o + index(i) * d; };
 
   wait_for_previous();  // counts are older than the parts
   let_next_start();
+  const float old_m = a.fresh ? -INFINITY : a.state.m[state], old_l = a.fresh ? 0.0f : a.state.l[state];
 
-  const float old = a.fresh ? -INFINITY : a.state.m[state];
-  float most = old;
-  for (int i = lane; i < parts; i += 32) most = fmaxf(most, ml(i).x);
+  float m = -INFINITY, l = 0;
+  Pack<float, 4> o[C] = {};
+  for (int first = warp; first < parts; first += kWarps * kInFlight) {
+    float2 ml[kInFlight];
+    Pack<float, 4> x[kInFlight][C] = {};
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
-
-  for (int column = lane * 4; column < d; column += 128) {
-    Pack<float, 4> sum = {};
-#pragma unroll 4
-    for (int i = warp; i < parts; i += kWarps) {
-      const auto x = load<4>(o(i) + column);
-      const float take = decay(ml(i).x, most);
+    for (int i = 0; i < kInFlight; ++i) {
+      const int part = first + i * kWarps;
+      ml[i] = {-INFINITY, 0};
+      if (part >= parts) continue;
+      const bool in_one = part < ones.count;
+      const Parts& from = (in_one ? one : two).parts;
+      const std::int64_t at =
+          static_cast<std::int64_t>(in_one ? ones.first + part : twos.first + part - ones.count) * a.group + g;
+      ml[i] = from.ml[at];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum.v[j] += x.v[j] * take;
+      for (int c = 0; c < C; ++c)
+        if (c * kChunk + lane * 4 < d) x[i][c] = load<4>(from.o + at * d + c * kChunk + lane * 4);
     }
-    store<4>(&warp_o[warp][column], sum);
-  }
-  float l = 0;
-  for (int i = warp + lane * kWarps; i < parts; i += kThreads) {
-    const float2 x = ml(i);
-    l += x.y * decay(x.x, most);
+    float most = m;
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) most = fmaxf(most, ml[i].x);
+    const float keep = decay(m, most);
+    m = most;
+    l *= keep;
+#pragma unroll
+    for (int c = 0; c < C; ++c)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) o[c].v[j] *= keep;
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const float take = decay(ml[i].x, m);  // past the end: of zeros
+      l += ml[i].y * take;
+#pragma unroll
+      for (int c = 0; c < C; ++c)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) o[c].v[j] += x[i][c].v[j] * take;
+    }
   }
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) l += __shfl_xor_sync(~0u, l, offset);
-  if (lane == 0) warp_l[warp] = l;
-  const float keep = decay(old, most);
-  l = a.fresh ? 0.0f : a.state.l[state] * keep;
+  for (int c = 0; c < C; ++c) store<4>(&warp_o[warp][c * kChunk + lane * 4], o[c]);
+  if (lane == 0) warp_m[warp] = m, warp_l[warp] = l;
   __syncthreads();
 
-  for (int w = 0; w < kWarps; ++w) l += warp_l[w];
+  float most = old_m;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) most = fmaxf(most, warp_m[w]);
+  const float keep = decay(old_m, most);
+  float take[kWarps], sum = old_l * keep;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    take[w] = decay(warp_m[w], most);
+    sum += warp_l[w] * take[w];
+  }
   const int column = static_cast<int>(threadIdx.x);
   if (column < d) {
     const std::int64_t at = static_cast<std::int64_t>(state) * d + column;
     float x = a.fresh ? 0.0f : a.state.o[at] * keep;
-    for (int w = 0; w < kWarps; ++w) x += warp_o[w][column];
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) x += warp_o[w][column] * take[w];
     if (a.out == nullptr) a.state.o[at] = x;
-    else static_cast<T*>(a.out)[at] = narrow<T>(l == 0 ? 0.0f : x / l);
+    else static_cast<T*>(a.out)[at] = narrow<T>(sum == 0 ? 0.0f : x / sum);
   }
-  if (threadIdx.x == 0) a.state.m[state] = most, a.state.l[state] = l;
+  if (threadIdx.x == 0) a.state.m[state] = most, a.state.l[state] = sum;
 }
 
 }  // namespace
@@ -82,7 +105,7 @@ void merge_parts(const MergePartsArgs& a, cudaStream_t stream) {
     Launch{.grid = static_cast<unsigned>(a.sets[0].counts.segments * a.group),
            .block = kThreads,
            .stream = stream,
-           .overlap = true}(merge_head<T>, a);
+           .overlap = true}(a.head_dim <= kChunk ? merge_head<T, 1> : merge_head<T, 2>, a);
   });
 }
 
