@@ -24,6 +24,10 @@ cudaMemcpyKind kind_of(CopyKind kind) {
   return cudaMemcpyDeviceToDevice;
 }
 
+void check_head_dim(std::int64_t head_dim) {
+  longhaul::check(head_dim % 8 == 0 && head_dim <= 256, "attention: head_dim is a multiple of 8 up to 256");
+}
+
 }  // namespace
 
 CudaStream::~CudaStream() {
@@ -83,10 +87,9 @@ void CudaStream::launch(const AppendArgs& a) {
 }
 void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.kv.first % kAttendBlock == 0, "attend: a tile starts on an attend block");
-  longhaul::check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
+  check_head_dim(a.head_dim);
   begin_launch(), attend(a, stream_.get());
 }
-void CudaStream::launch(const AttendStepArgs&) { throw DeviceError("this device has no operator attend_step yet"); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
 void CudaStream::launch(const RandomFillArgs& a) { begin_launch(), random_fill(a, stream_.get()); }
@@ -114,5 +117,18 @@ void CudaStream::launch(const RoundRowsArgs& a) {
 }
 void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
 void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
+void CudaStream::launch(const AttendStepArgs& a) {
+  check_head_dim(a.head_dim);
+  begin_launch(), attend_step(a, stream_.get());
+}
+void CudaStream::launch(const ScoreListArgs& a) {
+  check_head_dim(a.list.head_dim);
+  begin_launch(), score_list(a, stream_.get());
+}
+void CudaStream::launch(const FinishListArgs& a) {
+  check_head_dim(a.list.head_dim);
+  longhaul::check(a.list.missed == nullptr || a.list.landed != nullptr, "finish_list: rows are missed past some place");
+  begin_launch(), finish_list(a, stream_.get());
+}
 
 }  // namespace longhaul::cuda

@@ -15,6 +15,7 @@ void rope(const RopeArgs&, cudaStream_t);
 void silu_mul(const SiluMulArgs&, cudaStream_t);
 void append(const AppendArgs&, cudaStream_t);
 void attend(const AttendArgs&, cudaStream_t);
+void attend_step(const AttendStepArgs&, cudaStream_t);  // two kernels: parts of rows, then their sum
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
 
@@ -32,12 +33,13 @@ class Machine;
 void fit_labels(const FitLabelsArgs&, Machine&, cudaStream_t);
 /// [kv_heads, fit_keys, 2 * head_dim] act: the keys that stand for all, each beside that of query i's position.
 void pack_keys(const FitLabelsArgs&, std::byte* out, cudaStream_t);
+void score_list(const ScoreListArgs&, cudaStream_t);
+void finish_list(const FinishListArgs&, cudaStream_t);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
 
-/// The two halves of attend: few tokens (a block per token and KV head), or many (tiles of queries).
-void attend_few(const AttendArgs&, cudaStream_t);
+/// attend without its end, in tiles of queries.
 void attend_many(const AttendArgs&, cudaStream_t);
 
 }  // namespace longhaul::cuda
