@@ -10,6 +10,7 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream;
+  unsigned cluster = 1;  // blocks of a cluster, along x
   std::source_location at = std::source_location::current();
 
   template <class... Params, class... Args>
@@ -23,6 +24,10 @@ struct Launch {
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
+    cudaLaunchAttribute shape{};
+    shape.id = cudaLaunchAttributeClusterDimension;
+    shape.val.clusterDim = {.x = cluster, .y = 1, .z = 1};
+    if (cluster > 1) config.attrs = &shape, config.numAttrs = 1;
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), at);
   }
 };

@@ -2,12 +2,19 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "kernels/ops.h"
+#include "kernels/sparse_ops.h"
 
 namespace longhaul::cuda {
 
 /// What a kernel found wrong with its operands, written to the device's fault word (kernels/cuda/machine.h).
-enum Fault : int { kNoFault = 0, kTokenOutsideVocabulary };
+enum Fault : int {
+  kNoFault = 0,
+  kTokenOutsideVocabulary,
+  kMissingRowsDoNotFit,
+  kRowsDoNotFitStaging,
+  kRowOutsideSource,
+  kHostGatherSilent,
+};
 
 void embed(const EmbedArgs&, int* fault, cudaStream_t);
 void rms_norm(const RmsNormArgs&, cudaStream_t);
@@ -18,6 +25,13 @@ void attend(const AttendArgs&, cudaStream_t);
 void merge(const MergeArgs&, cudaStream_t);
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
+
+void locate(const LocateArgs&, int* fault, cudaStream_t);
+void retain(const RetainArgs&, cudaStream_t);
+
+/// Blocks for each of `lists` lists that could use `wanted`: a power of two up to a cluster's, 1 without clusters, and
+/// no more in all than the device runs at once.
+unsigned team_size(std::int64_t wanted, std::int64_t lists);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
