@@ -3,7 +3,8 @@
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/team.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/team_scan.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -48,6 +49,8 @@ __global__ void __launch_bounds__(kThreads, 1) locate_rows(const __grid_constant
   __shared__ typename Scan::Shared scan_shared;
   __shared__ std::int32_t pivots[kPivots];
   __shared__ unsigned tally[kTally];
+  wait_for_previous();
+  let_next_start();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::int64_t head = blockIdx.y, list = blockIdx.z * a.kv_heads + head;
   const StepSpan span = a.batch.spans[blockIdx.z];
@@ -61,10 +64,11 @@ __global__ void __launch_bounds__(kThreads, 1) locate_rows(const __grid_constant
   const int count = a.selected.count[list];
   const int staged_count = a.staged.rows == nullptr ? 0 : a.staged.count[list];
   if (threadIdx.x < kTally) tally[threadIdx.x] = 0;
+  team_sync();  // all blocks run
   const SortedList staged(a.staged.rows + list * a.staged.stride, staged_count, pivots);
 
   Scan scan(scan_shared);
-  const int warps = static_cast<int>(team_parts()) * kWarps, rank = static_cast<int>(team_part()) * kWarps + warp;
+  const int warps = static_cast<int>(team_size()) * kWarps, rank = static_cast<int>(team_rank()) * kWarps + warp;
   int missed = 0, cache_hits = 0, staged_hits = 0;
   for (int base = 0; base < count; base += warps * 32 * kGroups) {
     const int end = min(count, base + warps * 32 * kGroups);
@@ -108,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, 1) locate_rows(const __grid_constant
     missed += static_cast<int>(total);
   }
 
-  if (team_part() == 0 && threadIdx.x == 0) a.missing.count[list] = missed;
+  if (team_rank() == 0 && threadIdx.x == 0) a.missing.count[list] = missed;
   if (a.tally == nullptr) return;
   if (lane == 0) {
     atomicAdd(&tally[kCacheHits], cache_hits);
@@ -127,10 +131,11 @@ void locate(const LocateArgs& a, int* fault, cudaStream_t stream) {
   constexpr std::int64_t kPartRows = 1024;  // from which on another block is worth it
   const std::int64_t lists = a.batch.count * a.kv_heads;
   if (lists == 0) return;
-  const unsigned parts = team_size(a.selected.stride / kPartRows, lists);
+  const unsigned parts = team_blocks(a.selected.stride / kPartRows, lists);
   Launch{.grid = {parts, static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
          .block = kThreads,
          .stream = stream,
+         .overlap = true,
          .cluster = parts}(locate_rows, a, fault);
 }
 

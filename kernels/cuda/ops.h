@@ -30,7 +30,7 @@ void retain(const RetainArgs&, cudaStream_t);
 
 /// Blocks for each of `lists` lists that could use `wanted`: a power of two up to a cluster's, 1 without clusters, and
 /// no more in all than the device runs at once.
-unsigned team_size(std::int64_t wanted, std::int64_t lists);
+unsigned team_blocks(std::int64_t wanted, std::int64_t lists);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);

@@ -5,7 +5,8 @@
 #include "kernels/cuda/copy_rows.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/team.cuh"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/team_scan.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -41,7 +42,7 @@ struct Head {
 /// The n-th incoming row's index in the list, by the groups of all parts.
 __device__ std::int64_t incoming(unsigned n, Group* groups, int groups_of_part, const unsigned* first_of_part) {
   unsigned part = 0;
-  for (unsigned p = 1; p < team_parts(); ++p)
+  for (unsigned p = 1; p < team_size(); ++p)
     if (first_of_part[p] <= n) part = p;
   const Group* theirs = team_peer(groups, part);
   n -= first_of_part[part];
@@ -59,10 +60,12 @@ template <class Unit>
 __global__ void __launch_bounds__(kThreads, 1)
     retain_rows(const __grid_constant__ RetainArgs a, int groups_of_warp, int slots_of_warp) {
   __shared__ Shared shared;
-  __shared__ unsigned first_of_part[kMostParts];
+  __shared__ unsigned first_of_part[kMostTeam];
   extern __shared__ Group groups[];  // [kWarps * groups_of_warp]
+  wait_for_previous();
+  let_next_start();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int rank = static_cast<int>(team_part()) * kWarps + warp;
+  const int rank = static_cast<int>(team_rank()) * kWarps + warp;
   const unsigned below = (1u << lane) - 1;
   const std::int64_t head = blockIdx.y, list = blockIdx.z * a.kv_heads + head, slots = a.resident.rows;
   const StepSpan span = a.batch.spans[blockIdx.z];
@@ -74,6 +77,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                  a.resident.row_of + session * a.resident.row_of_session + head * slots,
                  a.resident.used_at + session * a.resident.row_of_session + head * slots, span.rows};
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
+  team_sync();  // all blocks run
 
   // The list. Groups past its end are empty.
   Group* mine = groups + warp * groups_of_warp;
@@ -96,9 +100,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   Scan scan(shared.scan);
   const auto [before, arrived] = scan(found);
   if (arrived == 0) return;
-  const auto first = static_cast<unsigned>(before - scan.before_part(team_part()));
+  const auto first = static_cast<unsigned>(before - scan.before_part(team_rank()));
   for (int g = lane; g < groups_of_warp; g += 32) mine[g].rank += first;
-  if (threadIdx.x < team_parts()) first_of_part[threadIdx.x] = static_cast<unsigned>(scan.before_part(threadIdx.x));
+  if (threadIdx.x < team_size()) first_of_part[threadIdx.x] = static_cast<unsigned>(scan.before_part(threadIdx.x));
 
   // The age from which on slots are given away: `wanted` slots are that old or older, counted from the lowest of those
   // of just that age. Of ages in [low, high] a bin holds 2^shift, the last but one all that are left, the last kEmpty.
@@ -200,27 +204,27 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-unsigned team_size(std::int64_t wanted, std::int64_t lists) {
-  int device = 0, clusters = 0, processors = 0;
+unsigned team_blocks(std::int64_t wanted, std::int64_t lists) {
+  int device = 0, processors = 0;
   check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  const std::int64_t most = clusters ? kMostParts : 1;
-  unsigned parts = 1;
-  while (2 * parts <= most && 2 * parts <= wanted && 2 * parts * lists <= processors) parts *= 2;
-  return parts;
+  const std::int64_t most = has_hopper_launches() ? kMostTeam : 1;
+  unsigned blocks = 1;
+  while (2 * blocks <= most && 2 * blocks <= wanted && 2 * blocks * lists <= processors) blocks *= 2;
+  return blocks;
 }
 
 void retain(const RetainArgs& a, cudaStream_t stream) {
   const std::int64_t lists = a.batch.count * a.kv_heads;
   if (lists == 0 || a.resident.rows == 0) return;
-  const unsigned parts = team_size(kMostParts, lists);
+  const unsigned parts = team_blocks(kMostTeam, lists);
   const auto groups = static_cast<int>(ceil_div(a.rows.stride, 32 * kWarps * parts));
   const auto slots = static_cast<int>(ceil_div(a.resident.rows, 32 * kWarps * parts) * 32);
   const Launch launch{.grid = {parts, static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
                       .block = kThreads,
                       .shared_bytes = kWarps * groups * sizeof(Group),
                       .stream = stream,
+                      .overlap = true,
                       .cluster = parts};
   with_unit(a.row_bytes, [&]<class Unit>(Unit) { launch(retain_rows<Unit>, a, groups, slots); });
 }
