@@ -13,6 +13,6 @@ int cuda_device_count() { return 0; }
 
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
-std::unique_ptr<Device> make_cuda_device(int, std::int64_t) { throw DeviceError(kAbsent); }
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
 
 }  // namespace longhaul

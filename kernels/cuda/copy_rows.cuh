@@ -1,5 +1,5 @@
-// Rows from one set of places to another, by a group of threads: the row movers' inner loop. Device code, and the choice
-// of its unit.
+// Rows from one set of places to another, by a group of threads: the row movers' inner loop. Device code, and the
+// choice of its unit.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -15,8 +15,8 @@ void with_unit(std::int64_t row_bytes, const F& f) {
   else f(unsigned{});
 }
 
-/// Thread `me` of `threads`: its share of `count` rows. from(k) and to(k) are the k-th row's first bytes, load(at) reads
-/// a unit. Four loads are on their way before the first is used.
+/// Thread `me` of `threads`: its share of `count` rows. from(k) and to(k) are the k-th row's first bytes, load(at)
+/// reads a unit. Four loads are on their way before the first is used.
 template <class Unit, class From, class To, class Load>
 __device__ void copy_rows(int count, std::int64_t row_bytes, int me, int threads, const From& from, const To& to,
                           const Load& load) {

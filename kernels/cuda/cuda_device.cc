@@ -21,11 +21,11 @@ int use(int ordinal) {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int ordinal, std::int64_t budget)
+  CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
         workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
-        machine_(ordinal, workspace_.data()) {}
+        machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
     cudaDeviceSynchronize();
@@ -59,7 +59,11 @@ class CudaDevice final : public Device {
 
   void pin(std::byte* data, std::int64_t bytes) override;
   void unpin(std::byte* data) noexcept override;
-  DeviceCounters counters() const override { return machine_.counters; }
+  DeviceCounters counters() const override {
+    DeviceCounters counters = machine_.counters;
+    counters.h2d_bytes += machine_.gatherer.bytes();
+    return counters;
+  }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override {
@@ -106,11 +110,29 @@ void CudaDevice::unpin(std::byte* data) noexcept {
   cudaHostUnregister(data);
 }
 
+const char* fault_text(Fault fault) {
+  switch (fault) {
+    case kNoFault:
+      break;
+    case kTokenOutsideVocabulary:
+      return "embed: a token id outside the vocabulary";
+    case kMissingRowsDoNotFit:
+      return "locate: the list of missing rows has no room for them";
+    case kRowsDoNotFitStaging:
+      return "gather: the rows do not fit in staging";
+    case kRowOutsideSource:
+      return "gather: the source does not hold a row";
+    case kHostGatherSilent:
+      return "gather: the host's threads do not answer";
+  }
+  return "no fault";
+}
+
 }  // namespace
 
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
-  if (fault_.read() == kTokenOutsideVocabulary) throw DeviceError("embed: a token id outside the vocabulary");
+  if (const int fault = fault_.read(); fault != kNoFault) throw DeviceError(fault_text(static_cast<Fault>(fault)));
 }
 
 void attend(const AttendArgs& a, cudaStream_t stream) {
@@ -136,11 +158,11 @@ std::int64_t cuda_free_memory(int ordinal) {
   return static_cast<std::int64_t>(free);
 }
 
-std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget) {
+std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& choice) {
   const int count = cuda_device_count();
   if (ordinal < 0 || ordinal >= count)
     throw DeviceError(fmt::format("there is no CUDA device {}; this process can use {}", ordinal, count));
-  return std::make_unique<cuda::CudaDevice>(ordinal, budget);
+  return std::make_unique<cuda::CudaDevice>(ordinal, budget, choice);
 }
 
 }  // namespace longhaul

@@ -22,11 +22,16 @@ cudaMemcpyKind kind_of(CopyKind kind) {
   return cudaMemcpyDeviceToDevice;
 }
 
+void check_row_bytes(std::int64_t bytes) {
+  longhaul::check(bytes > 0 && bytes % 4 == 0 && bytes <= kChunkBytes, "a row is of whole words, up to 32 KiB");
+}
+
 }  // namespace
 
 CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_.get());
   machine_.matmul.forget(stream_.get());
+  machine_.gatherer.forget(stream_.get());
 }
 
 void CudaStream::copy(const CopyArgs& a) {
@@ -85,5 +90,15 @@ void CudaStream::launch(const AppendStepArgs&) { throw DeviceError("this device 
 void CudaStream::launch(const AttendStepArgs&) { throw DeviceError("this device has no operator attend_step yet"); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
+
+void CudaStream::launch(const LocateArgs& a) { begin_launch(), locate(a, machine_.fault_word(), stream_.get()); }
+void CudaStream::launch(const GatherArgs& a) {
+  check_row_bytes(a.row_bytes);
+  begin_launch(), machine_.gatherer.run(a, machine_.fault_word(), stream_.get());
+}
+void CudaStream::launch(const RetainArgs& a) {
+  check_row_bytes(a.row_bytes);
+  begin_launch(), retain(a, stream_.get());
+}
 
 }  // namespace longhaul::cuda

@@ -33,6 +33,10 @@ class CudaStream final : public Stream {
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
 
+  void launch(const LocateArgs&) override;
+  void launch(const GatherArgs&) override;
+  void launch(const RetainArgs&) override;
+
  private:
   void begin_launch();
 

@@ -1,5 +1,6 @@
-// gather: lists are cut into chunks, which blocks take until none is left: the last ones first, whose rows they read from
-// the host's memory themselves, or through the ring the first ones first, whose rows host threads have put together.
+// gather: lists are cut into chunks, which blocks take until none is left: the last ones first, whose rows they read
+// from the host's memory themselves, or through the ring the first ones first, whose rows host threads have put
+// together.
 #include <algorithm>
 #include <cuda/atomic>
 
@@ -198,7 +199,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (blockIdx.x == 0) {
     Word rows = 0;
-    for (int list = threadIdx.x; list < a.batch.count * a.kv_heads; list += kThreads) rows += chunks.count(list, nullptr);
+    for (int list = threadIdx.x; list < a.batch.count * a.kv_heads; list += kThreads)
+      rows += chunks.count(list, nullptr);
     if (rows > 0) atomicAdd(bytes, rows * static_cast<Word>(a.row_bytes));
   }
   __syncthreads();

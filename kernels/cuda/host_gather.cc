@@ -22,7 +22,8 @@ void gather_job(const GatherJob& job, std::byte* out) {
   for (int i = 0; i < std::min(kAhead, job.count); ++i) ask(i);
   for (int i = 0; i < job.count; ++i) {
     if (i + kAhead < job.count) ask(i + kAhead);
-    std::memcpy(out + i * job.row_bytes, job.src + job.rows[i] * job.row_bytes, static_cast<std::size_t>(job.row_bytes));
+    std::memcpy(out + i * job.row_bytes, job.src + job.rows[i] * job.row_bytes,
+                static_cast<std::size_t>(job.row_bytes));
   }
 }
 
@@ -57,7 +58,8 @@ void HostGather::serve(int first_slot) {
       const int slot = (first_slot + i) % ring_.slots;
       const unsigned request = std::atomic_ref(ring_.requested[slot]).load(std::memory_order_acquire);
       unsigned latest = taken_[static_cast<std::size_t>(slot)].load(std::memory_order_relaxed);
-      if (request == latest || !taken_[static_cast<std::size_t>(slot)].compare_exchange_strong(latest, request)) continue;
+      if (request == latest || !taken_[static_cast<std::size_t>(slot)].compare_exchange_strong(latest, request))
+        continue;
       gather_job(ring_.jobs[slot], ring_.data + slot * kChunkBytes);
       std::atomic_ref(ring_.ready[slot]).store(request, std::memory_order_release);
       found = true;

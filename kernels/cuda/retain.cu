@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       const std::int32_t r = rows[i], slot = set.slot_of[r];
       if (slot >= 0) set.used_at[slot] = set.now;
       else
-        wanted = (places == nullptr || place_region(places[i]) == Region::staging) && r >= a.begin &&
-                 r < span.ring_first;
+        wanted =
+            (places == nullptr || place_region(places[i]) == Region::staging) && r >= a.begin && r < span.ring_first;
     }
     const unsigned mask = __ballot_sync(~0u, wanted);
     if (lane == 0) mine[g] = {mask, found};
@@ -138,8 +138,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int b = 0; b < kBinsOfThread; ++b)
       if (above[b] < quota && quota <= above[b] + bins[b])
-        shared.bin = top - b, shared.above = static_cast<unsigned>(above[b]), shared.in_bin = static_cast<unsigned>(bins[b]);
-    team_sync();  // the team's bins have been read
+        shared.bin = top - b, shared.above = static_cast<unsigned>(above[b]),
+        shared.in_bin = static_cast<unsigned>(bins[b]);
+    team_sync();              // the team's bins have been read
     if (wanted == 0) return;  // every slot has been used now
     quota -= shared.above;
     const unsigned bin = shared.bin;
@@ -168,10 +169,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   Scan::Sum ranks = scan(Scan::Sum{over} << 32 | among).before;
   over = static_cast<unsigned>(ranks >> 32), among = static_cast<unsigned>(ranks);
 
-  const std::byte* staging = a.regions.staging.data + blockIdx.z * a.regions.staging.session_stride +
-                             head * a.regions.staging.head_stride;
-  std::byte* cache = a.regions.cache.data + session * a.regions.cache.session_stride +
-                     head * a.regions.cache.head_stride;
+  const std::byte* staging =
+      a.regions.staging.data + blockIdx.z * a.regions.staging.session_stride + head * a.regions.staging.head_stride;
+  std::byte* cache =
+      a.regions.cache.data + session * a.regions.cache.session_stride + head * a.regions.cache.head_stride;
   for (std::int64_t s = slot_begin + lane; s < slot_begin + slots_of_warp; s += 32) {
     const unsigned age = s < slot_end ? set.age(s) : 0;
     const unsigned overs = __ballot_sync(~0u, age > high), amongs = __ballot_sync(~0u, age >= low && age <= high);
@@ -193,8 +194,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncwarp();
     copy_rows<Unit>(
-        __popc(all), a.row_bytes, lane, 32,
-        [&](int k) { return staging + shared.from[warp][k] * a.row_bytes; },
+        __popc(all), a.row_bytes, lane, 32, [&](int k) { return staging + shared.from[warp][k] * a.row_bytes; },
         [&](int k) { return cache + shared.to[warp][k] * a.row_bytes; }, [](const Unit* at) { return *at; });
     __syncwarp();
     over += __popc(overs), among += __popc(amongs);

@@ -1,4 +1,5 @@
-// Sums over the warps of a team, in order: what ranks the entries of a list that several blocks share. Device code only.
+// Sums over the warps of a team, in order: what ranks the entries of a list that several blocks share. Device code
+// only.
 #pragma once
 #include <cub/block/block_scan.cuh>
 
