@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/device.h"
+#include "kernels/link_profile.h"
 
 namespace longhaul {
 
@@ -17,7 +18,8 @@ std::string cuda_absence();
 std::int64_t cuda_free_memory(int ordinal);
 
 /// `budget` bounds the device memory of allocate(); the device's own matrix-product workspace is the first of it
-/// (used_bytes() of a fresh device). One host thread drives a device. Throws DeviceError, OutOfMemory.
-std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget);
+/// (used_bytes() of a fresh device). `gather` is how rows come over the link. One host thread drives a device. Throws
+/// DeviceError, OutOfMemory.
+std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& gather = {});
 
 }  // namespace longhaul

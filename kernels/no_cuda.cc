@@ -15,6 +15,6 @@ std::string cuda_absence() { return kAbsent; }
 
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
-std::unique_ptr<Device> make_cuda_device(int, std::int64_t) { throw DeviceError(kAbsent); }
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
 
 }  // namespace longhaul

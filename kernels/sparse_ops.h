@@ -176,8 +176,9 @@ struct FinishListArgs {
 };
 
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
-/// (equal: the lower slot) and not used now. Rows that find no slot are not kept. Marks the resident rows of the list
-/// as used now: at `rows` of their span, which grows from step to step.
+/// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
+/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows from
+/// step to step.
 struct RetainArgs {
   StepBatch batch;
   RowList rows;

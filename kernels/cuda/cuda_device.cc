@@ -19,11 +19,11 @@ int use(int ordinal) {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int ordinal, std::int64_t budget)
+  CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
         workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
-        machine_(ordinal, workspace_.data()) {}
+        machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
     cudaDeviceSynchronize();
@@ -64,7 +64,11 @@ class CudaDevice final : public Device {
     cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
     machine_.pins.unpin(data);
   }
-  DeviceCounters counters() const override { return machine_.counters; }
+  DeviceCounters counters() const override {
+    DeviceCounters counters = machine_.counters;
+    counters.h2d_bytes += machine_.gatherer.bytes();
+    return counters;
+  }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override {
@@ -90,10 +94,29 @@ class CudaDevice final : public Device {
   Machine machine_;
 };
 
+const char* fault_text(Fault fault) {
+  switch (fault) {
+    case kNoFault:
+      break;
+    case kTokenOutsideVocabulary:
+      return "embed: a token id outside the vocabulary";
+    case kMissingRowsDoNotFit:
+      return "locate: the list of missing rows has no room for them";
+    case kRowsDoNotFitStaging:
+      return "gather: the rows do not fit in staging";
+    case kRowOutsideSource:
+      return "gather: the source does not hold a row";
+    case kHostGatherSilent:
+      return "gather: the host's threads do not answer";
+  }
+  return "no fault";
+}
+
 }  // namespace
 
-Machine::Machine(int ordinal, std::byte* workspace)
+Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
     : matmul(workspace),
+      gatherer(choice),
       pins({.add =
                 [ordinal](std::byte* data, std::int64_t bytes) {
                   use(ordinal);
@@ -116,7 +139,7 @@ Machine::Machine(int ordinal, std::byte* workspace)
 
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
-  if (fault_.read() == kTokenOutsideVocabulary) throw DeviceError("embed: a token id outside the vocabulary");
+  if (const int fault = fault_.read(); fault != kNoFault) throw DeviceError(fault_text(static_cast<Fault>(fault)));
   if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(failure_);
 }
 
@@ -165,12 +188,12 @@ std::int64_t cuda_free_memory(int ordinal) {
   return static_cast<std::int64_t>(free);
 }
 
-std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget) {
+std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& choice) {
   const int count = cuda_device_count();
   if (count == 0) throw DeviceError(cuda_absence());
   if (ordinal < 0 || ordinal >= count)
     throw DeviceError(fmt::format("there is no CUDA device {}; this process can use {}", ordinal, count));
-  return std::make_unique<cuda::CudaDevice>(ordinal, budget);
+  return std::make_unique<cuda::CudaDevice>(ordinal, budget, choice);
 }
 
 }  // namespace longhaul

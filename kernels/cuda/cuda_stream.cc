@@ -27,12 +27,16 @@ cudaMemcpyKind kind_of(CopyKind kind) {
 void check_head_dim(std::int64_t head_dim) {
   longhaul::check(head_dim % 8 == 0 && head_dim <= 256, "attention: head_dim is a multiple of 8 up to 256");
 }
+void check_row_bytes(std::int64_t bytes) {
+  longhaul::check(bytes > 0 && bytes % 4 == 0 && bytes <= kChunkBytes, "a row is of whole words, up to 32 KiB");
+}
 
 }  // namespace
 
 CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_.get());
   machine_.matmul.forget(stream_.get());
+  machine_.gatherer.forget(stream_.get());
 }
 
 void CudaStream::copy(const CopyArgs& a) {
@@ -129,6 +133,16 @@ void CudaStream::launch(const FinishListArgs& a) {
   check_head_dim(a.list.head_dim);
   longhaul::check(a.list.missed == nullptr || a.list.landed != nullptr, "finish_list: rows are missed past some place");
   begin_launch(), finish_list(a, stream_.get());
+}
+
+void CudaStream::launch(const LocateArgs& a) { begin_launch(), locate(a, machine_.fault_word(), stream_.get()); }
+void CudaStream::launch(const GatherArgs& a) {
+  check_row_bytes(a.row_bytes);
+  begin_launch(), machine_.gatherer.run(a, machine_.fault_word(), stream_.get());
+}
+void CudaStream::launch(const RetainArgs& a) {
+  check_row_bytes(a.row_bytes);
+  begin_launch(), retain(a, stream_.get());
 }
 
 }  // namespace longhaul::cuda

@@ -47,6 +47,10 @@ class CudaStream final : public Stream {
   void launch(const ScoreListArgs&) override;
   void launch(const FinishListArgs&) override;
 
+  void launch(const LocateArgs&) override;
+  void launch(const GatherArgs&) override;
+  void launch(const RetainArgs&) override;
+
  private:
   void begin_launch();
   void copy_part(const CopyArgs&);  // within one registration

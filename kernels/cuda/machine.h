@@ -4,6 +4,7 @@
 #include <exception>
 #include <mutex>
 
+#include "kernels/cuda/gatherer.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
 #include "kernels/pinned_chunks.h"
@@ -14,7 +15,7 @@ class Machine {
  public:
   static constexpr std::int64_t kPinnedChunk = std::int64_t{4} << 30;
 
-  Machine(int ordinal, std::byte* workspace);
+  Machine(int ordinal, std::byte* workspace, const GatherChoice& choice);
 
   /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
   /// in its operands; a lost context is told by the CUDA call that follows.
@@ -25,11 +26,12 @@ class Machine {
 
   Matmul matmul;
   PinnedChunks pins;
+  Gatherer gatherer;
   DeviceCounters counters;
 
  private:
   int ordinal_;
-  HostWord fault_;
+  HostWord<int> fault_;
   std::atomic<bool> failed_{false};
   std::mutex mutex_;
   std::exception_ptr failure_;  // the first; written once, before failed_

@@ -7,7 +7,14 @@
 namespace longhaul::cuda {
 
 /// What a kernel found wrong with its operands, written to the device's fault word (kernels/cuda/machine.h).
-enum Fault : int { kNoFault = 0, kTokenOutsideVocabulary };
+enum Fault : int {
+  kNoFault = 0,
+  kTokenOutsideVocabulary,
+  kMissingRowsDoNotFit,
+  kRowsDoNotFitStaging,
+  kRowOutsideSource,
+  kHostGatherSilent,
+};
 
 void embed(const EmbedArgs&, int* fault, cudaStream_t);
 void rms_norm(const RmsNormArgs&, cudaStream_t);
@@ -35,6 +42,12 @@ void fit_labels(const FitLabelsArgs&, Machine&, cudaStream_t);
 void pack_keys(const FitLabelsArgs&, std::byte* out, cudaStream_t);
 void score_list(const ScoreListArgs&, cudaStream_t);
 void finish_list(const FinishListArgs&, cudaStream_t);
+void locate(const LocateArgs&, int* fault, cudaStream_t);
+void retain(const RetainArgs&, cudaStream_t);
+
+/// Blocks for each of `lists` lists that could use `wanted`: a power of two up to a cluster's, 1 without clusters, and
+/// no more in all than the device runs at once.
+unsigned team_blocks(std::int64_t wanted, std::int64_t lists);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
