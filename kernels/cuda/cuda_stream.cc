@@ -84,5 +84,6 @@ void CudaStream::launch(const AttendArgs& a) {
 void CudaStream::launch(const MergeArgs& a) { begin_launch(), merge(a, stream_.get()); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
+void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

@@ -31,6 +31,7 @@ class CudaStream final : public Stream {
   void launch(const MergeArgs&) override;
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
+  void launch(const SelectArgs&) override;
 
  private:
   void begin_launch();

@@ -10,6 +10,7 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream;
+  bool cooperative = false;  // all blocks run at once, so that they can wait for each other
   std::source_location at = std::source_location::current();
 
   template <class... Params, class... Args>
@@ -23,6 +24,11 @@ struct Launch {
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+    config.attrs = &together;
+    config.numAttrs = cooperative ? 1 : 0;
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), at);
   }
 };

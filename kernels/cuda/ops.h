@@ -2,7 +2,7 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
-#include "kernels/ops.h"
+#include "kernels/sparse_ops.h"
 
 namespace longhaul::cuda {
 
@@ -18,6 +18,7 @@ void attend(const AttendArgs&, cudaStream_t);
 void merge(const MergeArgs&, cudaStream_t);
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
+void select(const SelectArgs&, cudaStream_t);
 
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
