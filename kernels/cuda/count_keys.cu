@@ -17,7 +17,8 @@ __global__ void __launch_bounds__(kThreads) sum_masses(const __grid_constant__ S
   const Competition c = competition(s.a, place);
   double sum = 1;
   if (s.a.by == SelectBy::mass) {
-    const float* mass = s.a.mass + s.a.batch.spans[place].slot * s.a.mass_session_stride + head % s.a.kv_heads * s.a.mass_stride;
+    const float* mass =
+        s.a.mass + s.a.batch.spans[place].slot * s.a.mass_session_stride + head % s.a.kv_heads * s.a.mass_stride;
     sum = 0;
     for (int r = threadIdx.x; c.open() && r < c.tail; r += kThreads) sum += fmaxf(mass[r], 0);
     sum = Reduce(shared).Sum(sum);

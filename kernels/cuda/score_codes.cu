@@ -18,9 +18,9 @@ namespace {
 namespace cg = cooperative_groups;
 
 constexpr int kBlockRows = kAttendBlock, kUnitBlocks = 4, kUnitRows = kUnitBlocks * kBlockRows;
-constexpr int kSlots = 3;     // units in a warp's ring
-constexpr int kHeads = 2;     // KV heads that a block has weights and counts of at once
-constexpr int kSlices = 4;    // bytes of a weight
+constexpr int kSlots = 3;   // units in a warp's ring
+constexpr int kHeads = 2;   // KV heads that a block has weights and counts of at once
+constexpr int kSlices = 4;  // bytes of a weight
 constexpr int kTiles = kSlices / 2;
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr std::int32_t kMagic = 0x4b400000;  // as a float 1.5 * 2^23: adding a small integer to the bits adds it
@@ -254,10 +254,12 @@ class Scorer {
     const int group = static_cast<int>(s_.group), heads = min(kHeads, last_head_ - first + 1);
     __syncthreads();
     for (int i = threadIdx.x; i < heads * kQueries * d; i += kThreads) {
-      const int h = i / (kQueries * d), g = i / d % kQueries, c = i % d, place = (first + h) / static_cast<int>(a_.kv_heads);
+      const int h = i / (kQueries * d), g = i / d % kQueries, c = i % d,
+                place = (first + h) / static_cast<int>(a_.kv_heads);
       const std::int64_t at = place * a_.q_stride + ((first + h) % a_.kv_heads * group + g) * d + c;
       float x = 0;
-      if (g < group) x = a_.act == DType::bf16 ? widen(static_cast<const bf16*>(a_.q)[at]) : static_cast<const float*>(a_.q)[at];
+      if (g < group)
+        x = a_.act == DType::bf16 ? widen(static_cast<const bf16*>(a_.q)[at]) : static_cast<const float*>(a_.q)[at];
       shared_.q[h][g][c] = x * a_.scale;
     }
     __syncthreads();
@@ -516,9 +518,9 @@ class Scorer {
   Space& shared_;
   int warp_, lane_, block_bytes_;
   std::byte* ring_;
-  int begin_, units_;            // of the warp
-  int first_head_, last_head_;   // of the block; over all places
-  int kept_, base_, visit_;      // of the walk
+  int begin_, units_;           // of the warp
+  int first_head_, last_head_;  // of the block; over all places
+  int kept_, base_, visit_;     // of the walk
 };
 
 template <int K, int Quads>
@@ -535,7 +537,8 @@ void launch_units(const Selection& s, cudaStream_t stream) {
   const std::int64_t beyond = label_block_bytes(32 * K, 4);  // tiles are read whole, whatever lies there
   Launch{.grid = static_cast<unsigned>(multiprocessors()),
          .block = Space::kWarps * 32,
-         .shared_bytes = static_cast<std::size_t>(static_cast<std::int64_t>(sizeof(Space)) + Space::kWarps * kSlots * unit + beyond),
+         .shared_bytes = static_cast<std::size_t>(static_cast<std::int64_t>(sizeof(Space)) +
+                                                  Space::kWarps * kSlots * unit + beyond),
          .stream = stream,
          .cooperative = true}(score_units<K, Quads>, s);
 }

@@ -25,7 +25,8 @@ __global__ void __launch_bounds__(kThreads) score_rows(const __grid_constant__ S
   const Competition c = competition(a, place);
   const int begin = static_cast<int>(blockIdx.x) * kRows, end = min(c.tail, begin + kRows);
   if (!c.open() || begin >= end) return;
-  const int d = static_cast<int>(a.head_dim), dims = static_cast<int>(a.labels.dims), bits = static_cast<int>(a.labels.bits);
+  const int d = static_cast<int>(a.head_dim), dims = static_cast<int>(a.labels.dims),
+            bits = static_cast<int>(a.labels.bits);
   const int group = static_cast<int>(s.group), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const float* basis = a.labels.basis + span.slot * a.labels.basis_stride + h * label_basis_floats(dims, d);
   const std::byte* codes = a.labels.codes + span.slot * a.labels.session_stride + h * a.labels.head_stride;
@@ -37,7 +38,8 @@ __global__ void __launch_bounds__(kThreads) score_rows(const __grid_constant__ S
       const std::int64_t at = place * a.q_stride + (h * group + first + g) * d;
       float sum = 0;
       for (int x = lane; x < d; x += 32) {
-        const float q = a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at + x]) : static_cast<const float*>(a.q)[at + x];
+        const float q = a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at + x])
+                                             : static_cast<const float*>(a.q)[at + x];
         sum += basis[(dims + j) * d + x] * (q * a.scale);
       }
       for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);

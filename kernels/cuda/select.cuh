@@ -4,8 +4,8 @@
 #include <cooperative_groups.h>
 #include <cooperative_groups/scan.h>
 
-#include "kernels/cuda/select.h"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/select.h"
 
 namespace longhaul::cuda {
 
@@ -30,9 +30,7 @@ __device__ inline std::uint32_t ordered(float x) {
   const std::uint32_t bits = __float_as_uint(x + 0.0f);
   return x == x ? bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u) : 0;
 }
-__device__ inline float value_of(std::uint32_t key) {
-  return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key);
-}
+__device__ inline float value_of(std::uint32_t key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
 
 /// Of 2^40 for all the mass there is. NaN and what is not above 0 weigh nothing.
 __device__ __noinline__ inline Units units_of(std::uint32_t key, double mass) {

@@ -16,9 +16,9 @@ namespace longhaul::cuda {
 namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
-constexpr int kPerThread = 16;                       // keys of a thread in a tile
+constexpr int kPerThread = 16;  // keys of a thread in a tile
 constexpr int kTileRows = kThreads * kPerThread;
-constexpr int kHeld = 8192;                          // listed rows that a block keeps at hand
+constexpr int kHeld = 8192;  // listed rows that a block keeps at hand
 constexpr int kMostRow = std::numeric_limits<int>::max();
 
 /// What the rows still to be looked at are to make up, whichever comes first.
@@ -144,7 +144,9 @@ __device__ Wanted wanted_of(const Selection& s, const Part& part, Finder& shared
 __device__ inline uint4 keys_at(const std::uint32_t* keys, int row, int end) {
   return row < end ? *reinterpret_cast<const uint4*>(keys + row) : make_uint4(0, 0, 0, 0);
 }
-__device__ inline std::uint32_t element(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
+__device__ inline std::uint32_t element(const uint4& x, int i) {
+  return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+}
 
 /// Counts the part's rows above the threshold's first digit, and lists those that have it.
 template <bool Mass>
@@ -165,7 +167,8 @@ __global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ S
   for (int from = part.begin; wanted.mass > 0 && from < end; from += kTileRows) {
     uint4 held[kPerThread / 4];
 #pragma unroll
-    for (int i = 0; i < kPerThread / 4; ++i) held[i] = keys_at(keys, from + (i * kThreads + static_cast<int>(threadIdx.x)) * 4, end);
+    for (int i = 0; i < kPerThread / 4; ++i)
+      held[i] = keys_at(keys, from + (i * kThreads + static_cast<int>(threadIdx.x)) * 4, end);
 #pragma unroll
     for (int i = 0; i < kPerThread / 4; ++i)
 #pragma unroll
@@ -383,7 +386,8 @@ class Emitter {
       }
       const std::uint32_t totals = __shfl_sync(~0u, sums, 31);
       __syncthreads();  // the tile before has been read
-      if (lane == 0) shared_.warp_rows[warp] = (totals & 255) + (totals >> 8 & 255) + (totals >> 16 & 255) + (totals >> 24);
+      if (lane == 0)
+        shared_.warp_rows[warp] = (totals & 255) + (totals >> 8 & 255) + (totals >> 16 & 255) + (totals >> 24);
       __syncthreads();
       const std::uint32_t rows = shared_.warp_rows[lane];
       const int before = static_cast<int>(__reduce_add_sync(~0u, lane < warp ? rows : 0u));
@@ -422,7 +426,8 @@ __global__ void __launch_bounds__(kThreads) write_list(const __grid_constant__ S
 template <bool Mass>
 void launch(const Selection& s, dim3 grid, cudaStream_t stream) {
   if (s.a.by != SelectBy::none) Launch{.grid = grid, .block = kThreads, .stream = stream}(list_digit<Mass>, s);
-  Launch{.grid = grid, .block = kThreads, .shared_bytes = sizeof(EmitShared<Mass>), .stream = stream}(write_list<Mass>, s);
+  Launch{.grid = grid, .block = kThreads, .shared_bytes = sizeof(EmitShared<Mass>), .stream = stream}(write_list<Mass>,
+                                                                                                      s);
 }
 
 }  // namespace
@@ -430,7 +435,8 @@ void launch(const Selection& s, dim3 grid, cudaStream_t stream) {
 void top_rows(const Selection& s, cudaStream_t stream) {
   // A tile a block where that is no more than two blocks a multiprocessor; lists do not depend on it.
   const std::int64_t room = std::max<std::int64_t>(1, 2 * multiprocessors() / s.heads());
-  const std::int64_t parts = std::clamp<std::int64_t>(ceil_div(s.a.batch.capacity, kTileRows), 1, std::min<std::int64_t>(room, kMostParts));
+  const std::int64_t parts =
+      std::clamp<std::int64_t>(ceil_div(s.a.batch.capacity, kTileRows), 1, std::min<std::int64_t>(room, kMostParts));
   const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(s.heads()));
   s.a.top_p < 1 && s.a.by != SelectBy::none ? launch<true>(s, grid, stream) : launch<false>(s, grid, stream);
 }

@@ -1,9 +1,8 @@
 // select: which steps a call takes.
 #include "kernels/cuda/select.h"
 
-#include "kernels/base/error.h"
-#include "kernels/cuda/ops.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/ops.h"
 
 namespace longhaul::cuda {
 
