@@ -71,13 +71,8 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
     const bool there = row <= last;
     state[i] = there ? row / group * a.q_heads + h * group + row % group : -1;
     seen[i] = there ? visible(row) : 0;
-    m[i] = there && !a.fresh ? a.state.m[state[i]] : -INFINITY;
-    l[i] = there && !a.fresh ? a.state.l[state[i]] : 0.0f;
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-      const int c = j * 64 + tx * 4;
-      if (there && !a.fresh && c < d) o[i][j] = load<4>(a.state.o + state[i] * d + c);
-    }
+    m[i] = -INFINITY;
+    l[i] = 0;
   }
 
   const T* rows = reinterpret_cast<const T*>(a.kv.data + h * a.kv.head_stride);
