@@ -144,5 +144,6 @@ void CudaStream::launch(const RetainArgs& a) {
   check_row_bytes(a.row_bytes);
   begin_launch(), retain(a, stream_.get());
 }
+void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, stream_.get()); }
 
 }  // namespace longhaul::cuda

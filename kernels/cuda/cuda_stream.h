@@ -50,6 +50,7 @@ class CudaStream final : public Stream {
   void launch(const LocateArgs&) override;
   void launch(const GatherArgs&) override;
   void launch(const RetainArgs&) override;
+  void launch(const SelectArgs&) override;
 
  private:
   void begin_launch();
