@@ -22,6 +22,9 @@ void sample(const SampleArgs&, cudaStream_t);
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
 
+/// linear for up to kDecodeTokens tokens in bf16; false: not for this shape (`in` is no multiple of 8).
+bool linear_few(const LinearArgs&, int processors, cudaStream_t);
+
 /// The two halves of attend: few tokens (a block per token and KV head), or many (tiles of queries).
 void attend_few(const AttendArgs&, cudaStream_t);
 void attend_many(const AttendArgs&, cudaStream_t);
