@@ -8,6 +8,7 @@
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -23,16 +24,6 @@ __device__ uint4 load_weights(const bf16* at) {
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                : "l"(at));
   return x;
-}
-
-/// sum += a * b: a 16 x 16 of weights, b 16 x 8 of tokens. Which 16 of the weights it is that a lane's words hold does
-/// not matter, as long as a and b agree.
-__device__ void multiply(float (&sum)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
-                         unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 constexpr int blocks_per_processor(int token_tiles) { return token_tiles <= 2 ? 2 : 1; }
@@ -96,9 +87,10 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokenTiles))
       for (int r = 0; r < kRowTiles; ++r)
 #pragma unroll
         for (int t = 0; t < kTokenTiles; ++t) {
+          // Which 16 weights a lane's words stand for does not matter, as long as weights and tokens agree.
           const uint4 u = w[r][s][0], v = w[r][s][1];
-          multiply(sum[r][t], u.x, v.x, u.y, v.y, x[t].x, x[t].y);
-          multiply(sum[r][t], u.z, v.z, u.w, v.w, x[t].z, x[t].w);
+          multiply(sum[r][t], {{u.x, v.x, u.y, v.y}}, x[t].x, x[t].y);
+          multiply(sum[r][t], {{u.z, v.z, u.w, v.w}}, x[t].z, x[t].w);
         }
     }
     if (!last) {

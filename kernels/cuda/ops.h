@@ -25,8 +25,8 @@ void linear_f32(const LinearArgs&, cudaStream_t);
 /// linear for up to kDecodeTokens tokens in bf16; false: not for this shape (`in` is no multiple of 8).
 bool linear_few(const LinearArgs&, int processors, cudaStream_t);
 
-/// The two halves of attend: few tokens (a block per token and KV head), or many (tiles of queries).
-void attend_few(const AttendArgs&, cudaStream_t);
+/// attend without a library: bf16 of head_dim up to 128 on tensor cores, or all else.
+void attend_bf16(const AttendArgs&, cudaStream_t);
 void attend_many(const AttendArgs&, cudaStream_t);
 
 }  // namespace longhaul::cuda

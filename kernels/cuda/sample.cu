@@ -15,7 +15,7 @@
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 1024, kWarps = kThreads / 32, kBins = 256, kTeam = 8;
+constexpr int kThreads = 512, kWarps = kThreads / 32, kBins = 256, kTeam = 8;
 constexpr std::int64_t kMostShared = 200 << 10;  // of a block, for weights
 using Units = unsigned long long;                // what CUDA's 64-bit atomics take
 using Scan = cub::BlockScan<Units, kThreads>;
