@@ -57,7 +57,6 @@ class Stream {
   virtual void launch(const AttendArgs&) = 0;
   virtual void launch(const AppendStepArgs&) = 0;
   virtual void launch(const AttendStepArgs&) = 0;
-  virtual void launch(const MergeArgs&) = 0;
   virtual void launch(const FinishArgs&) = 0;
   virtual void launch(const SampleArgs&) = 0;
 

@@ -75,7 +75,7 @@ constexpr std::int64_t split_floats(std::int64_t tokens, std::int64_t q_heads, s
   return 2 * parts * (q_heads / kv_heads) * (head_dim + 2);
 }
 
-/// Partial attention, mergeable: o is not yet divided by l. Empty: m = -inf, l = 0, o = 0.
+/// Partial attention: o is not yet divided by l. Empty: m = -inf, l = 0, o = 0.
 struct AttnState {
   float* o;  // [tokens, q_heads, head_dim]  sum of exp(s - m) * v
   float* m;  // [tokens, q_heads]            running maximum of the scaled scores
@@ -180,12 +180,6 @@ struct AttendStepArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
-};
-
-/// into = into + from, by log-sum-exp.
-struct MergeArgs {
-  AttnState into, from;
-  std::int64_t tokens, heads, head_dim;
 };
 
 /// out = o / l; an empty state gives zeros.

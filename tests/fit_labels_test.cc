@@ -236,14 +236,17 @@ TEST_CASE("fit_labels: the document's fit keeps at least the mass that its candi
       cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, 64});
       double sum = 0;
       for (std::int64_t t = 0; t < layer.queries; ++t) {
-        std::vector<float> scratch((layer.q_heads + 2) * 3008);
+        std::vector<float> scratch(select_floats(1, layer.q_heads, 2, 3000));
         std::vector<std::int32_t> rows(2 * 300), count(2);
         SelectionQuality quality[2];
         const RowList list{rows.data(), count.data(), 300};
         const void* q = layer.q.at(t * layer.q_heads * 64);
-        cpu::select({q, DType::f32, layer.q_heads, 2, 64, 0.125f, SelectBy::labels, Combine::mean, layer.labels.tile(),
-                     nullptr, 0, 3000, 0, 0, 300, 1.0f, scratch.data(), list});
-        cpu::judge({q, layer.tile(), list, quality, DType::f32, layer.q_heads, 2, 64, 0.125f});
+        const StepSpan span{.slot = 0, .rows = 3000, .ring_first = 3000, .budget = 300, .sinks = 0, .window = 0};
+        const StepBatch batch{&span, 1, 3000};
+        const std::int64_t q_stride = layer.q_heads * 64;
+        cpu::select({q, q_stride, batch, DType::f32, layer.q_heads, 2, 64, 0.125f, SelectBy::labels, Combine::mean,
+                     layer.labels.tile(), nullptr, 0, 0, 1.0f, scratch.data(), list});
+        cpu::judge({q, q_stride, batch, layer.tile(), list, quality, 2, DType::f32, layer.q_heads, 2, 64, 0.125f});
         for (const auto& one : quality) sum += one.mass;
       }
       kept[at++] = sum / static_cast<double>(2 * layer.queries);

@@ -21,7 +21,8 @@ void call(const RopeArgs& a) { cpu::rope(a); }
 void call(const SiluMulArgs& a) { cpu::silu_mul(a); }
 void call(const AppendArgs& a) { cpu::append(a); }
 void call(const AttendArgs& a) { cpu::attend(a); }
-void call(const MergeArgs& a) { cpu::merge(a); }
+void call(const AppendStepArgs& a) { cpu::append_step(a); }
+void call(const AttendStepArgs& a) { cpu::attend_step(a); }
 void call(const FinishArgs& a) { cpu::finish(a); }
 void call(const SampleArgs& a) { cpu::sample(a); }
 void call(const FitLabelsArgs& a) { cpu::fit_labels(a); }

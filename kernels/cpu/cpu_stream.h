@@ -31,7 +31,8 @@ class CpuStream final : public Stream {
   void launch(const SiluMulArgs& a) override { push(a); }
   void launch(const AppendArgs& a) override { push(a); }
   void launch(const AttendArgs& a) override { push(a); }
-  void launch(const MergeArgs& a) override { push(a); }
+  void launch(const AppendStepArgs& a) override { push(a); }
+  void launch(const AttendStepArgs& a) override { push(a); }
   void launch(const FinishArgs& a) override { push(a); }
   void launch(const SampleArgs& a) override { push(a); }
 
@@ -65,10 +66,11 @@ class CpuStream final : public Stream {
     std::int64_t met = 0;  // copies and operators so far
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
-  using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
-                            AppendArgs, AttendArgs, MergeArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
-                            SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                            AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+  using Task =
+      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs, AppendArgs,
+                   AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
+                   SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
+                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
 
   void push(Task task);
   void run();

@@ -21,8 +21,7 @@
 namespace longhaul::cpu {
 namespace {
 
-constexpr std::int64_t kMostKeys = 4096;  // of a head that are looked at, evenly spread
-constexpr std::int64_t kTrials = 32;      // queries that candidates are compared with
+constexpr std::int64_t kTrials = 32;  // queries that candidates are compared with
 
 /// A question asks with queries that the document has not seen: of every direction a little is expected, as a share of
 /// the mean variance (DESIGN.md, "A prior for queries not seen").
@@ -68,7 +67,7 @@ class HeadFit {
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
-        count_(std::min(a.kv.rows, kMostKeys)),
+        count_(std::min(a.kv.rows, kFitKeys)),
         padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
         keys_(count_ * d_),
         basis_(basis_of(a.labels, head, d_)) {

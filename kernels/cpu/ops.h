@@ -11,7 +11,8 @@ void rope(const RopeArgs&);
 void silu_mul(const SiluMulArgs&);
 void append(const AppendArgs&);
 void attend(const AttendArgs&);
-void merge(const MergeArgs&);
+void append_step(const AppendStepArgs&);
+void attend_step(const AttendStepArgs&);
 void finish(const FinishArgs&);
 void sample(const SampleArgs&);
 

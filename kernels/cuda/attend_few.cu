@@ -123,18 +123,13 @@ __global__ void __launch_bounds__(kThreads) attend_rows(const __grid_constant__ 
     if (g >= heads) break;
     const int c = threadIdx.x;
     const std::int64_t i = t * a.q_heads + first_head + g;
-    float m = -INFINITY, l = 0, o = 0;
-    if (!a.fresh && c < d) m = a.state.m[i], l = a.state.l[i], o = a.state.o[i * d + c];
     __syncthreads();  // the head before has been read
     if (in_warp < L) store<8>(&warp_o[warp][column], state[g].o);
     if (in_warp == 0) warp_m[warp][g] = state[g].m, warp_l[warp][g] = state[g].l;
-    __syncthreads();  // and so has the old state
+    __syncthreads();
     if (c >= d) continue;
-    float to = m;
+    float to = -INFINITY, l = 0, o = 0;
     for (int w = 0; w < kWarps; ++w) to = fmaxf(to, warp_m[w][g]);
-    const float keep = decay(m, to);
-    o *= keep;
-    l *= keep;
     for (int w = 0; w < kWarps; ++w) {
       const float take = decay(warp_m[w][g], to);
       o += warp_o[w][c] * take;

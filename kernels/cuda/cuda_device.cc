@@ -117,6 +117,7 @@ void attend(const AttendArgs& a, cudaStream_t stream) {
   constexpr std::int64_t kFewTokens = 16;
   if (a.tokens == 0) return;
   a.tokens <= kFewTokens ? attend_few(a, stream) : attend_many(a, stream);
+  finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim}, stream);
 }
 
 }  // namespace cuda

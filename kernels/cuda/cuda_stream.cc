@@ -81,7 +81,8 @@ void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
   begin_launch(), attend(a, stream_.get());
 }
-void CudaStream::launch(const MergeArgs& a) { begin_launch(), merge(a, stream_.get()); }
+void CudaStream::launch(const AppendStepArgs&) { throw DeviceError("this device has no operator append_step yet"); }
+void CudaStream::launch(const AttendStepArgs&) { throw DeviceError("this device has no operator attend_step yet"); }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
 

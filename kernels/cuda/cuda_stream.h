@@ -28,7 +28,8 @@ class CudaStream final : public Stream {
   void launch(const SiluMulArgs&) override;
   void launch(const AppendArgs&) override;
   void launch(const AttendArgs&) override;
-  void launch(const MergeArgs&) override;
+  void launch(const AppendStepArgs&) override;
+  void launch(const AttendStepArgs&) override;
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
 

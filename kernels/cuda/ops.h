@@ -15,7 +15,6 @@ void rope(const RopeArgs&, cudaStream_t);
 void silu_mul(const SiluMulArgs&, cudaStream_t);
 void append(const AppendArgs&, cudaStream_t);
 void attend(const AttendArgs&, cudaStream_t);
-void merge(const MergeArgs&, cudaStream_t);
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
 
