@@ -6,9 +6,10 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/tensor_core.cuh"
+#include "kernels/cuda/tiles.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -20,13 +21,13 @@ constexpr float kLog2e = 1.4426950408889634f;
 /// Rows of D elements in shared memory, 16 bytes a chunk; chunks change places so that eight rows' same chunk lies in
 /// eight different banks' worth of memory.
 template <int D>
-__device__ unsigned chunk_at(unsigned tile, int row, int chunk) {
-  return tile + static_cast<unsigned>(row * (D / 8) + (chunk ^ (row & 7))) * 16;
+__device__ std::uint32_t chunk_at(std::uint32_t tile, int row, int chunk) {
+  return tile + static_cast<std::uint32_t>(row * (D / 8) + (chunk ^ (row & 7))) * 16;
 }
 
 /// Starts copying rows row(0) .. row(R - 1), null for zeros, d elements each and zeros up to D.
 template <int D, int R, class Row>
-__device__ void copy_rows(unsigned tile, int d, const Row& row) {
+__device__ void copy_rows(std::uint32_t tile, int d, const Row& row) {
 #pragma unroll
   for (int item = threadIdx.x; item < R * (D / 8); item += kThreads) {
     const int r = item / (D / 8), c = item % (D / 8);
@@ -46,8 +47,8 @@ __device__ float reduce_row(float x, const Op& op) {
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_constant__ AttendArgs a) {
   extern __shared__ uint4 shared[];
-  const auto q_tile = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  const unsigned k_tile = q_tile + kQueries * D * 2, v_tile = k_tile + kKeys * D * 2;
+  const auto q_tile = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  const std::uint32_t k_tile = q_tile + kQueries * D * 2, v_tile = k_tile + kKeys * D * 2;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = static_cast<int>(a.head_dim);
   const std::int64_t group = a.q_heads / a.kv_heads, query_rows = a.tokens * group, h = blockIdx.y;
   const std::int64_t first = std::int64_t{gridDim.x - 1 - blockIdx.x} * kQueries;  // the longest first
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
   };
   const int limit = visible(end - 1);
   const bf16* rows = reinterpret_cast<const bf16*>(a.kv.data + h * a.kv.head_stride);
-  auto copy_keys = [&](unsigned tile, int k0, int part) {
+  auto copy_keys = [&](std::uint32_t tile, int k0, int part) {
     copy_rows<D, kKeys>(tile, d, [&](int r) -> const bf16* {
       return k0 + r < limit ? rows + std::int64_t{k0 + r} * 2 * d + part * d : nullptr;
     });
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
     float s[kWarpTiles][kKeys / 8][4] = {};
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
-      Fragment<4> x[kWarpTiles];
+      Matrices x[kWarpTiles];
 #pragma unroll
       for (int t = 0; t < kWarpTiles; ++t)
         x[t] = load_matrices(chunk_at<D>(q_tile, (warp * kWarpTiles + t) * 16 + lane % 16, k * 2 + lane / 16));
@@ -101,8 +102,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
         const auto y = load_matrices(chunk_at<D>(k_tile, n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
 #pragma unroll
         for (int t = 0; t < kWarpTiles; ++t) {
-          multiply(s[t][2 * n], x[t], y.v[0], y.v[1]);
-          multiply(s[t][2 * n + 1], x[t], y.v[2], y.v[3]);
+          mma_bf16(s[t][2 * n], x[t].v[0], x[t].v[1], x[t].v[2], x[t].v[3], y.v[0], y.v[1]);
+          mma_bf16(s[t][2 * n + 1], x[t].v[0], x[t].v[1], x[t].v[2], x[t].v[3], y.v[2], y.v[3]);
         }
       }
     }
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
 #pragma unroll
           for (int i = 0; i < 4; ++i)
             if (k0 + n * 8 + lane % 4 * 2 + i % 2 >= seen[t][i / 2]) s[t][n][i] = -INFINITY;
-    Fragment<4> p[kWarpTiles][kKeys / 16];
+    Matrices p[kWarpTiles][kKeys / 16];
 #pragma unroll
     for (int t = 0; t < kWarpTiles; ++t)
 #pragma unroll
@@ -125,11 +126,12 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
         for (int n = 0; n < kKeys / 8; ++n) most = fmaxf(most, fmaxf(s[t][n][2 * i], s[t][n][2 * i + 1]));
         most = reduce_row(most, [](float x, float y) { return fmaxf(x, y); });
         const float origin = most == -INFINITY ? 0 : most * scale;
-        const float keep = m[t][i] == -INFINITY ? 0 : exp2f(m[t][i] * scale - origin);
+        const float keep = m[t][i] == -INFINITY ? 0 : exp2_fast(m[t][i] * scale - origin);
         float sum = 0;
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {
-          const float u = exp2f(s[t][n][2 * i] * scale - origin), w = exp2f(s[t][n][2 * i + 1] * scale - origin);
+          const float u = exp2_fast(s[t][n][2 * i] * scale - origin),
+                      w = exp2_fast(s[t][n][2 * i + 1] * scale - origin);
           p[t][n / 2].v[n % 2 * 2 + i] = pack_bf16(u, w);
           sum += u + w;
         }
@@ -149,8 +151,8 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
         const auto y = load_transposed(chunk_at<D>(v_tile, k * 16 + lane % 16, n * 2 + lane / 16));
 #pragma unroll
         for (int t = 0; t < kWarpTiles; ++t) {
-          multiply(o[t][2 * n], p[t][k], y.v[0], y.v[1]);
-          multiply(o[t][2 * n + 1], p[t][k], y.v[2], y.v[3]);
+          mma_bf16(o[t][2 * n], p[t][k].v[0], p[t][k].v[1], p[t][k].v[2], p[t][k].v[3], y.v[0], y.v[1]);
+          mma_bf16(o[t][2 * n + 1], p[t][k].v[0], p[t][k].v[1], p[t][k].v[2], p[t][k].v[3], y.v[2], y.v[3]);
         }
       }
   }
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
       const std::int64_t state = row / group * a.q_heads + h * group + row % group;
       if (lane % 4 == 0) a.state.m[state] = m[t][i] * a.scale, a.state.l[state] = sum;
       const float share = sum == 0 ? 0 : 1 / sum;
-      auto* out = static_cast<unsigned*>(a.out) + (state * d + lane % 4 * 2) / 2;
+      auto* out = static_cast<std::uint32_t*>(a.out) + (state * d + lane % 4 * 2) / 2;
 #pragma unroll
       for (int n = 0; n < D / 8; ++n)
         if (n * 8 < d) out[n * 4] = pack_bf16(o[t][n][2 * i] * share, o[t][n][2 * i + 1] * share);

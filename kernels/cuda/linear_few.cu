@@ -5,10 +5,10 @@
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/tensor_core.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -89,8 +89,8 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor(kTokenTiles))
         for (int t = 0; t < kTokenTiles; ++t) {
           // Which 16 weights a lane's words stand for does not matter, as long as weights and tokens agree.
           const uint4 u = w[r][s][0], v = w[r][s][1];
-          multiply(sum[r][t], {{u.x, v.x, u.y, v.y}}, x[t].x, x[t].y);
-          multiply(sum[r][t], {{u.z, v.z, u.w, v.w}}, x[t].z, x[t].w);
+          mma_bf16(sum[r][t], u.x, v.x, u.y, v.y, x[t].x, x[t].y);
+          mma_bf16(sum[r][t], u.z, v.z, u.w, v.w, x[t].z, x[t].w);
         }
     }
     if (!last) {
