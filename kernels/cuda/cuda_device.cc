@@ -24,7 +24,7 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
+        workspace_(allocate(Machine::kWorkspaceBytes, "matrix-product workspace")),
         machine_(ordinal, workspace_.data()) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
@@ -34,9 +34,9 @@ class CudaDevice final : public Device {
   std::string describe() const override {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{})", properties.name,
+    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
                        format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor);
+                       properties.minor, machine_.attention.describe());
   }
   std::unique_ptr<Stream> make_stream(std::string_view) override {
     machine_.enter();
@@ -114,10 +114,9 @@ void Machine::enter() const {
 }
 
 void attend(const AttendArgs& a, cudaStream_t stream) {
-  constexpr std::int64_t kFewTokens = 16;
   if (a.tokens == 0) return;
-  a.tokens <= kFewTokens ? attend_few(a, stream) : attend_many(a, stream);
-  finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim}, stream);
+  if (a.act == DType::bf16 && a.head_dim <= 128) return attend_bf16(a, stream);
+  attend_many(a, stream);
 }
 
 }  // namespace cuda

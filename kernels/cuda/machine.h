@@ -1,5 +1,6 @@
 // What the streams of one CUDA device share. Owned by the device, outlives its streams and events; one host thread.
 #pragma once
+#include "kernels/cuda/fused_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
 
@@ -7,7 +8,12 @@ namespace longhaul::cuda {
 
 class Machine {
  public:
-  Machine(int ordinal, std::byte* workspace) : matmul(workspace), ordinal_(ordinal) {}
+  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes;
+
+  /// `workspace`: kWorkspaceBytes of device memory, the caller's.
+  Machine(int ordinal, std::byte* workspace) : matmul(workspace), ordinal_(ordinal) {
+    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
+  }
 
   /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
   /// in its operands; a lost context is told by the CUDA call that follows.
@@ -15,6 +21,8 @@ class Machine {
   int* fault_word() const { return fault_.get(); }
 
   Matmul matmul;
+  FusedAttention attention;
+  int processors;
   DeviceCounters counters;
 
  private:

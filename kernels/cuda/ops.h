@@ -21,6 +21,8 @@ void sample(const SampleArgs&, cudaStream_t);
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
 
+void fill_floats(float* at, float value, std::int64_t count, cudaStream_t);
+
 /// linear for up to kDecodeTokens tokens in bf16; false: not for this shape (`in` is no multiple of 8).
 bool linear_few(const LinearArgs&, int processors, cudaStream_t);
 
