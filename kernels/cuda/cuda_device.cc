@@ -22,7 +22,7 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
+        workspace_(allocate(Machine::kWorkspaceBytes, "matrix-product workspace")),
         machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
@@ -32,9 +32,9 @@ class CudaDevice final : public Device {
   std::string describe() const override {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{})", properties.name,
+    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
                        format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor);
+                       properties.minor, machine_.attention.describe());
   }
   std::unique_ptr<Stream> make_stream(std::string_view) override {
     machine_.enter();
@@ -116,7 +116,6 @@ const char* fault_text(Fault fault) {
 
 Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
     : matmul(workspace),
-      gatherer(choice),
       pins({.add =
                 [ordinal](std::byte* data, std::int64_t bytes) {
                   use(ordinal);
@@ -135,7 +134,10 @@ Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
                   cudaHostUnregister(data);
                 }},
            kPinnedChunk),
-      ordinal_(ordinal) {}
+      gatherer(choice),
+      ordinal_(ordinal) {
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
+}
 
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
@@ -152,8 +154,8 @@ void Machine::fail(std::exception_ptr failure) noexcept {
 
 void attend(const AttendArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
+  if (a.act == DType::bf16 && a.head_dim <= 128) return attend_bf16(a, stream);
   attend_many(a, stream);
-  finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim}, stream);
 }
 
 }  // namespace cuda

@@ -80,8 +80,8 @@ void CudaStream::launch(const EmbedArgs& a) { begin_launch(), embed(a, machine_.
 void CudaStream::launch(const RmsNormArgs& a) { begin_launch(), rms_norm(a, stream_.get()); }
 void CudaStream::launch(const LinearArgs& a) {
   begin_launch();
-  if (a.act == DType::bf16) machine_.matmul.run(a, stream_.get());
-  else linear_f32(a, stream_.get());
+  if (a.act == DType::f32) return linear_f32(a, stream_.get());
+  if (!linear_few(a, machine_.processors, stream_.get())) machine_.matmul.run(a, stream_.get());
 }
 void CudaStream::launch(const RopeArgs& a) { begin_launch(), rope(a, stream_.get()); }
 void CudaStream::launch(const SiluMulArgs& a) { begin_launch(), silu_mul(a, stream_.get()); }
@@ -92,7 +92,8 @@ void CudaStream::launch(const AppendArgs& a) {
 void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.kv.first % kAttendBlock == 0, "attend: a tile starts on an attend block");
   check_head_dim(a.head_dim);
-  begin_launch(), attend(a, stream_.get());
+  begin_launch();
+  if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
 }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }

@@ -4,6 +4,7 @@
 #include <exception>
 #include <mutex>
 
+#include "kernels/cuda/fused_attention.h"
 #include "kernels/cuda/gatherer.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/device.h"
@@ -13,8 +14,10 @@ namespace longhaul::cuda {
 
 class Machine {
  public:
+  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes;
   static constexpr std::int64_t kPinnedChunk = std::int64_t{4} << 30;
 
+  /// `workspace`: kWorkspaceBytes of device memory, the caller's.
   Machine(int ordinal, std::byte* workspace, const GatherChoice& choice);
 
   /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
@@ -25,8 +28,10 @@ class Machine {
   void fail(std::exception_ptr) noexcept;
 
   Matmul matmul;
+  FusedAttention attention;
   PinnedChunks pins;
   Gatherer gatherer;
+  int processors;
   DeviceCounters counters;
 
  private:

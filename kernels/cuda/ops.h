@@ -53,7 +53,13 @@ unsigned team_blocks(std::int64_t wanted, std::int64_t lists);
 /// linear in float32 throughout, no TF32: the correctness mode. bf16 products are kernels/cuda/matmul.h's.
 void linear_f32(const LinearArgs&, cudaStream_t);
 
-/// attend without its end, in tiles of queries.
+void fill_floats(float* at, float value, std::int64_t count, cudaStream_t);
+
+/// linear for up to kDecodeTokens tokens in bf16; false: not for this shape (`in` is no multiple of 8).
+bool linear_few(const LinearArgs&, int processors, cudaStream_t);
+
+/// attend without a library: bf16 of head_dim up to 128 on tensor cores, or all else.
+void attend_bf16(const AttendArgs&, cudaStream_t);
 void attend_many(const AttendArgs&, cudaStream_t);
 
 }  // namespace longhaul::cuda
