@@ -19,8 +19,8 @@ unsigned blocks_for(std::int64_t items) {
 
 /// At the start of a kernel that keeps nothing from the one before.
 __device__ void begin() {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
 }
 
 __device__ std::int64_t first_item() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
