@@ -24,7 +24,7 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Machine::kWorkspaceBytes, "matrix-product workspace")),
+        workspace_(allocate(Machine::kWorkspaceBytes, "workspace of the libraries")),
         machine_(ordinal, workspace_.data()) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);

@@ -27,6 +27,7 @@ cudaMemcpyKind kind_of(CopyKind kind) {
 CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_.get());
   machine_.matmul.forget(stream_.get());
+  machine_.attention.forget(stream_.get());
 }
 
 void CudaStream::copy(const CopyArgs& a) {

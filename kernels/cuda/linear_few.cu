@@ -17,21 +17,22 @@ namespace longhaul::cuda {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps;
-constexpr int kStretch = 128, kChunks = kStretch / 8;  // weights of a row that a warp takes in turn; 16 bytes each
+constexpr int kStretch = 128;  // weights of a row that a warp takes in turn
 constexpr int kTileRows = 16, kTileTokens = 8;
 
 constexpr std::int64_t kMostKept = 64 << 10;  // bytes of x
 
-template <int kTokenTiles, int kRowTiles>
+template <int kTokenTiles>
 struct Shape {
-  static constexpr int kTokens = kTokenTiles * kTileTokens, kRows = kRowTiles * kTileRows;
-  static constexpr int kStages = kRowTiles == 1 ? 3 : 2;
-  static constexpr int kStageBytes = kRows * kStretch * 2;
-  static constexpr int kRingBytes = kWarps * kStages * kStageBytes,
-                       kPartsBytes = kWarps * kTokens * (kTileRows + 1) * 4;
+  static constexpr int kRowTiles = kTokenTiles == 1 ? 1 : 2, kStages = kTokenTiles == 1 ? 3 : 2;
+  static constexpr int kWidth = kTokenTiles <= 2 ? kStretch : kStretch / 2;  // of a stage: all or half of a stretch
+  static constexpr int kTokens = kTokenTiles * kTileTokens, kRows = kRowTiles * kTileRows, kChunks = kWidth / 8;
+  static constexpr int kStageBytes = kRows * kWidth * 2, kRingBytes = kWarps * kStages * kStageBytes;
+  static constexpr int kPartsBytes = kWarps * kTokens * (kTileRows + 1) * 4;
 };
 
-/// Where a row's chunk lies in a stage: so that eight lanes, two rows by four chunks, read all banks.
+/// Where a row's chunk of 16 bytes lies in a stage: so that eight lanes, two rows by four chunks, read all banks.
+template <int kChunks>
 __device__ std::uint32_t chunk_at(std::uint32_t stage, int row, int chunk) {
   return stage + static_cast<std::uint32_t>(row * kChunks + (chunk ^ (row & 1) << 2)) * 16;
 }
@@ -44,14 +45,15 @@ __device__ uint4 load_chunk(std::uint32_t at) {
   return x;
 }
 
-/// `slots`: stretches of x that a warp has room for; all of its own when it has as many as steps.
-template <class Out, int kTokenTiles, int kRowTiles>
+/// `steps`: of a block of rows; `slots`: how many steps' x a warp has room for, all of its own or those of its stages.
+template <class Out, int kTokenTiles>
 __global__ void __launch_bounds__(kThreads) linear_rows(const __grid_constant__ LinearArgs a, int steps, int slots) {
-  using S = Shape<kTokenTiles, kRowTiles>;
+  using S = Shape<kTokenTiles>;
+  constexpr int kRowTiles = S::kRowTiles, kChunks = S::kChunks, kHalves = kStretch / S::kWidth;
   extern __shared__ uint4 shared[];
   auto* parts = reinterpret_cast<float(*)[S::kTokens][kTileRows + 1]>(shared + S::kRingBytes / 16);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 4, column = lane % 4;
-  const auto in = static_cast<int>(a.in), tokens = static_cast<int>(a.tokens), slot_bytes = tokens * kStretch * 2;
+  const auto in = static_cast<int>(a.in), tokens = static_cast<int>(a.tokens), slot_bytes = tokens * S::kWidth * 2;
   const auto start = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
   const std::uint32_t ring = start + warp * S::kStages * S::kStageBytes;
   const std::uint32_t kept = start + S::kRingBytes + S::kPartsBytes + warp * slots * slot_bytes;
@@ -66,22 +68,25 @@ __global__ void __launch_bounds__(kThreads) linear_rows(const __grid_constant__ 
       if (++step == steps) step = 0, block += gridDim.x;
     }
   };
+  auto first_of = [&](const Place& p) {
+    return (p.step / kHalves * kWarps + warp) * kStretch + p.step % kHalves * S::kWidth + lane % kChunks * 8;
+  };
   auto ask_weights = [&](const Place& p) {
-    const int k = (p.step * kWarps + warp) * kStretch + lane % kChunks * 8;
+    const int k = first_of(p);
     if (p.block >= blocks) return;
 #pragma unroll
     for (int i = 0; i < S::kRows * kChunks / 32; ++i) {
       const int r = lane / kChunks + i * (32 / kChunks);
       const std::int64_t o = p.block * S::kRows + r;
-      copy_async(chunk_at(ring + p.stage * S::kStageBytes, r, lane % kChunks), a.w + o * in + k,
+      copy_async(chunk_at<kChunks>(ring + p.stage * S::kStageBytes, r, lane % kChunks), a.w + o * in + k,
                  k < in && o < a.out_dim);
     }
   };
   auto ask_x = [&](const Place& p) {
-    const int k = (p.step * kWarps + warp) * kStretch + lane % kChunks * 8;
+    const int k = first_of(p);
     if (p.block < blocks && (!keep || p.block == blockIdx.x))
       for (int t = lane / kChunks; t < tokens; t += 32 / kChunks)
-        copy_async(chunk_at(kept + (keep ? p.step : p.stage) * slot_bytes, t, lane % kChunks),
+        copy_async(chunk_at<kChunks>(kept + (keep ? p.step : p.stage) * slot_bytes, t, lane % kChunks),
                    static_cast<const bf16*>(a.x) + std::int64_t{t} * in + k, k < in);
     commit_async();
   };
@@ -103,18 +108,18 @@ __global__ void __launch_bounds__(kThreads) linear_rows(const __grid_constant__ 
       const std::uint32_t weights = ring + now.stage * S::kStageBytes;
       const std::uint32_t x_slot = kept + (keep ? now.step : now.stage) * slot_bytes;
 #pragma unroll
-      for (int s = 0; s < kStretch / 32; ++s) {
+      for (int s = 0; s < S::kWidth / 32; ++s) {
         uint4 x[kTokenTiles];
 #pragma unroll
         for (int t = 0; t < kTokenTiles; ++t) {
           const int token = t * kTileTokens + row;  // past the tokens anything does: its sums are not used
-          x[t] = load_chunk(chunk_at(x_slot, token < tokens ? token : 0, s * 4 + column));
+          x[t] = load_chunk(chunk_at<kChunks>(x_slot, token < tokens ? token : 0, s * 4 + column));
         }
 #pragma unroll
         for (int r = 0; r < kRowTiles; ++r) {
           // Which 16 weights a lane's words stand for does not matter, as long as weights and tokens agree.
-          const uint4 u = load_chunk(chunk_at(weights, r * kTileRows + row, s * 4 + column));
-          const uint4 v = load_chunk(chunk_at(weights, r * kTileRows + row + 8, s * 4 + column));
+          const uint4 u = load_chunk(chunk_at<kChunks>(weights, r * kTileRows + row, s * 4 + column));
+          const uint4 v = load_chunk(chunk_at<kChunks>(weights, r * kTileRows + row + 8, s * 4 + column));
 #pragma unroll
           for (int t = 0; t < kTokenTiles; ++t) {
             mma_bf16(sum[r][t], u.x, v.x, u.y, v.y, x[t].x, x[t].y);
@@ -153,29 +158,24 @@ __global__ void __launch_bounds__(kThreads) linear_rows(const __grid_constant__ 
 bool linear_few(const LinearArgs& a, int processors, cudaStream_t stream) {
   if (a.tokens > kDecodeTokens || a.in % 8 != 0) return false;
   if (a.tokens == 0) return true;
-  auto launch = [&]<int kTokenTiles, int kRowTiles>(std::integral_constant<int, kTokenTiles>,
-                                                    std::integral_constant<int, kRowTiles>) {
+  auto launch = [&]<int kTokenTiles>(std::integral_constant<int, kTokenTiles>) {
     with_type(a.out_type, [&]<class Out>(Out) {
-      using S = Shape<kTokenTiles, kRowTiles>;
+      using S = Shape<kTokenTiles>;
       const std::int64_t blocks = ceil_div(a.out_dim, S::kRows);
-      const auto steps = static_cast<int>(ceil_div(a.in, kStretch * kWarps));
-      const std::int64_t step_bytes = kWarps * a.tokens * kStretch * 2;  // of x
+      const auto steps = static_cast<int>(ceil_div(a.in, kStretch * kWarps)) * (kStretch / S::kWidth);
+      const std::int64_t step_bytes = kWarps * a.tokens * S::kWidth * 2;  // of x
       const int slots = steps * step_bytes <= kMostKept ? steps : S::kStages;
       Launch{.grid = static_cast<unsigned>(blocks < processors ? blocks : processors),
              .block = kThreads,
              .shared_bytes = static_cast<std::size_t>(S::kRingBytes + S::kPartsBytes + slots * step_bytes),
              .stream = stream,
-             .overlap = true}(linear_rows<Out, kTokenTiles, kRowTiles>, a, steps, slots);
+             .overlap = true}(linear_rows<Out, kTokenTiles>, a, steps, slots);
     });
   };
-  constexpr std::integral_constant<int, 1> one;
-  constexpr std::integral_constant<int, 2> two;
-  constexpr std::integral_constant<int, 4> four;
-  constexpr std::integral_constant<int, 8> eight;
-  if (a.tokens <= 8) launch(one, one);
-  else if (a.tokens <= 16) launch(two, two);
-  else if (a.tokens <= 32) launch(four, two);
-  else launch(eight, two);
+  if (a.tokens <= 8) launch(std::integral_constant<int, 1>{});
+  else if (a.tokens <= 16) launch(std::integral_constant<int, 2>{});
+  else if (a.tokens <= 32) launch(std::integral_constant<int, 4>{});
+  else launch(std::integral_constant<int, 8>{});
   return true;
 }
 

@@ -8,10 +8,11 @@ namespace longhaul::cuda {
 
 class Machine {
  public:
-  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes;
+  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes + FusedAttention::kWorkspaceBytes;
 
   /// `workspace`: kWorkspaceBytes of device memory, the caller's.
-  Machine(int ordinal, std::byte* workspace) : matmul(workspace), ordinal_(ordinal) {
+  Machine(int ordinal, std::byte* workspace)
+      : matmul(workspace), attention(workspace + Matmul::kWorkspaceBytes), ordinal_(ordinal) {
     check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
   }
 
