@@ -37,6 +37,7 @@ CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_.get());
   machine_.matmul.forget(stream_.get());
   machine_.gatherer.forget(stream_.get());
+  machine_.attention.forget(stream_.get());
 }
 
 void CudaStream::copy(const CopyArgs& a) {

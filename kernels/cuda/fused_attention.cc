@@ -60,7 +60,6 @@ struct FusedAttention::Library {
 
   cudnnHandle_t handle = nullptr;
   int capability = compute_capability();
-  std::shared_ptr<fe::KernelCache> kernels = std::make_shared<fe::KernelCache>();  // compiled once for many shapes
   std::map<Shape, Plan> plans;
   std::list<Shape> uses;  // latest first
 };
@@ -71,7 +70,6 @@ std::shared_ptr<fe::graph::Graph> FusedAttention::Library::make(const Shape& s) 
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT)
       .set_sm_version(capability);
-  graph->set_dynamic_shape_enabled(true).set_kernel_cache(kernels);
   auto tensor = [&](Id id, std::int64_t heads, std::int64_t rows, std::int64_t head_stride, std::int64_t row_stride) {
     return graph->tensor(Tensor()
                              .set_uid(id)
@@ -97,7 +95,7 @@ std::shared_ptr<fe::graph::Graph> FusedAttention::Library::make(const Shape& s) 
       .set_stride({states, 1, s.q_heads, 1});
   const bool made = graph->validate().is_good() && graph->build_operation_graph(handle).is_good() &&
                     graph->create_execution_plans({fe::HeurMode_t::A}).is_good() && graph->check_support().is_good() &&
-                    graph->build_plans().is_good() && graph->get_workspace_size() == 0;
+                    graph->build_plans().is_good() && graph->get_workspace_size() <= kWorkspaceBytes;
   return made ? graph : nullptr;
 }
 
@@ -115,13 +113,13 @@ fe::graph::Graph* FusedAttention::Library::plan(const Shape& s) {
   return plans.emplace(s, Plan{graph, uses.begin()}).first->second.graph.get();
 }
 
-FusedAttention::FusedAttention() {
+FusedAttention::FusedAttention(std::byte* workspace) : workspace_(workspace) {
   fe::cudnn_dlhandle = dlopen("libcudnn.so.9", RTLD_NOW);
-  if (fe::cudnn_dlhandle == nullptr) why_ = "libcudnn.so.9 is not found";
+  if (fe::cudnn_dlhandle == nullptr) why_ = "our own kernels: libcudnn.so.9 is not found";
   else try {
       library_ = std::make_unique<Library>();
     } catch (const std::exception& e) {  // half a library: one of its parts is not found
-      why_ = e.what();
+      why_ = fmt::format("our own kernels: {}", e.what());
     }
 }
 
@@ -137,7 +135,8 @@ bool FusedAttention::run(const AttendArgs& a, cudaStream_t stream) {
   constexpr std::uintptr_t kAlignment = 16;
   const std::int64_t last = a.q_pos + a.tokens - a.kv.first;  // rows that the last token sees, were the tile endless
   const bool causal = last <= a.kv.rows, all = last - a.tokens + 1 >= a.kv.rows;
-  if (library_ == nullptr || a.act != DType::bf16 || last < a.tokens || !(causal || all) || a.tokens == 0 || a.kv.rows == 0)
+  if (library_ == nullptr || a.act != DType::bf16 || last < a.tokens || !(causal || all) || a.tokens == 0 ||
+      a.kv.rows == 0)
     return false;
   if (reinterpret_cast<std::uintptr_t>(a.q) % kAlignment != 0 ||
       reinterpret_cast<std::uintptr_t>(a.kv.data) % kAlignment != 0 ||
@@ -154,13 +153,14 @@ bool FusedAttention::run(const AttendArgs& a, cudaStream_t stream) {
                                             .scale = a.scale,
                                             .causal = causal});
   if (graph == nullptr) return false;
+  workspace_.enter(stream);
   check(fe::detail::set_stream(library_->handle, stream), "set the stream");
   std::unordered_map<std::int64_t, void*> tensors{{kQ, const_cast<void*>(a.q)},
                                                   {kK, a.kv.data},
                                                   {kV, a.kv.data + a.head_dim * size_of(a.act)},
                                                   {kOut, a.out},
                                                   {kLogSumExp, a.state.m}};
-  if (auto error = graph->execute(library_->handle, tensors, nullptr); error.is_bad())
+  if (auto error = graph->execute(library_->handle, tensors, workspace_.data()); error.is_bad())
     throw DeviceError(fmt::format("cuDNN: attention of {} tokens: {}", a.tokens, error.get_message()));
   fill_floats(a.state.l, 1, a.tokens * a.q_heads, stream);  // m is the whole log-sum-exp
   return true;
