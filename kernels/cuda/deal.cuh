@@ -30,13 +30,29 @@ struct RowCounts {
   }
   __device__ int units(int segment) const { return ((*this)[segment] + kUnit - 1) / kUnit; }
 
-  /// Units that each of `blocks` blocks takes. Called by whole warps, as are the functions below.
-  __device__ int share(int blocks) const {
-    int mine = 0;
-    for (int s = static_cast<int>(threadIdx.x) % 32; s < segments; s += 32) mine += units(s);
-    return (warp_sum(mine) + blocks - 1) / blocks;
+  /// Sums over this lane's segments, every 32nd: of all, and of those before `segment`.
+  struct Sums {
+    int all, before;
+  };
+  __device__ Sums lane_sums(int segment) const {
+    constexpr int kAhead = 8;  // loads on their way
+    Sums sums = {0, 0};
+    for (int base = static_cast<int>(threadIdx.x) % 32; base < segments; base += 32 * kAhead) {
+      int ahead[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) ahead[i] = base + i * 32 < segments ? units(base + i * 32) : 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        sums.all += ahead[i];
+        if (base + i * 32 < segment) sums.before += ahead[i];
+      }
+    }
+    return sums;
   }
 };
+
+/// Units that each of `blocks` blocks takes. Called by whole warps, as are the functions below.
+__device__ inline int share_of(int lane_units, int blocks) { return (warp_sum(lane_units) + blocks - 1) / blocks; }
 
 /// A unit by its segment. `segment` is the number of segments where the units end before it.
 struct UnitAt {
@@ -65,7 +81,7 @@ __device__ inline UnitAt find_unit(const RowCounts& counts, int unit) {
 /// body(segment, first row, last row, part) for every part of this block.
 template <class Body>
 __device__ void for_each_part(const RowCounts& counts, const Body& body) {
-  const int share = counts.share(static_cast<int>(gridDim.x));
+  const int share = share_of(counts.lane_sums(0).all, static_cast<int>(gridDim.x));
   if (share == 0) return;
   auto [segment, index] = find_unit(counts, static_cast<int>(blockIdx.x) * share);
   for (int left = share; left > 0 && segment < counts.segments; ++segment, index = 0) {
@@ -81,14 +97,8 @@ struct PartRange {
   int first, count;
 };
 __device__ inline PartRange parts_of(const RowCounts& counts, int segment, int blocks) {
-  int before = 0, total = 0;  // units
-  for (int s = static_cast<int>(threadIdx.x) % 32; s < counts.segments; s += 32) {
-    const int units = counts.units(s);
-    total += units;
-    if (s < segment) before += units;
-  }
-  const int share = (warp_sum(total) + blocks - 1) / blocks, units = counts.units(segment);
-  before = warp_sum(before);
+  const RowCounts::Sums sums = counts.lane_sums(segment);
+  const int share = share_of(sums.all, blocks), before = warp_sum(sums.before), units = counts.units(segment);
   if (units == 0) return {0, 0};
   const int first = before / share, last = (before + units - 1) / share;
   return {first + segment, last - first + 1};
