@@ -12,7 +12,7 @@ namespace longhaul::cuda {
 
 inline constexpr int kMmaHeads = 8;
 /// Blocks of a multiprocessor: registers for that many, and as many bytes in flight as the memory's latency asks for.
-constexpr int mma_blocks(int head_dim) { return head_dim == 64 ? 3 : 3; }
+inline constexpr int kMmaBlocks = 2;
 
 template <class T>
 __device__ T shuffle_pointer(T pointer, int lane) {
@@ -22,20 +22,22 @@ __device__ T shuffle_pointer(T pointer, int lane) {
 __device__ inline std::uint32_t word(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
 template <int D, class Source>
-__global__ void __launch_bounds__(kAttendThreads, mma_blocks(D))
+__global__ void __launch_bounds__(kAttendThreads, kMmaBlocks)
     attend_rows_mma(const __grid_constant__ AttendPartsArgs<Source> a) {
   constexpr int kKeyLoads = D / 32;                     // 16-byte loads of a lane from a row's K: 4 lanes share a row
   constexpr int kValueLoads = D / 64;                   // and from its V: 8 lanes do
   constexpr int kTiles = 128 / D, kStep = 16 * kTiles;  // a warp takes kStep rows at once, 16 to an operand
   constexpr float kLog2e = 1.44269504f;
   __shared__ WarpStates<kMmaHeads, D> shared;
+  __shared__ Deal<kAttendThreads>::Shared dealt;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = lane / 4, c = lane % 4;
   const Heads heads = heads_of_block(a.group, kMmaHeads);
   const float scale2 = a.scale * kLog2e;
 
   wait_for_previous();
   let_next_start();
-  for_each_part(a.counts, [&](int segment, int begin, int end, int part) {
+  const Deal<kAttendThreads> deal(a.counts, static_cast<int>(gridDim.x), dealt);
+  deal.for_each_part([&](int segment, int begin, int end, int part) {
     const auto rows = a.source.of(segment);
     const int token = segment / a.counts.kv_heads;
     const std::int64_t head = static_cast<std::int64_t>(segment % a.counts.kv_heads) * a.group + heads.first;
