@@ -19,7 +19,7 @@ inline int attend_blocks(DType act, std::int64_t head_dim) {
   int device = 0, multiprocessors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  const int each = attends_by_mma(act, head_dim) ? mma_blocks(static_cast<int>(head_dim)) : kAnyBlocks;
+  const int each = attends_by_mma(act, head_dim) ? kMmaBlocks : kAnyBlocks;
   return std::min<int>(multiprocessors * each, kMostSplitBlocks);
 }
 

@@ -11,21 +11,23 @@
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kInFlight = 4;  // parts that a warp loads before it uses the first
 constexpr int kChunk = 128;   // elements of a part that a warp loads at once, 4 a lane
 
 /// A block per query head of a token: its warps share the parts, and add up by the maximum among their own, so that
 /// nothing waits for the maximum of all.
-template <class T, int C>
-__global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ MergePartsArgs a) {
+template <class T, int C, int Threads>
+__global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ MergePartsArgs a) {
+  constexpr int kWarps = Threads / 32;
+  __shared__ typename Deal<Threads>::Shared dealt;
   __shared__ alignas(16) float warp_o[kWarps][C * kChunk];
   __shared__ float warp_m[kWarps], warp_l[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
   const PartSet &one = a.sets[0], &two = a.sets[1];
-  const PartRange ones = parts_of(one.counts, segment, a.blocks);
-  const PartRange twos = a.set_count == 2 ? parts_of(two.counts, segment, a.blocks) : PartRange{0, 0};
+  const PartRange ones = Deal<Threads>(one.counts, a.blocks, dealt).parts_of(segment);
+  PartRange twos = {0, 0};
+  if (a.set_count == 2) twos = Deal<Threads>(two.counts, a.blocks, dealt).parts_of(segment);
   const int parts = ones.count + twos.count;
 
   wait_for_previous();  // counts are older than the parts
@@ -86,8 +88,7 @@ __global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ M
     take[w] = decay(warp_m[w], most);
     sum += warp_l[w] * take[w];
   }
-  const int column = static_cast<int>(threadIdx.x);
-  if (column < d) {
+  for (int column = static_cast<int>(threadIdx.x); column < d; column += Threads) {
     const std::int64_t at = static_cast<std::int64_t>(state) * d + column;
     float x = a.fresh ? 0.0f : a.state.o[at] * keep;
 #pragma unroll
@@ -101,11 +102,20 @@ __global__ void __launch_bounds__(kThreads) merge_head(const __grid_constant__ M
 }  // namespace
 
 void merge_parts(const MergePartsArgs& a, cudaStream_t stream) {
-  with_type(a.act, [&]<class T>(T) {
-    Launch{.grid = static_cast<unsigned>(a.sets[0].counts.segments * a.group),
-           .block = kThreads,
-           .stream = stream,
-           .overlap = true}(a.head_dim <= kChunk ? merge_head<T, 1> : merge_head<T, 2>, a);
+  constexpr int kManyStates = 512;  // of which each has few parts
+  const int states = a.sets[0].counts.segments * a.group;
+  auto launch = [&]<class T, int C, int Threads>(T, std::integral_constant<int, C>,
+                                                 std::integral_constant<int, Threads>) {
+    Launch{.grid = static_cast<unsigned>(states), .block = Threads, .stream = stream, .overlap = true}(
+        merge_head<T, C, Threads>, a);
+  };
+  auto with_threads = [&](auto type, auto chunks) {
+    if (states <= kManyStates) launch(type, chunks, std::integral_constant<int, 256>{});
+    else launch(type, chunks, std::integral_constant<int, 64>{});
+  };
+  with_type(a.act, [&](auto type) {
+    if (a.head_dim <= kChunk) with_threads(type, std::integral_constant<int, 1>{});
+    else with_threads(type, std::integral_constant<int, 2>{});
   });
 }
 
