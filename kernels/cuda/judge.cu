@@ -59,7 +59,7 @@ struct Attention {
   /// This lane's row's scores with heads [g0, g0 + 4) of the group; rows [first, first + 32). Four lanes share a row's
   /// loads, and each has four rows, which share those of the queries.
   __device__ void score(int first, int g0, float (&out)[kHeads]) const {
-    constexpr int kAhead = sizeof(T) == 2 ? 4 : 1;  // runs of 32 elements of a row under way
+    constexpr int kAhead = sizeof(T) == 2 ? 2 : 1;  // runs of 32 elements of a row under way
     const int lane = threadIdx.x % 32, part = lane % 4, row = first + lane / 4;
     float s[4][kHeads] = {};
     for (int c0 = part * 8; c0 < d; c0 += 32 * kAhead) {

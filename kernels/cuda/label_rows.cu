@@ -18,6 +18,7 @@ struct BlockRows {
       : begin(static_cast<int>(max(kv.first - block * kBlock, std::int64_t{0}))),
         end(static_cast<int>(min(kv.first + kv.rows - block * kBlock, std::int64_t{kBlock}))) {}
   __device__ bool has(int r) const { return r >= begin && r < end; }
+  __device__ bool all() const { return begin == 0 && end == kBlock; }
 };
 
 /// Ones in the bits of rows [first, first + 8) of `width` bits each that are labelled.
@@ -35,14 +36,19 @@ __device__ void put(std::uint64_t* at, std::uint64_t codes, std::uint64_t mask) 
 }
 
 /// Codes of rows 8q .. 8q + 7 (`low`) and 32 rows on (`high`) in one dimension, into its codes of the block.
-__device__ void put_codes(std::byte* codes, int q, const float (&low)[8], const float (&high)[8], float zero,
+__device__ void put_codes(std::byte* codes, int q, const Pack<float, 8>& low, const Pack<float, 8>& high, float zero,
                           float step, std::int64_t bits, const BlockRows& rows) {
   if (bits == 16) {
     auto* out = reinterpret_cast<bf16*>(codes) + 8 * q;
+    if (rows.all()) {
+      store<8>(out, low);
+      store<8>(out + 32, high);
+      return;
+    }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (rows.has(8 * q + i)) out[i] = narrow<bf16>(low[i]);
-      if (rows.has(8 * q + i + 32)) out[i + 32] = narrow<bf16>(high[i]);
+      if (rows.has(8 * q + i)) out[i] = narrow<bf16>(low.v[i]);
+      if (rows.has(8 * q + i + 32)) out[i + 32] = narrow<bf16>(high.v[i]);
     }
     return;
   }
@@ -50,8 +56,8 @@ __device__ void put_codes(std::byte* codes, int q, const float (&low)[8], const 
   std::uint64_t a = 0, b = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    a |= std::uint64_t{code_of(low[i], zero, inverse, top)} << (8 * i);
-    b |= std::uint64_t{code_of(high[i], zero, inverse, top)} << (8 * i);
+    a |= std::uint64_t{code_of(low.v[i], zero, inverse, top)} << (8 * i);
+    b |= std::uint64_t{code_of(high.v[i], zero, inverse, top)} << (8 * i);
   }
   auto* out = reinterpret_cast<std::uint64_t*>(codes) + q;
   if (bits == 4) {
@@ -108,10 +114,10 @@ __device__ bool split_map(MapPart* map, const float* key_map, int first, int dim
 
 /// 16 bytes of global memory to shared memory, zeros where `there` is false; lands with its group.
 __device__ void fetch_16(uint4* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(there ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      "l"(from), "r"(there ? 16 : 0)
+      : "memory");
 }
 __device__ void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int left>
@@ -193,9 +199,10 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
       for (int half = 0; half < 2; ++half) {
         const int dim = first_dim + m * 16 + half * 8 + g;
         if (dim >= dims) continue;
-        float low[8], high[8];
+        Pack<float, 8> low, high;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) low[i] = c[m][i / 2][half * 2 + i % 2], high[i] = c[m][i / 2 + 4][half * 2 + i % 2];
+        for (int i = 0; i < 8; ++i)
+          low.v[i] = c[m][i / 2][half * 2 + i % 2], high.v[i] = c[m][i / 2 + 4][half * 2 + i % 2];
         put_codes(codes_of(a.labels, 0, h, block, dim), q, low, high, basis.zero[dim], basis.step[dim], a.labels.bits,
                   rows);
       }
@@ -239,13 +246,13 @@ __global__ void __launch_bounds__(kThreads) label_f32_blocks(const __grid_consta
   const LabelBasis basis = basis_of(a.labels, 0, h, d);
   for (int i = threadIdx.x; i < dims * 4; i += kThreads) {
     const int q = i % 4, j = i / 4;
-    float low[8] = {}, high[8] = {};
+    Pack<float, 8> low = {}, high = {};
     for (int c = 0; c < d; c += 4) {
       const auto map = load_map(basis.key_map + j * d + c);
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
         const auto x = load<4>(keys + (8 * q + r) * width + c), y = load<4>(keys + (8 * q + r + 32) * width + c);
-        for (int e = 0; e < 4; ++e) low[r] += map.v[e] * x.v[e], high[r] += map.v[e] * y.v[e];
+        for (int e = 0; e < 4; ++e) low.v[r] += map.v[e] * x.v[e], high.v[r] += map.v[e] * y.v[e];
       }
     }
     put_codes(codes_of(a.labels, 0, h, block, j), q, low, high, basis.zero[j], basis.step[j], a.labels.bits, rows);
