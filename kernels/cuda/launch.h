@@ -11,6 +11,7 @@ struct Launch {
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream;
   bool cooperative = false;  // all blocks run at once, so that they can wait for each other
+  bool early = false;        // blocks may start while the launch before ends: they wait for it (dependent.cuh)
   std::source_location at = std::source_location::current();
 
   template <class... Params, class... Args>
@@ -24,11 +25,16 @@ struct Launch {
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
-    cudaLaunchAttribute together{};
-    together.id = cudaLaunchAttributeCooperative;
-    together.val.cooperative = 1;
-    config.attrs = &together;
-    config.numAttrs = cooperative ? 1 : 0;
+    cudaLaunchAttribute attributes[2]{};
+    config.attrs = attributes;
+    if (cooperative) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
+      attributes[config.numAttrs++].val.cooperative = 1;
+    }
+    if (early) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), at);
   }
 };

@@ -7,6 +7,7 @@
 // order, so a key depends on nothing but its session.
 #include <algorithm>
 
+#include "kernels/cuda/dependent.cuh"
 #include "kernels/cuda/fill.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/select.cuh"
@@ -642,6 +643,7 @@ template <int K, int Quads>
 __global__ void __launch_bounds__(512 / K, 1) score_units(const __grid_constant__ Selection s) {
   extern __shared__ uint4 space[];
   auto& shared = *reinterpret_cast<Shared<K, Quads>*>(space);
+  let_next_start();
   Scorer<K, Quads>(s, shared, reinterpret_cast<std::byte*>(&shared + 1)).run();
 }
 
