@@ -21,6 +21,10 @@ struct alignas(16) HeadTally {
   struct Part {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
   } parts[kMostParts];
+  int bin;              // the threshold's first digit, or -1: there are no more rows than wanted
+  std::uint32_t count;  // competing rows that have it,
+  std::int64_t rows;    // and how many of them are wanted,
+  Units mass_left;      // or what they are to make up; 0: none of them
 };
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
