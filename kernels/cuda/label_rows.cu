@@ -85,16 +85,12 @@ __device__ unsigned pair(float x, float y) {
 }
 __device__ float rest(float x) { return x - widen(narrow<bf16>(x)); }
 
-/// A lane's part of 16 dimensions of the map in one step of 16 elements. Lane (g, q) of a warp reads 8 neighbouring
-/// elements of a key, 8q of a run of 32: they are its columns of two steps, so the map's columns are dealt likewise.
-struct MapPart {
-  uint4 high, low;
-};
-
-/// Dimensions [first, first + 16 * M) of one head, as fragments [steps, M, 32]. Returns whether the low part is not all
-/// zero: bases of unit vectors have none.
+/// Dimensions [first, first + 16 * M) of one head as fragments of 16 dimensions by 16 elements, [steps, M, 2, 32]: of
+/// the upper bits and of the rest. Lane (g, q) of a warp reads 8 neighbouring elements of a key, 8q of a run of 32:
+/// they are its columns of two steps, so the map's columns are dealt likewise. Returns whether a rest is not zero:
+/// bases of unit vectors have none.
 template <int M>
-__device__ bool split_map(MapPart* map, const float* key_map, int first, int dims, int d, int steps) {
+__device__ bool split_map(uint4* map, const float* key_map, int first, int dims, int d, int steps) {
   bool any = false;
   for (int i = threadIdx.x; i < steps * M * 32; i += kWarps * 32) {
     const int lane = i % 32, dim = first + i / 32 % M * 16 + lane / 4, step = i / 32 / M;
@@ -102,12 +98,12 @@ __device__ bool split_map(MapPart* map, const float* key_map, int first, int dim
     Pack<float, 4> x = {}, y = {};
     if (column < d && dim < dims) x = load_map(key_map + dim * d + column);
     if (column < d && dim + 8 < dims) y = load_map(key_map + (dim + 8) * d + column);
-    MapPart& part = map[i];
-    part.high = {pair(x.v[0], x.v[1]), pair(y.v[0], y.v[1]), pair(x.v[2], x.v[3]), pair(y.v[2], y.v[3])};
-    part.low = {pair(rest(x.v[0]), rest(x.v[1])), pair(rest(y.v[0]), rest(y.v[1])), pair(rest(x.v[2]), rest(x.v[3])),
-                pair(rest(y.v[2]), rest(y.v[3]))};
-    const unsigned bits = part.low.x | part.low.y | part.low.z | part.low.w;
-    any |= (bits & 0x7fff7fffu) != 0;
+    const uint4 low = {pair(rest(x.v[0]), rest(x.v[1])), pair(rest(y.v[0]), rest(y.v[1])),
+                       pair(rest(x.v[2]), rest(x.v[3])), pair(rest(y.v[2]), rest(y.v[3]))};
+    uint4* part = map + i / 32 * 64 + lane;
+    part[0] = {pair(x.v[0], x.v[1]), pair(y.v[0], y.v[1]), pair(x.v[2], x.v[3]), pair(y.v[2], y.v[3])};
+    part[32] = low;
+    any |= ((low.x | low.y | low.z | low.w) & 0x7fff7fffu) != 0;
   }
   return __syncthreads_or(any);
 }
@@ -137,7 +133,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int first_dim = blockIdx.z * 16 * M;
   uint4* queue = shared + warp * kStages * kTiles * 32 + lane;  // [stages, tiles, 32]
-  auto* map = reinterpret_cast<MapPart*>(shared + kWarps * kStages * kTiles * 32);
+  uint4* map = shared + kWarps * kStages * kTiles * 32;
   const std::int64_t h = blockIdx.y;
   const LabelBasis basis = basis_of(a.labels, 0, h, d);
 
@@ -180,13 +176,13 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
       for (int step = 0; step < 2; ++step)
 #pragma unroll
         for (int m = 0; m < M; ++m) {
-          const MapPart* part = map + ((chunk * 2 + step) * M + m) * 32 + lane;
-          const uint4 high = part->high;
+          const uint4* part = map + ((chunk * 2 + step) * M + m) * 64 + lane;
+          const uint4 high = part[0];
 #pragma unroll
           for (int t = 0; t < kTiles; ++t)
             multiply(c[m][t], high, step == 0 ? k[t].x : k[t].z, step == 0 ? k[t].y : k[t].w);
           if (!both) continue;
-          const uint4 low = part->low;
+          const uint4 low = part[32];
 #pragma unroll
           for (int t = 0; t < kTiles; ++t)
             multiply(c[m][t], low, step == 0 ? k[t].x : k[t].z, step == 0 ? k[t].y : k[t].w);
@@ -212,12 +208,11 @@ __global__ void __launch_bounds__(kWarps * 32, 3) label_blocks(const __grid_cons
 void label_bf16(const LabelRowsArgs& a, cudaStream_t stream) {
   const std::int64_t blocks = ceil_div(a.kv.first + a.kv.rows, kBlock) - a.kv.first / kBlock;
   auto launch = [&]<int M>(std::integral_constant<int, M>) {
-    const std::int64_t map = 2 * ceil_div(a.head_dim, 32) * M * 32 * static_cast<std::int64_t>(sizeof(MapPart));
-    const std::int64_t queues = kWarps * kStages * kTiles * 32 * static_cast<std::int64_t>(sizeof(uint4));
+    const std::int64_t map = 2 * ceil_div(a.head_dim, 32) * M * 64, queues = kWarps * kStages * kTiles * 32;
     Launch{.grid = {static_cast<unsigned>(ceil_div(blocks, kWarps * kPerWarp)), static_cast<unsigned>(a.kv_heads),
                     static_cast<unsigned>(ceil_div(a.labels.dims, 16 * M))},
            .block = kWarps * 32,
-           .shared_bytes = static_cast<std::size_t>(map + queues),
+           .shared_bytes = static_cast<std::size_t>(map + queues) * sizeof(uint4),
            .stream = stream}(label_blocks<M>, a);
   };
   a.labels.dims <= 16 ? launch(std::integral_constant<int, 1>{}) : launch(std::integral_constant<int, 2>{});
