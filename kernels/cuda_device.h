@@ -2,6 +2,7 @@
 // Fatal errors (DeviceError) leave the device useless to the process: every later call on it throws too.
 #pragma once
 #include <memory>
+#include <string>
 
 #include "kernels/device.h"
 #include "kernels/link_profile.h"
@@ -10,6 +11,8 @@ namespace longhaul {
 
 /// CUDA devices that this process can use; 0 without a driver.
 int cuda_device_count();
+/// Why there is none, and what to do: no driver, one too old, no GPU. Empty where there is one.
+std::string cuda_absence();
 
 /// Bytes of device memory free now, this process's CUDA context already taken off. Throws DeviceError.
 std::int64_t cuda_free_memory(int ordinal);

@@ -45,6 +45,9 @@ struct FitLabelsArgs {
   std::byte* host;  // fit_host_bytes() of pinned host memory, for devices that fit on the host
 };
 constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
+constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
+/// The row of the i-th of them.
+constexpr std::int64_t fit_key(std::int64_t i, std::int64_t rows) { return i * rows / fit_keys(rows); }
 constexpr std::int64_t fit_host_bytes(std::int64_t queries, std::int64_t q_heads, std::int64_t kv_heads,
                                       std::int64_t head_dim, std::int64_t dims, DType act) {
   return (queries * q_heads + kFitKeys * 2 * kv_heads) * head_dim * size_of(act) +
@@ -78,13 +81,15 @@ struct SelectArgs {
   const float* mass;                              // by mass: [slots, kv_heads, mass_stride]; -inf: never selected
   std::int64_t mass_stride, mass_session_stride;  // elements
   float top_p;
-  float* scratch;  // [batch.count, q_heads + kv_heads, capacity rounded up to kAttendBlock], and with the 16 floats
-                   // more for each token and head that select_floats() counts
+  float* scratch;  // select_floats() of them
   RowList out;  // out.stride >= min(budget, rows) of any span
 };
+/// A score or key for every row of each token and head, and what is counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
-  return tokens * (q_heads + kv_heads) * ((capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock + 16);
+  constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
+  const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
+  return tokens * ((q_heads + kv_heads) * (rows + 16) + kv_heads * kCounts);
 }
 
 /// Where a listed row is: a region and an index into it, in 32 bits.

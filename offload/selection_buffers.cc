@@ -1,5 +1,7 @@
 #include "offload/selection_buffers.h"
 
+#include <utility>
+
 #include "kernels/base/bytes.h"
 
 namespace longhaul {
@@ -18,7 +20,8 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       judges_(extras.judge && policy.selects()),
       mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
       staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows, 1),
-      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows, shape.layers) {
+      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows, shape.layers),
+      replay_(extras.replay) {
   const std::int64_t all = layout.sessions * shape.layers, listing = layout.list_rows > 0 ? layout.sessions : 0;
   const std::int64_t moving = layout.staged_rows > 0 ? listing : 0;
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
@@ -52,6 +55,9 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
                                     : 0,
                                 "selection scores");
   scores_ = device.take<float>(listing * shape.q_heads * layout.list_rows, "selection scores");
+  const bool recorded = replay_ && replay_->recorded();
+  replay_rows_ = device.take<std::int32_t>(recorded ? std::ssize(replay_->rows) : 0, "replayed rows");
+  replay_counts_ = device.take<std::int32_t>(recorded ? std::ssize(replay_->counts) : 0, "replayed rows");
 }
 
 SelectionBuffers::Lists SelectionBuffers::take_lists(Arena& device, std::int64_t lists) const {
@@ -81,6 +87,26 @@ ResidentSet SelectionBuffers::resident(std::int64_t layer, std::int64_t slot) co
           .used_at = used_at_ + heads * layout_.cache_rows,
           .rows = layout_.cache_rows,
           .row_of_session = session_heads * layout_.cache_rows};
+}
+
+std::optional<ReplayArgs> SelectionBuffers::replay(std::int64_t layer, const StepBatch& batch, bool foretold,
+                                                   RowList out) const {
+  if (!replay_) return {};
+  constexpr std::int64_t kLayerShift = 5;  // layers that replay the same recorded one are so many steps apart
+  ReplayArgs args{.batch = batch, .first_list = layer, .kv_heads = shape_.kv_heads, .out = out};
+  if (foretold) args.recall = replay_->recall;
+  if (!replay_->recorded()) return args;
+  args.rows = replay_rows_, args.count = replay_counts_;
+  args.steps = replay_->steps, args.lists = replay_->layers * replay_->heads, args.stride = replay_->stride;
+  args.first_list = replay_->layer_for(layer) * replay_->heads, args.heads = replay_->heads;
+  args.shift = (layer - replay_->layer_for(layer)) * kLayerShift;
+  return args;
+}
+
+void SelectionBuffers::send_replay(Stream& compute) const {
+  if (!replay_) return;
+  for (const auto& [to, from] : {std::pair{replay_rows_, &replay_->rows}, {replay_counts_, &replay_->counts}})
+    compute.copy({.dst = to, .src = from->data(), .width = std::ssize(*from) * 4, .kind = CopyKind::host_to_device});
 }
 
 std::byte* SelectionBuffers::queries(std::int64_t slot, std::int64_t layer) const {

@@ -1,17 +1,23 @@
 // The memory of label selection: labels, lists, staging places, the resident set. Laid out by the plan as KvBuffers is.
 #pragma once
+#include <memory>
+#include <optional>
+
 #include "kernels/arena.h"
 #include "offload/layer_plan.h"
 #include "offload/layout.h"
+#include "offload/replay.h"
 #include "offload/row_block.h"
 
 namespace longhaul {
 
-/// Where labels come from, and what selection also keeps for measurements.
+/// Where labels come from, and what is also kept for measurements.
 struct SelectionExtras {
   bool given_bases = false;  // labels are not made from the document
   bool all_queries = false;  // of a session's recent queries those of all layers, not of one
   bool mass = false, judge = false;
+  bool checksums = false;                     // of the rows that a prefill has made, layer by layer
+  std::shared_ptr<const Replay> replay = {};  // rows to attend in place of those selected; null: none
 };
 
 class SelectionBuffers {
@@ -71,6 +77,11 @@ class SelectionBuffers {
   std::int64_t quality_stride() const { return shape_.layers * shape_.kv_heads; }
   bool judges() const { return judges_; }
 
+  /// What takes the place of a layer's selection, or of the one that look-ahead foretells; none: queries select.
+  std::optional<ReplayArgs> replay(std::int64_t layer, const StepBatch& batch, bool foretold, RowList out) const;
+  /// Brings the rows to replay to the device, once.
+  void send_replay(Stream& compute) const;
+
   float* scratch() const { return scratch_; }  // of select
   float* scores() const { return scores_; }    // of listed rows
 
@@ -101,6 +112,8 @@ class SelectionBuffers {
   float *mass_, *prompt_mass_;
   SelectionQuality* quality_;
   float *scratch_, *scores_;
+  std::shared_ptr<const Replay> replay_;
+  std::int32_t *replay_rows_, *replay_counts_;
 };
 
 }  // namespace longhaul

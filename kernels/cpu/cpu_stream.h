@@ -51,6 +51,10 @@ class CpuStream final : public Stream {
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
 
+  void launch(const RandomFillArgs& a) override { push(a); }
+  void launch(const ReplayArgs& a) override { push(a); }
+  void launch(const ChecksumArgs& a) override { push(a); }
+
  private:
   struct Record {
     std::shared_ptr<CpuEventState> event;
@@ -66,11 +70,11 @@ class CpuStream final : public Stream {
     std::int64_t met = 0;  // copies and operators so far
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
-  using Task =
-      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs, AppendArgs,
-                   AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
-                   SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+  using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
+                            AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
+                            FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
+                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, RoundRowsArgs,
+                            JudgeArgs, MomentsArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

@@ -1,11 +1,9 @@
 #include "kernels/cuda_device.h"
 
 #include <chrono>
-#include <set>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
 #include "kernels/cuda/cuda_stream.h"
 #include "kernels/cuda/ops.h"
 
@@ -24,7 +22,7 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
+        workspace_(allocate(Machine::kWorkspaceBytes, "matrix-product workspace")),
         machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
@@ -34,9 +32,9 @@ class CudaDevice final : public Device {
   std::string describe() const override {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{})", properties.name,
+    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
                        format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor);
+                       properties.minor, machine_.attention.describe());
   }
   std::unique_ptr<Stream> make_stream(std::string_view) override {
     machine_.enter();
@@ -57,8 +55,15 @@ class CudaDevice final : public Device {
     machine_.enter();  // a kernel before the event may have found a fault
   }
 
-  void pin(std::byte* data, std::int64_t bytes) override;
-  void unpin(std::byte* data) noexcept override;
+  void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
+    machine_.enter();
+    machine_.pins.pin(data, bytes, report);
+  }
+  void unpin(std::byte* data) noexcept override {
+    cudaSetDevice(ordinal_);
+    cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
+    machine_.pins.unpin(data);
+  }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();
@@ -77,6 +82,7 @@ class CudaDevice final : public Device {
     check(error);
     return static_cast<std::byte*>(data);
   }
+  std::int64_t raw_left() const override { return cuda_free_memory(ordinal_); }
   void raw_free(std::byte* data, std::int64_t) noexcept override {
     cudaSetDevice(ordinal_);
     cudaFree(data);  // waits for the device
@@ -86,29 +92,7 @@ class CudaDevice final : public Device {
   int ordinal_;
   Buffer workspace_;
   Machine machine_;
-  std::set<std::byte*> pins_;  // starts
 };
-
-/// In one piece: a copy that crosses from one registration to the next is refused (cudaErrorInvalidValue, H100).
-void CudaDevice::pin(std::byte* data, std::int64_t bytes) {
-  longhaul::check(bytes >= 0 && !pins_.contains(data), "memory is pinned once");
-  if (bytes == 0) return;
-  machine_.enter();
-  const cudaError_t error = cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw OutOfMemory("pinned host memory", bytes, available_host_memory());
-  }
-  check(error);
-  pins_.insert(data);
-}
-
-void CudaDevice::unpin(std::byte* data) noexcept {
-  if (pins_.erase(data) == 0) return;
-  cudaSetDevice(ordinal_);
-  cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
-  cudaHostUnregister(data);
-}
 
 const char* fault_text(Fault fault) {
   switch (fault) {
@@ -130,16 +114,48 @@ const char* fault_text(Fault fault) {
 
 }  // namespace
 
+Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
+    : matmul(workspace),
+      pins({.add =
+                [ordinal](std::byte* data, std::int64_t bytes) {
+                  use(ordinal);
+                  const cudaError_t error =
+                      cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
+                  if (error != cudaErrorHostMemoryAlreadyRegistered && severity_of(error) != Severity::fatal) {
+                    cudaGetLastError();  // told by the result
+                    return error == cudaSuccess;
+                  }
+                  check(error);
+                  return false;
+                },
+            .remove =
+                [ordinal](std::byte* data) {
+                  cudaSetDevice(ordinal);
+                  cudaHostUnregister(data);
+                }},
+           kPinnedChunk),
+      gatherer(choice),
+      ordinal_(ordinal) {
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
+}
+
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
   if (const int fault = fault_.read(); fault != kNoFault) throw DeviceError(fault_text(static_cast<Fault>(fault)));
+  if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(failure_);
+}
+
+void Machine::fail(std::exception_ptr failure) noexcept {
+  std::lock_guard lock(mutex_);
+  if (failed_.load(std::memory_order_relaxed)) return;
+  failure_ = std::move(failure);
+  failed_.store(true, std::memory_order_release);
 }
 
 void attend(const AttendArgs& a, cudaStream_t stream) {
-  constexpr std::int64_t kFewTokens = 16;
   if (a.tokens == 0) return;
-  a.tokens <= kFewTokens ? attend_few(a, stream) : attend_many(a, stream);
-  finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim}, stream);
+  if (a.act == DType::bf16 && a.head_dim <= 128) return attend_bf16(a, stream);
+  attend_many(a, stream);
 }
 
 }  // namespace cuda
@@ -151,6 +167,22 @@ int cuda_device_count() {
   return 0;
 }
 
+std::string cuda_absence() {
+  if (cuda_device_count() > 0) return {};
+  int driver = 0;
+  const cudaError_t asked = cudaDriverGetVersion(&driver);
+  auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+  if (asked != cudaSuccess || driver == 0) return "this machine has no NVIDIA driver: install one";
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    return fmt::format("the NVIDIA driver has CUDA {} and this build needs {}: update the driver", version(driver),
+                       version(CUDART_VERSION));
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  return fmt::format("the NVIDIA driver shows no GPU ({}): see nvidia-smi and CUDA_VISIBLE_DEVICES",
+                     cudaGetErrorString(error));
+}
+
 std::int64_t cuda_free_memory(int ordinal) {
   std::size_t free = 0, total = 0;
   cuda::use(ordinal);
@@ -160,6 +192,7 @@ std::int64_t cuda_free_memory(int ordinal) {
 
 std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& choice) {
   const int count = cuda_device_count();
+  if (count == 0) throw DeviceError(cuda_absence());
   if (ordinal < 0 || ordinal >= count)
     throw DeviceError(fmt::format("there is no CUDA device {}; this process can use {}", ordinal, count));
   return std::make_unique<cuda::CudaDevice>(ordinal, budget, choice);

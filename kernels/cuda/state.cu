@@ -1,4 +1,4 @@
-// finish: a partial attention, divided.
+// finish: a partial attention, divided; and states of a library that has no maximum apart.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -21,7 +21,18 @@ __global__ void finish_states(const __grid_constant__ FinishArgs a) {
   store<8>(static_cast<T*>(a.out) + item * 8, x);
 }
 
+__global__ void fill_all(float* at, float value, std::int64_t count) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) at[i] = value;
+}
+
 }  // namespace
+
+void fill_floats(float* at, float value, std::int64_t count, cudaStream_t stream) {
+  if (count == 0) return;
+  Launch{.grid = static_cast<unsigned>(ceil_div(count, kThreads)), .block = kThreads, .stream = stream}(fill_all, at,
+                                                                                                        value, count);
+}
 
 void finish(const FinishArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
