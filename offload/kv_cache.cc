@@ -20,7 +20,7 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
   // Poisoned or not, these are read before they are first written.
   const SelectionBuffers& selection = buffers.selection;
   if (buffers.layout.list_rows == 0) return;
-  streams.compute.launch(FillArgs{selection.nothing(), 0, buffers.shape.kv_heads});
+  streams.compute.launch(FillArgs{selection.nothing(), 0, selection.nothing_count()});
   streams.compute.launch(
       FillArgs{reinterpret_cast<std::int32_t*>(selection.tally(0)), 0, buffers.shape.layers * kTally * 2});
 }
@@ -67,41 +67,6 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
 }
 
 void KvCache::rewind(std::int64_t slot) { labels_->restore_mass(slot); }
-
-AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst) {
-  return {.qkv = qkv,
-          .dst = dst,
-          .act = shape.act,
-          .tokens = span.tokens,
-          .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim};
-}
-
-AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh) {
-  const KvShape& shape = buffers.shape;
-  return {.q = qkv,
-          .q_stride = shape.qkv_width(),
-          .kv = tile,
-          .state = buffers.state,
-          .fresh = fresh,
-          .act = shape.act,
-          .tokens = span.tokens,
-          .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim,
-          .q_pos = span.pos,
-          .scale = shape.scale()};
-}
-
-FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out) {
-  return {.state = buffers.state,
-          .out = out,
-          .act = buffers.shape.act,
-          .tokens = span.tokens,
-          .heads = buffers.shape.q_heads,
-          .head_dim = buffers.shape.head_dim};
-}
 
 void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows) {
   const KvShape& shape = buffers.shape;

@@ -51,10 +51,6 @@ class KvCache {
   std::unique_ptr<DecodePass> decode_;
 };
 
-/// Operator arguments that both passes fill the same way.
-AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst);
-AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh);
-FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out);
 /// Rounds new rows to the policy's kv_bits, if those are fewer than the rows have.
 void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows);
 

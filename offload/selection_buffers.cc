@@ -5,7 +5,7 @@
 namespace longhaul {
 
 SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout, const KvPolicy& policy,
-                                   const SelectionExtras& extras, Arena& device)
+                                   const SelectionExtras& extras, Arena& device, Arena& host)
     : shape_(shape),
       layout_(layout),
       dims_(policy.select == Select::labels ? policy.dims(shape.head_dim) : 0),
@@ -17,8 +17,8 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),
       judges_(extras.judge && policy.selects()),
       mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
-      staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows),
-      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows) {
+      staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows, 1),
+      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows, shape.layers) {
   const std::int64_t all = layout.sessions * shape.layers, listing = layout.list_rows > 0 ? layout.sessions : 0;
   const std::int64_t moving = layout.staged_rows > 0 ? listing : 0;
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
@@ -27,23 +27,30 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   queries_ = device.take_bytes(
       keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
       "recent queries");
+  const std::int64_t fitted = given_bases_ ? 0 : std::min(kRecentQueries, layout.capacity);
+  fit_host_ = host.take_bytes(
+      dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
+      "label fit");
   selected_ = take_lists(device, listing);
   predicted_ = take_lists(device, 2 * predicting);
   missing_ = take_lists(device, moving);
   staged_ = take_lists(device, 2 * moving);
   places_ = device.take<std::int32_t>(moving * shape.kv_heads * layout.list_rows, "row lists");
-  nothing_ = device.take<std::int32_t>(shape.kv_heads, "row lists");
+  nothing_ = device.take<std::int32_t>(nothing_count(), "row lists");
   const bool cached = layout.cache_rows > 0;
   slot_of_ = device.take<std::int32_t>(cached ? all * shape.kv_heads * layout.capacity : 0, "resident set index");
   row_of_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
   used_at_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
+  warm_spans_ = device.take<StepSpan>(cached ? kWarmingQueries : 0, "step spans");
+  host_warm_spans_ = host.take<StepSpan>(cached ? kWarmingQueries : 0, "step spans");
   tally_ = device.take<std::int64_t>(layout.list_rows > 0 ? shape.layers * kTally : 0, "row lists");
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
   quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
-  scratch_ = device.take<float>(
-      dims_ > 0 || mass_floats_ > 0 ? (shape.q_heads + shape.kv_heads) * round_up(layout.capacity, kAttendBlock) : 0,
-      "selection scores");
+  scratch_ = device.take<float>(dims_ > 0 || policy.select == Select::heavy
+                                    ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity)
+                                    : 0,
+                                "selection scores");
   scores_ = device.take<float>(listing * shape.q_heads * layout.list_rows, "selection scores");
 }
 
@@ -59,7 +66,21 @@ LabelTile SelectionBuffers::labels(std::int64_t slot, std::int64_t layer) const 
           .head_stride = label_bytes_ / shape_.kv_heads,
           .basis = basis_ + outer(slot, layer) * basis_floats_,
           .dims = dims_,
-          .bits = bits_};
+          .bits = bits_,
+          .session_stride = shape_.layers * label_bytes_,
+          .basis_stride = shape_.layers * basis_floats_};
+}
+
+ResidentSet SelectionBuffers::resident(std::int64_t layer, std::int64_t slot) const {
+  if (layout_.cache_rows == 0) return {};
+  const std::int64_t heads = outer(slot, layer) * shape_.kv_heads, session_heads = shape_.layers * shape_.kv_heads;
+  return {.slot_of = slot_of_ + heads * layout_.capacity,
+          .stride = layout_.capacity,
+          .slot_of_session = session_heads * layout_.capacity,
+          .row_of = row_of_ + heads * layout_.cache_rows,
+          .used_at = used_at_ + heads * layout_.cache_rows,
+          .rows = layout_.cache_rows,
+          .row_of_session = session_heads * layout_.cache_rows};
 }
 
 std::byte* SelectionBuffers::queries(std::int64_t slot, std::int64_t layer) const {

@@ -17,44 +17,40 @@ struct SelectionExtras {
 class SelectionBuffers {
  public:
   static constexpr std::int64_t kRecentQueries = 2048;  // of a prompt; what labels are fitted to
+  static constexpr std::int64_t kWarmingQueries = 16;   // of the prompt's end; what the resident set begins with
 
   SelectionBuffers(const KvShape& shape, const KvLayout& layout, const KvPolicy& policy, const SelectionExtras& extras,
-                   Arena& device);
+                   Arena& device, Arena& host);
 
-  /// Labels of one session's layer.
+  /// Labels of one session's layer; of slot 0's, those of all sessions.
   LabelTile labels(std::int64_t slot, std::int64_t layer) const;
   /// Query of token `index` of the recent queries, in a run that begins a layer.
   std::byte* queries(std::int64_t slot, std::int64_t layer) const;
+  std::byte* fit_host() const { return fit_host_; }  // of fit_labels
   bool given_bases() const { return given_bases_; }
   bool keeps_queries() const { return keeps_queries_; }
   std::int64_t query_bytes() const { return shape_.q_heads * shape_.head_dim * size_of(shape_.act); }
 
-  /// Lists of the i-th span of a step.
-  RowList selected(std::int64_t i) const { return list(selected_, i); }
-  RowList missing(std::int64_t i) const { return list(missing_, i); }
+  /// Lists of a step's tokens, from a place in the batch on.
+  RowList selected(std::int64_t place = 0) const { return list(selected_, place); }
+  RowList missing() const { return list(missing_, 0); }
   /// What the predicted query selects for a layer, and what was prefetched of it: two of each in turn.
-  RowList predicted(std::int64_t layer, std::int64_t i) const {
-    return list(predicted_, layer % 2 * layout_.sessions + i);
+  RowList predicted(std::int64_t layer, std::int64_t place = 0) const {
+    return list(predicted_, layer % 2 * layout_.sessions + place);
   }
-  RowList staged(std::int64_t layer, std::int64_t i) const { return list(staged_, layer % 2 * layout_.sessions + i); }
-  std::int32_t* places(std::int64_t i) const { return places_ + i * shape_.kv_heads * layout_.list_rows; }
-  KvTile staging(std::int64_t layer, std::int64_t i) const {
-    return staging_rows_.tile(layer % 2 * layout_.sessions + i, 0, 0, layout_.staged_rows);
+  RowList staged(std::int64_t layer) const { return list(staged_, layer % 2 * layout_.sessions); }
+  std::int32_t* places() const { return places_; }  // of the rows attended
+  KvTile staging(std::int64_t layer) const {        // by place in the batch
+    return staging_rows_.tile(layer % 2 * layout_.sessions, 0, 0, layout_.staged_rows);
   }
-  std::int32_t* nothing() const { return nothing_; }  // [kv_heads] zeros
+  std::int32_t* nothing() const { return nothing_; }  // [sessions, kv_heads] zeros
+  std::int64_t nothing_count() const { return layout_.sessions * shape_.kv_heads; }
 
-  KvTile cache(std::int64_t slot, std::int64_t layer) const {
-    return cache_rows_.tile(outer(slot, layer), 0, 0, layout_.cache_rows);
-  }
-  std::int32_t* slot_of(std::int64_t slot, std::int64_t layer) const {
-    return layout_.cache_rows > 0 ? slot_of_ + outer(slot, layer) * shape_.kv_heads * layout_.capacity : nullptr;
-  }
-  std::int32_t* row_of(std::int64_t slot, std::int64_t layer) const {
-    return row_of_ + outer(slot, layer) * shape_.kv_heads * layout_.cache_rows;
-  }
-  std::int32_t* used_at(std::int64_t slot, std::int64_t layer) const {
-    return used_at_ + outer(slot, layer) * shape_.kv_heads * layout_.cache_rows;
-  }
+  /// The resident sets of a layer, by slot: the rows, and what they are; of one session's from its slot on.
+  KvTile cache(std::int64_t layer) const { return cache_rows_.tile(outer(0, layer), 0, 0, layout_.cache_rows); }
+  ResidentSet resident(std::int64_t layer, std::int64_t slot = 0) const;
+  StepSpan* warm_spans() const { return warm_spans_; }  // [kWarmingQueries]: on the device, and what is sent there
+  StepSpan* host_warm_spans() const { return host_warm_spans_; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -66,15 +62,17 @@ class SelectionBuffers {
   }
   bool has_mass() const { return mass_floats_ > 0; }
   std::int64_t mass_floats() const { return mass_floats_; }  // of one session's layer
+  std::int64_t mass_session_floats() const { return shape_.layers * mass_floats_; }
 
-  /// Of the i-th span of a step; with `judge`.
-  SelectionQuality* quality(bool of_prediction, std::int64_t i, std::int64_t layer) const {
-    return quality_ + ((of_prediction * layout_.sessions + i) * shape_.layers + layer) * shape_.kv_heads;
+  /// Of a step's tokens, from a place in the batch on, quality_stride() apart; with `judge`.
+  SelectionQuality* quality(bool of_prediction, std::int64_t layer, std::int64_t place = 0) const {
+    return quality_ + (of_prediction * layout_.sessions + place) * quality_stride() + layer * shape_.kv_heads;
   }
+  std::int64_t quality_stride() const { return shape_.layers * shape_.kv_heads; }
   bool judges() const { return judges_; }
 
-  float* scratch() const { return scratch_; }                                                       // of select
-  float* scores(std::int64_t i) const { return scores_ + i * shape_.q_heads * layout_.list_rows; }  // of listed rows
+  float* scratch() const { return scratch_; }  // of select
+  float* scores() const { return scores_; }    // of listed rows
 
  private:
   struct Lists {
@@ -93,11 +91,12 @@ class SelectionBuffers {
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
-  std::byte* queries_;
+  std::byte *queries_, *fit_host_;
   Lists selected_, missing_, predicted_, staged_;
   std::int32_t *places_, *nothing_;
   RowBlock staging_rows_, cache_rows_;
   std::int32_t *slot_of_, *row_of_, *used_at_;
+  StepSpan *warm_spans_, *host_warm_spans_;
   std::int64_t* tally_;
   float *mass_, *prompt_mass_;
   SelectionQuality* quality_;
