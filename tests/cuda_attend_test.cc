@@ -132,11 +132,11 @@ TEST_CASE("cuda: attend, chunks large enough for the library, at the start, late
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(25);
-  check_case(*cuda, random, {DType::bf16, 8192, 2, 8, 128, 0, 0, 8192});
-  check_case(*cuda, random, {DType::bf16, 8192, 2, 8, 128, 0, 0, 8192 + 77});         // rows that nobody sees
+  check_case(*cuda, random, {DType::bf16, 8192, 2, 12, 128, 0, 0, 8192});
+  check_case(*cuda, random, {DType::bf16, 8192, 2, 12, 128, 0, 0, 8192 + 77});        // rows that nobody sees
   check_case(*cuda, random, {DType::bf16, 2048, 4, 4, 128, 18432, 0, 20480});         // a later chunk
   check_case(*cuda, random, {DType::bf16, 1237, 4, 8, 128, 18001, 0, 18001 + 1237});  // a ragged last one
-  check_case(*cuda, random, {DType::bf16, 1237, 4, 8, 96, 24576 + 18001, 24576, 24000 + 1237});
+  check_case(*cuda, random, {DType::bf16, 1237, 4, 12, 96, 24576 + 18001, 24576, 24000 + 1237});
   check_case(*cuda, random, {DType::bf16, 2048, 16, 1, 64, 40960, 128, 38000});  // all before the first token
   check_case(*cuda, random, {DType::bf16, 2000, 4, 4, 128, 20000, 0, 21001});    // the tile ends before the last token
 }

@@ -212,7 +212,8 @@ TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(7);
-  const std::int64_t in = 8192, out_dim = 96, tokens = 16;  // few outputs, long sums: split over the workspace
+  const std::int64_t in = 8192, out_dim = 96,
+                     tokens = kDecodeTokens + 16;  // few outputs, long sums: split over the workspace
   const Tensor x = random.normal(DType::bf16, tokens * in), w = random.normal(DType::bf16, out_dim * in, 0.1);
   const auto r = on_both(*cuda, [&](Rig& rig) {
     auto other = rig.device->make_stream("other");
