@@ -46,9 +46,9 @@ std::optional<int> cuda_ordinal(const std::string& name) {
     if (!name.starts_with("cuda:") || error != std::errc{} || end != digits.data() + digits.size() || ordinal < 0)
       throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
   }
+  if (count == 0) throw UserError(Exit::device, "--device {}: {}; or use --device cpu", name, cuda_absence());
   if (ordinal >= count)
-    throw UserError(Exit::device, "--device {}: this build or machine has {} CUDA devices; use --device cpu", name,
-                    count);
+    throw UserError(Exit::device, "--device {}: this machine has {} CUDA devices, 0 to {}", name, count, count - 1);
   return ordinal;
 }
 

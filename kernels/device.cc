@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 
 namespace longhaul {
@@ -22,7 +23,10 @@ Buffer Device::allocate(std::int64_t bytes, std::string_view what) {
   if (bytes == 0) return Buffer(*this, nullptr, 0);
   std::byte* data = raw_allocate(bytes);
   if (data == nullptr)
-    throw OutOfMemory(fmt::format("{} (within the budget, but the device has no more)", what), bytes, budget_ - used_);
+    throw OutOfMemory(
+        fmt::format("{} (within the budget of {}, but the device has no more; give a smaller --gpu-memory)", what,
+                    format_bytes(budget_)),
+        bytes, raw_left());
   used_ += bytes;
   peak_ = std::max(peak_, used_);
   return Buffer(*this, data, bytes);
@@ -46,5 +50,6 @@ void Stream::launch(const AddMassArgs&) { lacking("add_mass"); }
 void Stream::launch(const RoundRowsArgs&) { lacking("round_rows"); }
 void Stream::launch(const JudgeArgs&) { lacking("judge"); }
 void Stream::launch(const MomentsArgs&) { lacking("moments"); }
+void Stream::launch(const MeanValuesArgs&) { lacking("mean_values"); }
 
 }  // namespace longhaul

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/sparse_ops.h"
+#include "kernels/synthetic_ops.h"
 
 namespace longhaul {
 
@@ -75,6 +77,12 @@ class Stream {
   virtual void launch(const RoundRowsArgs&);
   virtual void launch(const JudgeArgs&);
   virtual void launch(const MomentsArgs&);
+  virtual void launch(const MeanValuesArgs&);
+
+  // Synthetic runs (synthetic_ops.h).
+  virtual void launch(const RandomFillArgs&) = 0;
+  virtual void launch(const ReplayArgs&) = 0;
+  virtual void launch(const ChecksumArgs&) = 0;
 };
 
 /// What a device has done since it was made.
@@ -85,6 +93,9 @@ struct DeviceCounters {
   std::map<std::string, double> busy_seconds;   // by stream name: running copies and operators
   std::map<std::string, double> stall_seconds;  // by edge name: a stream or the host standing at that wait
 };
+
+/// Bytes pinned so far and in all; from any thread, never two at a time.
+using PinReport = std::function<void(std::int64_t done, std::int64_t total)>;
 
 class Device;
 
@@ -118,7 +129,7 @@ class Device {
   /// Blocks the calling thread until `event` has passed; rethrows what failed on any stream before it.
   virtual void host_wait(const Event& event, Edge edge) = 0;
   /// Makes [data, data + bytes) reachable by DMA; nothing stays pinned when it throws.
-  virtual void pin(std::byte* data, std::int64_t bytes) = 0;
+  virtual void pin(std::byte* data, std::int64_t bytes, const PinReport& report = {}) = 0;
   virtual void unpin(std::byte* data) noexcept = 0;
   virtual DeviceCounters counters() const = 0;
   /// Whether its streams have the operators of sparse_ops.h.
@@ -131,7 +142,8 @@ class Device {
   std::int64_t peak_bytes() const { return peak_; }
 
  protected:
-  virtual std::byte* raw_allocate(std::int64_t bytes) = 0;  // null when the machine refuses
+  virtual std::byte* raw_allocate(std::int64_t bytes) = 0;           // null when the machine refuses
+  virtual std::int64_t raw_left() const { return budget_ - used_; }  // what the machine has left
   virtual void raw_free(std::byte* data, std::int64_t bytes) noexcept = 0;
 
  private:

@@ -11,8 +11,10 @@ constexpr const char* kAbsent = "this build has no CUDA device; configure with t
 
 int cuda_device_count() { return 0; }
 
+std::string cuda_absence() { return kAbsent; }
+
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
-std::unique_ptr<Device> make_cuda_device(int, std::int64_t) { throw DeviceError(kAbsent); }
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
 
 }  // namespace longhaul

@@ -67,12 +67,16 @@ struct StepBatch {
   std::int64_t capacity;  // no span has more rows, in this step or a later one
 };
 
-/// Room for the parts of an attention that is cut over rows: split_floats() of them. The CPU device needs none.
+/// Parts that an attention is cut into over its rows, at most: one for each thread block that a device holds at once,
+/// and one more wherever a block goes from one (token, KV head) to the next.
+constexpr std::int64_t kMostSplitBlocks = 1024;
+constexpr std::int64_t most_parts(std::int64_t tokens, std::int64_t kv_heads) {
+  return kMostSplitBlocks + tokens * kv_heads;
+}
+/// Room for two sets of them. The CPU device needs none.
 constexpr std::int64_t split_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                     std::int64_t head_dim) {
-  constexpr std::int64_t kBlocks = 1024;  // fill any device several times over
-  const std::int64_t parts = tokens * kv_heads > kBlocks ? tokens * kv_heads : kBlocks;
-  return 2 * parts * (q_heads / kv_heads) * (head_dim + 2);
+  return 2 * most_parts(tokens, kv_heads) * (q_heads / kv_heads) * (head_dim + 2);
 }
 
 /// Partial attention: o is not yet divided by l. Empty: m = -inf, l = 0, o = 0.

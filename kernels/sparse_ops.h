@@ -11,6 +11,9 @@ struct RowList {
   std::int32_t* rows = nullptr;   // [batch.count, kv_heads, stride]
   std::int32_t* count = nullptr;  // [batch.count, kv_heads]
   std::int64_t stride = 0;
+  /// [batch.count, q_heads] what the labels say of the rows before the window that are not listed: their attention as a
+  /// multiple of that of the listed rows before the window. Null: nothing stands for them.
+  float* tail = nullptr;
 };
 
 /// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
@@ -45,6 +48,9 @@ struct FitLabelsArgs {
   std::byte* host;  // fit_host_bytes() of pinned host memory, for devices that fit on the host
 };
 constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
+constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
+/// The row of the i-th of them.
+constexpr std::int64_t fit_key(std::int64_t i, std::int64_t rows) { return i * rows / fit_keys(rows); }
 constexpr std::int64_t fit_host_bytes(std::int64_t queries, std::int64_t q_heads, std::int64_t kv_heads,
                                       std::int64_t head_dim, std::int64_t dims, DType act) {
   return (queries * q_heads + kFitKeys * 2 * kv_heads) * head_dim * size_of(act) +
@@ -78,13 +84,15 @@ struct SelectArgs {
   const float* mass;                              // by mass: [slots, kv_heads, mass_stride]; -inf: never selected
   std::int64_t mass_stride, mass_session_stride;  // elements
   float top_p;
-  float* scratch;  // [batch.count, q_heads + kv_heads, capacity rounded up to kAttendBlock], and with the 16 floats
-                   // more for each token and head that select_floats() counts
+  float* scratch;  // select_floats() of them
   RowList out;  // out.stride >= min(budget, rows) of any span
 };
+/// A score or key for every row of each token and head, and what is counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
-  return tokens * (q_heads + kv_heads) * ((capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock + 16);
+  constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
+  const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
+  return tokens * ((q_heads + kv_heads) * (rows + 16) + kv_heads * kCounts);
 }
 
 /// Where a listed row is: a region and an index into it, in 32 bits.
@@ -170,11 +178,16 @@ struct FinishListArgs {
   AttendListArgs list;
   bool scored;
   void* out;  // [batch.count, q_heads, head_dim] act
+  /// [slots, kv_heads, head_dim] the mean value, which stands for those of the rows that are not listed, with
+  /// list.rows.tail as their attention (SparQ, arXiv 2312.04985, section 3). Null: nothing does.
+  const float* mean;
+  std::int64_t mean_session_stride;  // elements
 };
 
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
-/// (equal: the lower slot) and not used now. Rows that find no slot are not kept. Marks the resident rows of the list
-/// as used now: at `rows` of their span, which grows from step to step.
+/// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
+/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows from
+/// step to step.
 struct RetainArgs {
   StepBatch batch;
   RowList rows;
@@ -243,6 +256,14 @@ struct JudgeArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+};
+
+/// The mean value of the rows.
+struct MeanValuesArgs {
+  KvTile kv;   // at least one row
+  float* out;  // [kv_heads, head_dim]
+  DType act;
+  std::int64_t kv_heads, head_dim;
 };
 
 /// Sums over tokens for one layer, for offline calibration. In double precision, [kv_heads] of each.

@@ -18,31 +18,32 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
           .window = narrow(window)};
 }
 
-SelectArgs select_args(const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                       std::int64_t q_stride, RowList out) {
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
+                 std::int64_t q_stride, bool foretold, RowList out) {
   const KvShape& shape = buffers.shape;
   const KvPolicy& policy = buffers.policy;
   const SelectionBuffers& selection = buffers.selection;
   const bool by_labels = policy.select == Select::labels, by_mass = policy.select == Select::heavy;
-  return {.q = q,
-          .q_stride = q_stride,
-          .batch = batch,
-          .act = shape.act,
-          .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim,
-          .scale = shape.scale(),
-          .by = by_labels ? SelectBy::labels
-                : by_mass ? SelectBy::mass
-                          : SelectBy::none,
-          .combine = policy.combine,
-          .labels = by_labels ? selection.labels(0, layer) : LabelTile{},
-          .mass = by_mass ? selection.mass(0, layer) : nullptr,
-          .mass_stride = buffers.layout.capacity,
-          .mass_session_stride = selection.mass_session_floats(),
-          .top_p = static_cast<float>(policy.top_p),
-          .scratch = selection.scratch(),
-          .out = out};
+  compute.launch(SelectArgs{.q = q,
+                            .q_stride = q_stride,
+                            .batch = batch,
+                            .act = shape.act,
+                            .q_heads = shape.q_heads,
+                            .kv_heads = shape.kv_heads,
+                            .head_dim = shape.head_dim,
+                            .scale = shape.scale(),
+                            .by = by_labels ? SelectBy::labels
+                                  : by_mass ? SelectBy::mass
+                                            : SelectBy::none,
+                            .combine = policy.combine,
+                            .labels = by_labels ? selection.labels(0, layer) : LabelTile{},
+                            .mass = by_mass ? selection.mass(0, layer) : nullptr,
+                            .mass_stride = buffers.layout.capacity,
+                            .mass_session_stride = selection.mass_session_floats(),
+                            .top_p = static_cast<float>(policy.top_p),
+                            .scratch = selection.scratch(),
+                            .out = out});
+  if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 
 }  // namespace longhaul

@@ -25,6 +25,8 @@ struct KvBuffers {
                                   "attention state")),
         spans(device.take<StepSpan>(layout.sessions, "step spans")),
         host_spans(host.take<StepSpan>(layout.sessions, "step spans")),
+        checksums(device.take<std::uint64_t>(extras.checksums ? shape.layers : 0, "checksums")),
+        keeps_checksums(extras.checksums),
         selection(shape, layout, policy, extras, device, host) {}
 
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
@@ -53,15 +55,17 @@ struct KvBuffers {
   AttnState state;
   float* splits;                 // of decode attention
   StepSpan *spans, *host_spans;  // of a decode step, [sessions]: on the device, and what is sent there
+  std::uint64_t* checksums;      // [layers] of the last prefill's rows, from the prefix on
+  bool keeps_checksums;
   SelectionBuffers selection;
 };
 
 /// A token's part in a step: of the session in `slot`, which has n rows with it and its recent window from ring_first.
 StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first);
 
-/// The rows that the batch attends in a layer that selects.
-SelectArgs select_args(const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                       std::int64_t q_stride, RowList out);
+/// Lists the rows that the batch attends in a layer that selects; `foretold`: those that look-ahead expects it to.
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
+                 std::int64_t q_stride, bool foretold, RowList out);
 
 /// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
 template <class F>

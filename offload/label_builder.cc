@@ -107,6 +107,9 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .host = buffers_.selection.fit_host()});
     append(slot, layer, tile);
   }
+  if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
+    compute_.launch(MeanValuesArgs{
+        .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   if (plan.selects && buffers_.layout.cache_rows > 0) warm(slot, layer, tile);
 }
 
@@ -146,9 +149,9 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
   for (std::int64_t i = 0; i < queries; ++i) {
     const StepBatch one{selection.warm_spans() + i, 1, layout.capacity};
-    compute_.launch(select_args(buffers_, layer, one,
-                                selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
-                                shape.q_heads * shape.head_dim, selection.selected()));
+    select_rows(compute_, buffers_, layer, one,
+                selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
+                shape.q_heads * shape.head_dim, /*foretold=*/false, selection.selected());
     compute_.launch(RetainArgs{.batch = one,
                                .rows = selection.selected(),
                                .places = nullptr,

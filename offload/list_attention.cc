@@ -108,8 +108,8 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   if (next >= shape.layers || !plan(next).predicted) return;
   if (!moves() && plan(next).corrected && !selection.judges()) return;  // a hint that nobody takes
   const RowList rows = selection.predicted(next);
-  streams_.compute.launch(
-      select_args(buffers_, next, batch, predictor.predict(next), shape.q_heads * shape.head_dim, rows));
+  select_rows(streams_.compute, buffers_, next, batch, predictor.predict(next), shape.q_heads * shape.head_dim,
+              /*foretold=*/true, rows);
   if (!moves()) return;
   locate(next, batch, rows, /*ahead=*/true);
   streams_.compute.record(*ahead_listed_);
@@ -122,8 +122,8 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
                            QueryPredictor& predictor) {
   const bool corrected = plan(layer).corrected;
   if (corrected)
-    streams_.compute.launch(
-        select_args(buffers_, layer, batch, qkv, buffers_.shape.qkv_width(), buffers_.selection.selected()));
+    select_rows(streams_.compute, buffers_, layer, batch, qkv, buffers_.shape.qkv_width(), /*foretold=*/false,
+                buffers_.selection.selected());
   if (moves()) locate(layer, batch, listed(layer), /*ahead=*/false);
   const bool fetches = moves() && corrected;  // unrepaired, all that is attended has been prefetched
   if (fetches) {
@@ -140,7 +140,11 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
     streams_.compute.launch(ScoreListArgs{list});
     streams_.compute.wait(*landed_, edge::kMissesLanded);
   }
-  streams_.compute.launch(FinishListArgs{.list = list, .scored = fetches, .out = out});
+  streams_.compute.launch(FinishListArgs{.list = list,
+                                         .scored = fetches,
+                                         .out = out,
+                                         .mean = buffers_.selection.mean_values(0, layer),
+                                         .mean_session_stride = buffers_.selection.mean_session_floats()});
   add_mass(layer, list);
   if (moves()) retain(layer, batch);
   if (buffers_.selection.judges()) judge(layer, batch, qkv);

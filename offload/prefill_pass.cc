@@ -81,12 +81,30 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
                                      .head_dim = shape.head_dim,
                                      .q_pos = span.pos,
                                      .scale = shape.scale()});
-  labels_.keep_queries(layer, span, qkv, rows_);
+  keep(layer, span, qkv);
   labels_.add_mass(layer, span, qkv, seen);
+}
+
+void PrefillPass::keep(std::int64_t layer, const Span& span, const void* qkv) {
+  labels_.keep_queries(layer, span, qkv, rows_);
+}
+
+/// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
+void PrefillPass::sum_rows(std::int64_t layer) {
+  const KvLayout& layout = buffers_.layout;
+  if (!buffers_.keeps_checksums) return;
+  std::uint64_t* sum = buffers_.checksums + layer;
+  streams_.compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(sum), 0, 2});
+  if (rows_ > layout.prefix_rows)
+    streams_.compute.launch(ChecksumArgs{.kv = rows(layer, layout.prefix_rows, rows_ - layout.prefix_rows),
+                                         .kv_heads = buffers_.shape.kv_heads,
+                                         .row_bytes = buffers_.shape.row_bytes(),
+                                         .sum = sum});
 }
 
 void PrefillPass::end_layer(std::int64_t layer) {
   labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
+  sum_rows(layer);
   streams_.store.record(*layer_stored_[static_cast<std::size_t>(layer % 2)]);
 }
 

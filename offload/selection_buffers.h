@@ -1,17 +1,23 @@
 // The memory of label selection: labels, lists, staging places, the resident set. Laid out by the plan as KvBuffers is.
 #pragma once
+#include <memory>
+#include <optional>
+
 #include "kernels/arena.h"
 #include "offload/layer_plan.h"
 #include "offload/layout.h"
+#include "offload/replay.h"
 #include "offload/row_block.h"
 
 namespace longhaul {
 
-/// Where labels come from, and what selection also keeps for measurements.
+/// Where labels come from, and what is also kept for measurements.
 struct SelectionExtras {
   bool given_bases = false;  // labels are not made from the document
   bool all_queries = false;  // of a session's recent queries those of all layers, not of one
   bool mass = false, judge = false;
+  bool checksums = false;                     // of the rows that a prefill has made, layer by layer
+  std::shared_ptr<const Replay> replay = {};  // rows to attend in place of those selected; null: none
 };
 
 class SelectionBuffers {
@@ -51,6 +57,12 @@ class SelectionBuffers {
   ResidentSet resident(std::int64_t layer, std::int64_t slot = 0) const;
   StepSpan* warm_spans() const { return warm_spans_; }  // [kWarmingQueries]: on the device, and what is sent there
   StepSpan* host_warm_spans() const { return host_warm_spans_; }
+  /// The mean value of a session's prompt, [kv_heads, head_dim] a layer; null where nothing stands for rows that are
+  /// not attended. Of slot 0's, those of all sessions, mean_session_floats() apart.
+  float* mean_values(std::int64_t slot, std::int64_t layer) const {
+    return tails_ ? mean_values_ + outer(slot, layer) * shape_.kv_heads * shape_.head_dim : nullptr;
+  }
+  std::int64_t mean_session_floats() const { return shape_.layers * shape_.kv_heads * shape_.head_dim; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -71,23 +83,32 @@ class SelectionBuffers {
   std::int64_t quality_stride() const { return shape_.layers * shape_.kv_heads; }
   bool judges() const { return judges_; }
 
+  /// What takes the place of a layer's selection, or of the one that look-ahead foretells; none: queries select.
+  std::optional<ReplayArgs> replay(std::int64_t layer, const StepBatch& batch, bool foretold, RowList out) const;
+  /// Brings the rows to replay to the device, once.
+  void send_replay(Stream& compute) const;
+
   float* scratch() const { return scratch_; }  // of select
   float* scores() const { return scores_; }    // of listed rows
 
  private:
   struct Lists {
     std::int32_t *rows, *count;
+    float* tail;  // null: these have none
   };
-  Lists take_lists(Arena& device, std::int64_t lists) const;
+  Lists take_lists(Arena& device, std::int64_t lists, bool tail) const;
   RowList list(const Lists& lists, std::int64_t i) const {
-    return {lists.rows + i * shape_.kv_heads * layout_.list_rows, lists.count + i * shape_.kv_heads, layout_.list_rows};
+    return {.rows = lists.rows + i * shape_.kv_heads * layout_.list_rows,
+            .count = lists.count + i * shape_.kv_heads,
+            .stride = layout_.list_rows,
+            .tail = lists.tail == nullptr ? nullptr : lists.tail + i * shape_.q_heads};
   }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape_.layers + layer; }
 
   KvShape shape_;
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
-  bool given_bases_, all_queries_, keeps_queries_, judges_;
+  bool given_bases_, all_queries_, keeps_queries_, judges_, tails_;
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
@@ -98,9 +119,11 @@ class SelectionBuffers {
   std::int32_t *slot_of_, *row_of_, *used_at_;
   StepSpan *warm_spans_, *host_warm_spans_;
   std::int64_t* tally_;
-  float *mass_, *prompt_mass_;
+  float *mass_, *prompt_mass_, *mean_values_;
   SelectionQuality* quality_;
   float *scratch_, *scores_;
+  std::shared_ptr<const Replay> replay_;
+  std::int32_t *replay_rows_, *replay_counts_;
 };
 
 }  // namespace longhaul

@@ -45,7 +45,8 @@ double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
 }  // namespace
 
 struct Engine::Impl {
-  Impl(Device& device, const ModelConfig& config, const Safetensors& file, const EngineOptions& options)
+  /// `file` may be null: random weights.
+  Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options)
       : device(device),
         config(config),
         options(options),
@@ -70,7 +71,8 @@ struct Engine::Impl {
     if ((options.policy.selects() || options.policy.kv_bits < 16) && !device.selects_rows())
       throw UserError(Exit::usage, "policy '{}': {} cannot select rows yet; use --policy stream, or --device cpu",
                       options.policy.name, device.describe());
-    memory.weights.load(device, *fetch, file);
+    if (file != nullptr) memory.weights.load(device, *fetch, *file);
+    else memory.weights.randomize(*compute);
     send_bases();
     if (options.probes.moments) clear_moments();
     if (options.probes.noise) send_noise();
@@ -187,6 +189,7 @@ struct Engine::Impl {
   }
 
   void prefill(Session& session, const PrefillReport& report);
+  void fill(Session& session);
   void add_moments(std::int64_t layer, std::int64_t tokens);
   void adopt(Session& session, Impl& from, const Session& source);
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
@@ -262,6 +265,15 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   session.accept(act.host_sampled[0], n);
 }
 
+void Engine::Impl::fill(Session& session) {
+  const std::int64_t n = session.prompt_size();
+  check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
+  cache.fill(session.slot(), n, memory.act.inv_freq, memory.act.qkv, memory.act.chunk);
+  finish_compute();
+  session.accept(session.tokens().back(), n);
+}
+
 void Engine::Impl::add_moments(std::int64_t l, std::int64_t tokens) {
   const std::int64_t sums = config.kv_heads * moment_doubles(config.head_dim);
   compute->launch(MomentsArgs{.qkv = memory.act.qkv,
@@ -335,10 +347,16 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
 }
 
 Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options)
-    : impl_(std::make_unique<Impl>(device, config, weights, options)) {}
+    : impl_(std::make_unique<Impl>(device, config, &weights, options)) {}
+Engine::Engine(Device& device, const ModelConfig& config, const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(device, config, nullptr, options)) {}
 Engine::~Engine() = default;
 
 void Engine::prefill(Session& session, const PrefillReport& report) { impl_->prefill(session, report); }
+void Engine::fill(Session& session) { impl_->fill(session); }
+std::int64_t Engine::layers_not_stored(const Session& session) const {
+  return impl_->cache.layers_not_stored(impl_->device, session.slot());
+}
 void Engine::step(std::span<Session* const> sessions) { impl_->step(sessions); }
 void Engine::adopt(Session& session, Engine& from, const Session& source) {
   impl_->adopt(session, *from.impl_, source);

@@ -176,16 +176,20 @@ TEST_CASE("retain: the least recently used slots, over many random steps") {
             if (found != held.end()) found->used = now;
             else if (r >= begin && r < end && staged[h][r]) incoming.push_back(r);
           }
-          for (std::int32_t r : incoming) {
+          std::set<Slot*> given;
+          while (given.size() < incoming.size()) {
             Slot* best = nullptr;
             for (Slot& s : held) {
-              if (s.row >= 0 && s.used == now) continue;
+              if ((s.row >= 0 && s.used == now) || given.contains(&s)) continue;
               if (!best || std::pair(s.row >= 0, s.row >= 0 ? s.used : 0) <
                                std::pair(best->row >= 0, best->row >= 0 ? best->used : 0))
                 best = &s;
             }
-            if (best) *best = {r, now};
+            if (!best) break;
+            given.insert(best);
           }
+          auto next_row = incoming.begin();
+          for (Slot* s : given) *s = {*next_row++, now};
         }
         KvTile staging_tile = tile(staging, n);
         staging_tile.first = staged_first;

@@ -50,6 +50,11 @@ class CpuStream final : public Stream {
   void launch(const RoundRowsArgs& a) override { push(a); }
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
+  void launch(const MeanValuesArgs& a) override { push(a); }
+
+  void launch(const RandomFillArgs& a) override { push(a); }
+  void launch(const ReplayArgs& a) override { push(a); }
+  void launch(const ChecksumArgs& a) override { push(a); }
 
  private:
   struct Record {
@@ -66,11 +71,11 @@ class CpuStream final : public Stream {
     std::int64_t met = 0;  // copies and operators so far
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
-  using Task =
-      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs, AppendArgs,
-                   AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
-                   SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                   AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+  using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
+                            AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
+                            FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
+                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, RoundRowsArgs,
+                            JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -35,10 +36,11 @@ std::int64_t target_of(const FitLabelsArgs& a, std::int64_t i) {
   return a.target + static_cast<std::int64_t>(static_cast<std::uint64_t>(spread) * a.targets >> 32);
 }
 
-/// All queries at their target positions, [queries, q_heads * head_dim].
-Floats turned_queries(const FitLabelsArgs& a) {
+/// All queries at their target positions, [queries, q_heads * head_dim]; none for a given basis.
+std::unique_ptr<float[]> turned_queries(const FitLabelsArgs& a) {
+  if (a.fit == LabelFit::given) return nullptr;
   const std::int64_t d = a.head_dim, half = d / 2, width = a.q_heads * d;
-  Floats out(a.queries * width);
+  auto out = std::make_unique_for_overwrite<float[]>(a.queries * width);  // tens of MiB: touched in parallel
   parallel_for(a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
     float *cosine = scratch.get<float>(d), *sine = cosine + half;
@@ -61,18 +63,19 @@ Floats turned_queries(const FitLabelsArgs& a) {
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const Floats& queries, std::int64_t head)
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const float* queries, std::int64_t head)
       : a_(a),
+        at_queries_(at_queries),
         queries_(queries),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
-        count_(std::min(a.kv.rows, kFitKeys)),
+        count_(fit_keys(a.kv.rows)),
         padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
         keys_(count_ * d_),
         basis_(basis_of(a.labels, head, d_)) {
     for (std::int64_t i = 0; i < count_; ++i) {
-      const std::byte* row = a.kv.data + head * a.kv.head_stride + i * a.kv.rows / count_ * 2 * d_ * size_of(a.act);
+      const std::byte* row = a.kv.data + head * a.kv.head_stride + fit_key(i, a.kv.rows) * 2 * d_ * size_of(a.act);
       const float* from = read_row(row, a.act, d_, &keys_[i * d_]);
       if (from != &keys_[i * d_]) std::copy_n(from, d_, &keys_[i * d_]);
     }
@@ -163,7 +166,7 @@ class HeadFit {
     for (std::int64_t i = 0; i < a_.queries; ++i) {
       const float* query =
           read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, group_ * d_, q.data());
-      const std::byte* row = a_.kv.data + head_ * a_.kv.head_stride + (a_.q_pos + i) * 2 * d_ * size_of(a_.act);
+      const std::byte* row = at_queries_.data + head_ * at_queries_.head_stride + i * 2 * d_ * size_of(a_.act);
       const float* key = read_row(row, a_.act, d_, k.data());
       for (std::int64_t j = 0; j < group_ * d_; ++j) sums[j % d_] += std::abs(query[j] * key[j % d_]);
     }
@@ -322,7 +325,8 @@ class HeadFit {
   }
 
   const FitLabelsArgs& a_;
-  const Floats& queries_;
+  const KvTile& at_queries_;
+  const float* queries_;
   std::int64_t head_, d_, group_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_;                  // [count, d]
@@ -335,11 +339,17 @@ class HeadFit {
 }  // namespace
 
 void fit_labels(const FitLabelsArgs& a) {
+  KvTile at_queries = a.kv;
+  at_queries.data += a.q_pos * 2 * a.head_dim * size_of(a.act);
+  fit_labels(a, at_queries);
+}
+
+void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries) {
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
-  const Floats queries = a.fit == LabelFit::given ? Floats{} : turned_queries(a);
+  const std::unique_ptr<float[]> queries = turned_queries(a);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, queries, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, queries.get(), h).run();
   });
 }
 

@@ -99,8 +99,8 @@ std::int64_t gather(const GatherArgs& a) {
 
 namespace {
 
-/// Slots in the order in which they are given away, `wanted` of them at most: empty ones, then those used longest ago;
-/// equals from the lowest. Never those used now.
+/// The slots that are given away, in ascending order, `wanted` of them at most: empty ones, then those used longest ago;
+/// of equals the lowest. Never those used now.
 std::vector<std::int32_t> free_slots(const std::int32_t* row_of, const std::int32_t* used_at, std::int64_t slots,
                                      std::int32_t now, std::int64_t wanted) {
   std::vector<std::uint64_t> order;
@@ -113,9 +113,9 @@ std::vector<std::int32_t> free_slots(const std::int32_t* row_of, const std::int3
   }
   wanted = std::min<std::int64_t>(wanted, static_cast<std::int64_t>(order.size()));
   std::nth_element(order.begin(), order.begin() + wanted, order.end());
-  std::sort(order.begin(), order.begin() + wanted);
   std::vector<std::int32_t> out(wanted);
   for (std::int64_t i = 0; i < wanted; ++i) out[i] = static_cast<std::int32_t>(order[i] & 0xffffffffu);
+  std::sort(out.begin(), out.end());
   return out;
 }
 

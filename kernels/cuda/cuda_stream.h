@@ -32,9 +32,29 @@ class CudaStream final : public Stream {
   void launch(const AttendStepArgs&) override;
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
+  void launch(const RandomFillArgs&) override;
+  void launch(const ReplayArgs&) override;
+  void launch(const ChecksumArgs&) override;
+
+  void launch(const FitLabelsArgs&) override;
+  void launch(const LabelRowsArgs&) override;
+  void launch(const FillArgs&) override;
+  void launch(const AddListMassArgs&) override;
+  void launch(const AddMassArgs&) override;
+  void launch(const RoundRowsArgs&) override;
+  void launch(const JudgeArgs&) override;
+  void launch(const MomentsArgs&) override;
+  void launch(const ScoreListArgs&) override;
+  void launch(const FinishListArgs&) override;
+
+  void launch(const LocateArgs&) override;
+  void launch(const GatherArgs&) override;
+  void launch(const RetainArgs&) override;
+  void launch(const SelectArgs&) override;
 
  private:
   void begin_launch();
+  void copy_part(const CopyArgs&);  // within one registration
 
   Machine& machine_;
   StreamHandle stream_;

@@ -53,10 +53,11 @@ class BlasHandle {
 };
 
 /// One word of pinned host memory that kernels can write and the host reads without a call; zero at first.
+template <class T>
 class HostWord {
  public:
   HostWord() {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(int), cudaHostAllocMapped | cudaHostAllocPortable));
+    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(T), cudaHostAllocMapped | cudaHostAllocPortable));
     *word_ = 0;
   }
   HostWord(HostWord&& other) noexcept : word_(std::exchange(other.word_, nullptr)) {}
@@ -64,11 +65,11 @@ class HostWord {
   ~HostWord() {
     if (word_ != nullptr) cudaFreeHost(word_);
   }
-  int* get() const { return word_; }
-  int read() const { return *static_cast<volatile int*>(word_); }
+  T* get() const { return word_; }
+  T read() const { return *static_cast<volatile T*>(word_); }
 
  private:
-  int* word_ = nullptr;
+  T* word_ = nullptr;
 };
 
 }  // namespace longhaul::cuda

@@ -1,0 +1,27 @@
+// The parts of bench_cuda_figures: each measures figures of one kind and adds those that are wanted.
+#pragma once
+#include "bench/figures.h"
+#include "bench/synthetic_run.h"
+
+namespace longhaul::bench {
+
+struct SectionFlags {
+  SyntheticSetting setting;    // geometry, device, context, batch, budgets; policy and sets for `step`
+  std::string trace, trace_k;  // of 1/16 of the rows, and of k rows; empty: figures that replay one are left out
+  std::int64_t k = 2048;
+  double recall = 1;         // of look-ahead, as measured with the traces
+  std::string accuracy;      // of the traced model at these k, for the figures' settings
+  int warm = 8, steps = 24;  // of each timing
+  std::int64_t pin_bytes = std::int64_t{32} << 30;
+};
+
+/// decode_*, stream_vs_link: whole steps through the engine.
+void decode_figures(Figures& figures, const SectionFlags& flags);
+/// prefill_256k_s: all layers, with the host store's checksum.
+void prefill_figures(Figures& figures, const SectionFlags& flags);
+/// pin_GiBps: from nothing to pinned host memory.
+void pin_figures(Figures& figures, const SectionFlags& flags);
+/// step_GEOMETRY_POLICY_CONTEXT_BATCH: one setting's step beside its bound, for all that has no figure of its own.
+void step_figure(Figures& figures, const SectionFlags& flags);
+
+}  // namespace longhaul::bench
