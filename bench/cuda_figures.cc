@@ -53,7 +53,7 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--accuracy", f.section.accuracy, "of the traced model at these k, for the figures' settings");
   app.add_option("--steps", f.section.steps, "timed steps of each run")->capture_default_str();
   app.add_option("--results", f.results, "folder of the results")->capture_default_str();
-  app.add_option("--sections", f.sections, "decode, prefill, pin, step; all but step unless given")->delimiter(',');
+  app.add_option("--sections", f.sections, "attend, decode, prefill, pin, step; all but step unless given")->delimiter(',');
   app.add_option("--figures", f.figures, "names; all of the sections' unless given")->delimiter(',');
   app.add_flag("--short", f.brief, "a short form: less memory to pin, fewer steps");
   app.footer(
@@ -89,6 +89,7 @@ Exit figures_main(int argc, char** argv) {
                               : std::ranges::find(f.sections, name) != f.sections.end();
   };
   if (runs("pin")) pin_figures(figures, section);
+  if (runs("attend")) attend_figures(figures, section);
   if (runs("decode")) decode_figures(figures, section);
   if (runs("prefill")) prefill_figures(figures, section);
   if (runs("step")) step_figure(figures, section);

@@ -17,6 +17,8 @@ struct SectionFlags {
 
 /// decode_*, stream_vs_link: whole steps through the engine.
 void decode_figures(Figures& figures, const SectionFlags& flags);
+/// attend_*: decode attention over lists and over all rows.
+void attend_figures(Figures& figures, const SectionFlags& flags);
 /// prefill_256k_s: all layers, with the host store's checksum.
 void prefill_figures(Figures& figures, const SectionFlags& flags);
 /// pin_GiBps: from nothing to pinned host memory.
