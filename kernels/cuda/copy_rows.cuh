@@ -16,11 +16,10 @@ void with_unit(std::int64_t row_bytes, const F& f) {
 }
 
 /// Thread `me` of `threads`: its share of `count` rows. from(k) and to(k) are the k-th row's first bytes, load(at)
-/// reads a unit. Four loads are on their way before the first is used.
-template <class Unit, class From, class To, class Load>
+/// reads a unit. kInFlight loads are on their way before the first is used.
+template <int kInFlight, class Unit, class From, class To, class Load>
 __device__ void copy_rows(int count, std::int64_t row_bytes, int me, int threads, const From& from, const To& to,
                           const Load& load) {
-  constexpr int kInFlight = 4;
   const int per_row = static_cast<int>(row_bytes / static_cast<std::int64_t>(sizeof(Unit))), all = count * per_row;
   for (int base = me; base < all; base += threads * kInFlight) {
     Unit unit[kInFlight];

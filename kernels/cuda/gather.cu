@@ -16,6 +16,7 @@ namespace longhaul::cuda {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr unsigned kLeastRows = 8;  // of a chunk
 using Scan = cub::BlockScan<unsigned, kThreads>;
 using Word = unsigned long long;
 
@@ -32,20 +33,31 @@ struct Shared {
   bool silent;
 };
 
-/// The lists cut into chunks: ends[i] chunks are in lists 0 to i.
+/// The lists cut into chunks: ends[i] chunks are in lists 0 to i. No chunk has more rows than rows_of_chunk(); fewer
+/// where that gives all blocks equal work.
 class Chunks {
  public:
   __device__ Chunks(const GatherArgs& a, unsigned* ends, int* fault, Shared& shared)
-      : a_(a), ends_(ends), lists_(static_cast<int>(a.batch.count * a.kv_heads)), rows_(rows_of_chunk(a.row_bytes)) {
+      : a_(a), ends_(ends), lists_(static_cast<int>(a.batch.count * a.kv_heads)) {
+    unsigned end, all;
     for (int base = 0; base < lists_; base += kThreads) {
       const int list = base + threadIdx.x;
-      unsigned end, all;
-      Scan(shared.scan).InclusiveSum(list < lists_ ? (count(list, fault) + rows_ - 1) / rows_ : 0, end, all);
+      Scan(shared.scan).InclusiveSum(list < lists_ ? count(list, fault) : 0, end, all);
+      all_rows_ += all;
+      __syncthreads();
+    }
+    const unsigned most = rows_of_chunk(a.row_bytes),
+                   turns = max(1u, (all_rows_ + gridDim.x * most - 1) / (gridDim.x * most));
+    rows_ = max(min(kLeastRows, most), (all_rows_ + gridDim.x * turns - 1) / (gridDim.x * turns));
+    for (int base = 0; base < lists_; base += kThreads) {
+      const int list = base + threadIdx.x;
+      Scan(shared.scan).InclusiveSum(list < lists_ ? (count(list, nullptr) + rows_ - 1) / rows_ : 0, end, all);
       if (list < lists_) ends_[list] = total_ + end;
       total_ += all;
       __syncthreads();
     }
   }
+  __device__ unsigned all_rows() const { return all_rows_; }
   __device__ unsigned total() const { return total_; }
   __device__ Chunk operator[](unsigned chunk) const {
     int low = 0, high = lists_ - 1;  // the first list that ends after the chunk
@@ -54,8 +66,9 @@ class Chunks {
       if (ends_[middle] > chunk) high = middle;
       else low = middle + 1;
     }
-    const int first = static_cast<int>(chunk - (low == 0 ? 0 : ends_[low - 1])) * rows_;
-    return {low, low / a_.kv_heads, low % a_.kv_heads, first, min(rows_, count(low, nullptr) - first)};
+    const auto first = static_cast<int>((chunk - (low == 0 ? 0 : ends_[low - 1])) * rows_);
+    return {low, low / a_.kv_heads, low % a_.kv_heads, first,
+            min(static_cast<int>(rows_), count(low, nullptr) - first)};
   }
   __device__ int count(int list, int* fault) const {
     const int first = a_.dst_first == nullptr ? 0 : a_.dst_first[list], room = static_cast<int>(a_.dst.rows) - first;
@@ -67,8 +80,8 @@ class Chunks {
  private:
   const GatherArgs& a_;
   unsigned* ends_;
-  int lists_, rows_;
-  unsigned total_ = 0;
+  int lists_;
+  unsigned rows_, all_rows_ = 0, total_ = 0;
 };
 
 __device__ const std::byte* source(const GatherArgs& a, const Chunk& c) {  // of row 0
@@ -92,14 +105,19 @@ __device__ unsigned take(GatherQueue* queue, bool from_front, unsigned total, Sh
   return shared.taken;
 }
 
+/// Reads rows from the host's memory: chunks of the queue, or where only such blocks are, every gridDim.x-th.
 template <class Unit>
-__device__ void read_rows(const GatherArgs& a, const Chunks& chunks, GatherQueue* queue, int* fault, Shared& shared) {
-  for (unsigned i; (i = take(queue, false, chunks.total(), shared)) < chunks.total();) {
+__device__ void read_rows(const GatherArgs& a, const Chunks& chunks, bool alone, GatherQueue* queue, int* fault,
+                          Shared& shared) {
+  auto next = [&](unsigned turn) {
+    return alone ? blockIdx.x + turn * gridDim.x : take(queue, false, chunks.total(), shared);
+  };
+  for (unsigned i, turn = 0; (i = next(turn)) < chunks.total(); ++turn) {
     const Chunk c = chunks[i];
     const std::int32_t* rows = a.rows.rows + c.list * a.rows.stride + c.first;
     const std::byte* src = source(a, c);
     std::byte* dst = destination(a, c);
-    copy_rows<Unit>(
+    copy_rows<4, Unit>(
         c.count, a.row_bytes, threadIdx.x, kThreads,
         [&](int k) {
           std::int64_t row = rows[k];
@@ -175,7 +193,7 @@ __device__ void pull_chunks(const GatherArgs& a, const Chunks& chunks, GatherQue
     const Chunk c = chunks[shared.chunk_of_slot[pulled % own]];
     const std::byte* src = ring.data + slot * kChunkBytes;
     std::byte* dst = destination(a, c);
-    copy_rows<Unit>(
+    copy_rows<4, Unit>(
         1, c.count * a.row_bytes, threadIdx.x, kThreads, [&](int) { return src; }, [&](int) { return dst; },
         [](const Unit* at) { return __ldcv(at); });
     __syncthreads();  // the slot is read
@@ -195,14 +213,10 @@ __global__ void __launch_bounds__(kThreads)
     const unsigned own = most / host_blocks + (blockIdx.x < most % host_blocks);
     pull_chunks<Unit>(a, chunks, queue, ring, host_blocks, own, fault, shared);
   } else {
-    read_rows<Unit>(a, chunks, queue, fault, shared);
+    read_rows<Unit>(a, chunks, host_blocks == 0, queue, fault, shared);
   }
-  if (blockIdx.x == 0) {
-    Word rows = 0;
-    for (int list = threadIdx.x; list < a.batch.count * a.kv_heads; list += kThreads)
-      rows += chunks.count(list, nullptr);
-    if (rows > 0) atomicAdd(bytes, rows * static_cast<Word>(a.row_bytes));
-  }
+  if (blockIdx.x == 0 && threadIdx.x == 0 && chunks.all_rows() > 0)
+    atomicAdd(bytes, static_cast<Word>(chunks.all_rows()) * static_cast<Word>(a.row_bytes));
   __syncthreads();
   __threadfence();
   if (threadIdx.x == 0 && atomicInc(&queue->finished, gridDim.x - 1) == gridDim.x - 1) queue->taken = 0;

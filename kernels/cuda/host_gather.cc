@@ -56,10 +56,11 @@ void HostGather::serve(int first_slot) {
     bool found = false;
     for (int i = 0; i < ring_.slots; ++i) {
       const int slot = (first_slot + i) % ring_.slots;
+      auto& taken = taken_[static_cast<std::size_t>(slot)];
+      unsigned latest = taken.load(std::memory_order_relaxed);
       const unsigned request = std::atomic_ref(ring_.requested[slot]).load(std::memory_order_acquire);
-      unsigned latest = taken_[static_cast<std::size_t>(slot)].load(std::memory_order_relaxed);
-      if (request == latest || !taken_[static_cast<std::size_t>(slot)].compare_exchange_strong(latest, request))
-        continue;
+      // The one after the latest, or what was read of `taken` is out of date.
+      if (request != latest + 1 || !taken.compare_exchange_strong(latest, request)) continue;
       gather_job(ring_.jobs[slot], ring_.data + slot * kChunkBytes);
       std::atomic_ref(ring_.ready[slot]).store(request, std::memory_order_release);
       found = true;

@@ -1,6 +1,6 @@
-// retain: a team of blocks per (token, KV head). It marks the resident rows of the list and notes where in the list the
-// incoming ones are, as a bit mask with ranks; finds the age from which on slots are given away, by a histogram of
-// ages; and walks the slots in order: the i-th chosen slot takes the i-th incoming row.
+// retain: a team of blocks per (token, KV head). It marks the resident rows of the list and notes which of the others
+// are incoming; finds the age from which on slots are given away, by a histogram of ages; notes the chosen slots; and
+// brings the i-th incoming row to the i-th chosen slot.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/copy_rows.cuh"
 #include "kernels/cuda/launch.h"
@@ -8,196 +8,257 @@
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/team_scan.cuh"
 
+#include <cub/block/block_scan.cuh>
+
 namespace longhaul::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32, kBinsOfThread = 4, kBins = kBinsOfThread * kThreads;
+constexpr int kAtOnce = 8;        // groups of 32 entries that a warp loads before it uses the first
 constexpr unsigned kEmpty = ~0u;  // the age of a slot that holds no row: the greatest
-using Scan = TeamScan<kThreads>;
+using BinScan = cub::BlockScan<unsigned, kThreads>;
 
-/// 32 entries of a list: which are incoming, and how many are in the part's groups before.
+/// Of 32 entries the noted ones, and how many the block has noted before them.
 struct Group {
   unsigned mask, rank;
 };
 
+/// The n-th noted entry of a block's groups.
+__device__ int noted(const Group* groups, int count, unsigned n) {
+  int at = 0, step = 1;
+  while (2 * step < count) step *= 2;
+  for (; step > 0; step /= 2)
+    if (at + step < count && groups[at + step].rank <= n) at += step;
+  const Group group = groups[at];
+  unsigned mask = group.mask;
+  for (n -= group.rank; n > 0; --n) mask &= mask - 1;
+  return at * 32 + __ffs(static_cast<int>(mask)) - 1;
+}
+
 struct Shared {
-  typename Scan::Shared scan;
-  typename Scan::Scan::TempStorage bins;
-  unsigned count[kBins], total[kBins];  // of slots by age: this part's, and in part 0 the team's
+  TeamScan<kWarps>::Shared scan;
+  BinScan::TempStorage bins;
+  unsigned count[kBins], total[kBins];  // of slots by age: this block's, and in block 0 the team's
   unsigned bin, above, in_bin;
-  std::int32_t from[kWarps][32], to[kWarps][32];
+  unsigned incoming_before[kMostTeam];  // each block
+  std::int32_t from[kThreads], to[kThreads];
 };
 
 /// One KV head of one session's resident set.
 struct Head {
   std::int32_t *slot_of, *row_of, *used_at;
   std::int32_t now;
+  std::int64_t slots;
 
-  __device__ unsigned age(std::int64_t slot) const {  // 0: used now
-    const unsigned since = static_cast<unsigned>(now) - static_cast<unsigned>(used_at[slot]);
-    return row_of[slot] < 0 ? kEmpty : since;
+  /// Of 32 * kAtOnce slots, the lane's from `slot` on; 0: used now, or no slot.
+  __device__ void ages(std::int64_t slot, std::int64_t end, unsigned (&age)[kAtOnce]) const {
+    std::int32_t row[kAtOnce];
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g) {
+      const std::int64_t s = slot + g * 32;
+      row[g] = s < end ? row_of[s] : 0;
+      age[g] = static_cast<unsigned>(now) - static_cast<unsigned>(s < end ? used_at[s] : now);
+    }
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g)
+      if (row[g] < 0) age[g] = kEmpty;
   }
 };
 
-/// The n-th incoming row's index in the list, by the groups of all parts.
-__device__ std::int64_t incoming(unsigned n, Group* groups, int groups_of_part, const unsigned* first_of_part) {
-  unsigned part = 0;
-  for (unsigned p = 1; p < team_size(); ++p)
-    if (first_of_part[p] <= n) part = p;
-  const Group* theirs = team_peer(groups, part);
-  n -= first_of_part[part];
-  int at = 0, step = 1;
-  while (2 * step < groups_of_part) step *= 2;
-  for (; step > 0; step /= 2)
-    if (at + step < groups_of_part && theirs[at + step].rank <= n) at += step;
-  const Group group = theirs[at];
-  unsigned mask = group.mask;
-  for (n -= group.rank; n > 0; --n) mask &= mask - 1;
-  return (std::int64_t{part} * groups_of_part + at) * 32 + __ffs(static_cast<int>(mask)) - 1;
+/// Which slots are given away: all older than `high`, and of those of an age in [low, high] the first `quota`.
+struct Cut {
+  unsigned low, high, quota;
+  __device__ bool over(unsigned age) const { return age > high; }
+  __device__ bool among(unsigned age) const { return age >= low && age <= high; }
+};
+
+/// Adds a warp's ages to the block's bins. Often many have one age: then one addition serves them all.
+__device__ void add_to_bins(unsigned* bins, unsigned bin, bool in) {
+  const unsigned some = __ballot_sync(~0u, in);
+  if (some == 0) return;
+  const int lane = threadIdx.x % 32, leader = __ffs(static_cast<int>(some)) - 1;
+  const unsigned common = __shfl_sync(~0u, bin, leader), alike = __ballot_sync(~0u, in && bin == common);
+  if (lane == leader) atomicAdd(&bins[common], __popc(alike));
+  else if (in && bin != common) atomicAdd(&bins[bin], 1);
 }
 
-template <class Unit>
-__global__ void __launch_bounds__(kThreads, 1)
-    retain_rows(const __grid_constant__ RetainArgs a, int groups_of_warp, int slots_of_warp) {
-  __shared__ Shared shared;
-  __shared__ unsigned first_of_part[kMostTeam];
-  extern __shared__ Group groups[];  // [kWarps * groups_of_warp]
-  wait_for_previous();
-  let_next_start();
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int rank = static_cast<int>(team_rank()) * kWarps + warp;
-  const unsigned below = (1u << lane) - 1;
-  const std::int64_t head = blockIdx.y, list = blockIdx.z * a.kv_heads + head, slots = a.resident.rows;
-  const StepSpan span = a.batch.spans[blockIdx.z];
-  const std::int32_t* rows = a.rows.rows + list * a.rows.stride;
-  const std::int32_t* places = a.places == nullptr ? nullptr : a.places + list * a.rows.stride;
-  const int count = a.rows.count[list];
-  const std::int64_t session = span.slot;
-  const Head set{a.resident.slot_of + session * a.resident.slot_of_session + head * a.resident.stride,
-                 a.resident.row_of + session * a.resident.row_of_session + head * slots,
-                 a.resident.used_at + session * a.resident.row_of_session + head * slots, span.rows};
-  for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
-  team_sync();  // all blocks run
-
-  // The list. Groups past its end are empty.
-  Group* mine = groups + warp * groups_of_warp;
-  unsigned found = 0;
-#pragma unroll 4
-  for (int g = 0; g < groups_of_warp; ++g) {
-    const int i = (rank * groups_of_warp + g) * 32 + lane;
-    bool wanted = false;
-    if (i < count) {
-      const std::int32_t r = rows[i], slot = set.slot_of[r];
-      if (slot >= 0) set.used_at[slot] = set.now;
-      else
-        wanted =
-            (places == nullptr || place_region(places[i]) == Region::staging) && r >= a.begin && r < span.ring_first;
-    }
-    const unsigned mask = __ballot_sync(~0u, wanted);
-    if (lane == 0) mine[g] = {mask, found};
-    found += __popc(mask);
-  }
-  Scan scan(shared.scan);
-  const auto [before, arrived] = scan(found);
-  if (arrived == 0) return;
-  const auto first = static_cast<unsigned>(before - scan.before_part(team_rank()));
-  for (int g = lane; g < groups_of_warp; g += 32) mine[g].rank += first;
-  if (threadIdx.x < team_size()) first_of_part[threadIdx.x] = static_cast<unsigned>(scan.before_part(threadIdx.x));
-
-  // The age from which on slots are given away: `wanted` slots are that old or older, counted from the lowest of those
-  // of just that age. Of ages in [low, high] a bin holds 2^shift, the last but one all that are left, the last kEmpty.
-  const std::int64_t slot_begin = std::int64_t{rank} * slots_of_warp;
-  const std::int64_t slot_end = slot_begin + slots_of_warp < slots ? slot_begin + slots_of_warp : slots;
-  unsigned low = 1, high = kEmpty, shift = 0, quota = 0, wanted = static_cast<unsigned>(arrived);
+/// The cut that gives `wanted` slots away, or all that can be, whose number becomes `wanted`. The block's bins are
+/// zero. Of ages in [low, high] a bin has 2^shift, the last but one all that are left, the last kEmpty.
+__device__ Cut find_cut(const Head& head, std::int64_t begin, std::int64_t end, unsigned& wanted, Shared& shared) {
+  Cut cut{1, kEmpty, 0};
+  const int lane = threadIdx.x % 32;
+  unsigned shift = 0;
   for (bool start = true;; start = false) {
-    __syncthreads();  // the bins are zero
-#pragma unroll 4
-    for (std::int64_t s = slot_begin + lane; s < slot_begin + slots_of_warp; s += 32) {
-      const unsigned age = s < slot_end ? set.age(s) : 0;
-      const bool in = age >= low && age <= high;
-      const unsigned bin = age == kEmpty ? kBins - 1 : min((age - low) >> shift, kBins - 2u);
-      // Most slots of a warp often have one age: then one addition serves all.
-      const unsigned some = __ballot_sync(~0u, in);
-      if (some == 0) continue;
-      const int leader = __ffs(static_cast<int>(some)) - 1;
-      const unsigned common = __shfl_sync(~0u, bin, leader), alike = __ballot_sync(~0u, in && bin == common);
-      if (lane == leader) atomicAdd(&shared.count[common], __popc(alike));
-      else if (in && bin != common) atomicAdd(&shared.count[bin], 1);
+    for (std::int64_t s = begin + lane; s - lane < end; s += 32 * kAtOnce) {
+      unsigned age[kAtOnce];
+      head.ages(s, end, age);
+#pragma unroll
+      for (int g = 0; g < kAtOnce; ++g)
+        add_to_bins(shared.count, age[g] == kEmpty ? kBins - 1 : min((age[g] - cut.low) >> shift, kBins - 2u),
+                    cut.among(age[g]));
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kBins; i += kThreads)
       if (shared.count[i] > 0) atomicAdd(team_peer(shared.total, 0) + i, shared.count[i]);
     team_sync();
     const unsigned* total = team_peer(shared.total, 0);
-    Scan::Sum bins[kBinsOfThread], above[kBinsOfThread], all;
+    unsigned bins[kBinsOfThread], above[kBinsOfThread], all;
     const int top = kBins - 1 - kBinsOfThread * static_cast<int>(threadIdx.x);  // the oldest first
 #pragma unroll
     for (int b = 0; b < kBinsOfThread; ++b) bins[b] = total[top - b];
-    typename Scan::Scan(shared.bins).ExclusiveSum(bins, above, all);
-    if (start) quota = wanted = static_cast<unsigned>(all < wanted ? all : wanted);
+    BinScan(shared.bins).ExclusiveSum(bins, above, all);
+    if (start) cut.quota = wanted = min(all, wanted);
 #pragma unroll
     for (int b = 0; b < kBinsOfThread; ++b)
-      if (above[b] < quota && quota <= above[b] + bins[b])
-        shared.bin = top - b, shared.above = static_cast<unsigned>(above[b]),
-        shared.in_bin = static_cast<unsigned>(bins[b]);
-    team_sync();              // the team's bins have been read
-    if (wanted == 0) return;  // every slot has been used now
-    quota -= shared.above;
+      if (above[b] < cut.quota && cut.quota <= above[b] + bins[b])
+        shared.bin = top - b, shared.above = above[b], shared.in_bin = bins[b];
+    team_sync();  // the team's bins have been read
+    if (wanted == 0) return cut;
+    cut.quota -= shared.above;
     const unsigned bin = shared.bin;
-    if (bin == kBins - 1) {
-      low = kEmpty;
-      break;
-    }
-    low += bin << shift;
-    if (bin < kBins - 2) high = min(high - low, (1u << shift) - 1) + low;
-    else if (high == kEmpty) --high;
-    if (low == high || shared.in_bin == quota) break;  // exact, or all of the bin
-    shift = high - low < kBins - 2 ? 0 : 32 - __clz(static_cast<int>(high - low)) - 10;
+    if (bin == kBins - 1) return {kEmpty, kEmpty, cut.quota};
+    cut.low += bin << shift;
+    if (bin < kBins - 2) cut.high = min(cut.high - cut.low, (1u << shift) - 1) + cut.low;
+    else if (cut.high == kEmpty) --cut.high;
+    if (cut.low == cut.high || shared.in_bin == cut.quota) return cut;  // exact, or all of the bin
+    shift = cut.high - cut.low < kBins - 2 ? 0 : 32 - __clz(static_cast<int>(cut.high - cut.low)) - 10;
     for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
     team_sync();
   }
-  // Chosen: all of an age over `high`, and the first `quota` in [low, high].
-  if (low == kEmpty) high = kEmpty;
+}
 
-  unsigned over = 0, among = 0;
-#pragma unroll 4
-  for (std::int64_t s = slot_begin + lane; s < slot_begin + slots_of_warp; s += 32) {
-    const unsigned age = s < slot_end ? set.age(s) : 0;
-    over += __popc(__ballot_sync(~0u, age > high));
-    among += __popc(__ballot_sync(~0u, age >= low && age <= high));
+template <class Unit>
+__global__ void __launch_bounds__(kThreads, 1)
+    retain_rows(const __grid_constant__ RetainArgs a, int list_groups, int slot_groups) {  // groups of a warp
+  __shared__ Shared shared;
+  extern __shared__ Group groups[];  // [kWarps * list_groups] of the list, [kWarps * slot_groups] of the slots
+  wait_for_previous();
+  let_next_start();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int rank = static_cast<int>(team_rank()) * kWarps + warp;
+  const std::int64_t head = blockIdx.y, list = blockIdx.z * a.kv_heads + head, slots = a.resident.rows;
+  const StepSpan span = a.batch.spans[blockIdx.z];
+  const int count = a.rows.count[list];
+  const std::int32_t* rows = a.rows.rows + list * a.rows.stride;
+  const std::int32_t* places = a.places == nullptr ? nullptr : a.places + list * a.rows.stride;
+  const std::int64_t session = span.slot;
+  const Head set{a.resident.slot_of + session * a.resident.slot_of_session + head * a.resident.stride,
+                 a.resident.row_of + session * a.resident.row_of_session + head * slots,
+                 a.resident.used_at + session * a.resident.row_of_session + head * slots, span.rows, slots};
+  for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
+
+  // The list. Groups past its end are empty.
+  Group* mine = groups + warp * list_groups;
+  unsigned found = 0;
+  for (int begin = 0; begin < list_groups; begin += kAtOnce) {
+    const int first = (rank * list_groups + begin) * 32 + lane;
+    std::int32_t row[kAtOnce], place[kAtOnce];
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g) {
+      const int i = first + g * 32;
+      const bool there = begin + g < list_groups && i < count;
+      row[g] = there ? rows[i] : -1;
+      place[g] = there && places != nullptr ? places[i] : row_place(Region::staging, 0);
+    }
+    if (places == nullptr)
+#pragma unroll
+      for (int g = 0; g < kAtOnce; ++g)
+        if (const std::int32_t slot = row[g] >= 0 ? set.slot_of[row[g]] : -1; slot >= 0)
+          place[g] = row_place(Region::cache, slot);
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g) {
+      const std::int32_t r = row[g];
+      if (r >= 0 && place_region(place[g]) == Region::cache) set.used_at[place_index(place[g])] = set.now;
+      const unsigned mask = __ballot_sync(
+          ~0u, place_region(place[g]) == Region::staging && r >= 0 && r >= a.begin && r < span.ring_first);
+      if (lane == 0 && begin + g < list_groups) mine[begin + g] = {mask, found};
+      found += __popc(mask);
+    }
   }
-  Scan::Sum ranks = scan(Scan::Sum{over} << 32 | among).before;
-  over = static_cast<unsigned>(ranks >> 32), among = static_cast<unsigned>(ranks);
+  team_sync();
+  TeamScan<kWarps> scan(shared.scan);
+  scan.add(found);
+  auto wanted = static_cast<unsigned>(scan.total());
+  if (wanted == 0) return;
+  const auto before = static_cast<unsigned>(scan.before_this_warp() - scan.before_block(team_rank()));
+  for (int g = lane; g < list_groups; g += 32) mine[g].rank += before;
+  if (warp < static_cast<int>(team_size())) {
+    const auto first = static_cast<unsigned>(scan.before_block(warp));
+    if (lane == 0) shared.incoming_before[warp] = first;
+  }
 
+  // The slots.
+  const std::int64_t block_begin = std::int64_t{team_rank()} * kWarps * slot_groups * 32;
+  const std::int64_t begin = std::int64_t{rank} * slot_groups * 32;
+  const std::int64_t end = begin + slot_groups * 32 < slots ? begin + slot_groups * 32 : slots;
+  const Cut cut = find_cut(set, begin, end, wanted, shared);
+  if (wanted == 0) return;  // every slot has been used now
+  unsigned over = 0, among = 0;
+  for (std::int64_t s = begin + lane; s - lane < end; s += 32 * kAtOnce) {
+    unsigned age[kAtOnce];
+    set.ages(s, end, age);
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g)
+      over += __popc(__ballot_sync(~0u, cut.over(age[g]))), among += __popc(__ballot_sync(~0u, cut.among(age[g])));
+  }
+  scan.add(static_cast<unsigned long long>(over) << 32 | among);
+  // How many slots are chosen before a warp or block.
+  auto chosen_before = [&](unsigned long long ranks) {
+    return static_cast<unsigned>(ranks >> 32) + min(static_cast<unsigned>(ranks), cut.quota);
+  };
+  const unsigned first_chosen = chosen_before(scan.before_block(team_rank()));
+  const unsigned chosen = chosen_before(scan.before_block(team_rank() + 1)) - first_chosen;
+  among = static_cast<unsigned>(scan.before_this_warp());
+  unsigned next = chosen_before(scan.before_this_warp()) - first_chosen;
+  Group* slot_bits = groups + kWarps * list_groups;
+  for (int g = lane; g < slot_groups; g += 32) slot_bits[warp * slot_groups + g] = {0, chosen};  // those past the end
+  __syncwarp();
+  for (std::int64_t s = begin + lane; s - lane < end; s += 32 * kAtOnce) {
+    unsigned age[kAtOnce];
+    set.ages(s, end, age);
+#pragma unroll
+    for (int g = 0; g < kAtOnce; ++g) {
+      const unsigned amongs = __ballot_sync(~0u, cut.among(age[g]));
+      const bool in_quota = among + __popc(amongs & ((1u << lane) - 1)) < cut.quota;
+      const unsigned mask = __ballot_sync(~0u, cut.over(age[g]) || (cut.among(age[g]) && in_quota));
+      const std::int64_t group = (s - lane - block_begin) / 32 + g;
+      if (lane == 0 && group < (warp + 1) * slot_groups) slot_bits[group] = {mask, next};
+      next += __popc(mask), among += __popc(amongs);
+    }
+  }
+  __syncthreads();
+
+  // The rows, a slot for each thread at a time.
   const std::byte* staging =
       a.regions.staging.data + blockIdx.z * a.regions.staging.session_stride + head * a.regions.staging.head_stride;
   std::byte* cache =
       a.regions.cache.data + session * a.regions.cache.session_stride + head * a.regions.cache.head_stride;
-  for (std::int64_t s = slot_begin + lane; s < slot_begin + slots_of_warp; s += 32) {
-    const unsigned age = s < slot_end ? set.age(s) : 0;
-    const unsigned overs = __ballot_sync(~0u, age > high), amongs = __ballot_sync(~0u, age >= low && age <= high);
-    const unsigned among_before = among + __popc(amongs & below);
-    const bool chosen = age > high || (amongs >> lane & 1 && among_before < quota);
-    const unsigned all = __ballot_sync(~0u, chosen);
-    if (chosen) {
-      const std::int64_t i = incoming(over + __popc(overs & below) + min(among_before, quota), groups,
-                                      kWarps * groups_of_warp, first_of_part);
-      const std::int32_t row = rows[i], old = set.row_of[s];
+  for (unsigned base = 0; base < chosen; base += kThreads) {
+    const unsigned n = base + threadIdx.x;
+    if (n < chosen) {
+      const unsigned arrival = first_chosen + n;
+      unsigned block = 0;
+      for (unsigned p = 1; p < team_size(); ++p)
+        if (shared.incoming_before[p] <= arrival) block = p;
+      const std::int64_t i =
+          std::int64_t{block} * kWarps * list_groups * 32 +
+          noted(team_peer(groups, block), kWarps * list_groups, arrival - shared.incoming_before[block]);
+      const std::int64_t slot = block_begin + noted(slot_bits, kWarps * slot_groups, n);
+      const std::int32_t row = rows[i], old = set.row_of[slot];
       if (old >= 0) set.slot_of[old] = -1;
-      set.slot_of[row] = static_cast<std::int32_t>(s);
-      set.row_of[s] = row;
-      set.used_at[s] = set.now;
-      const int at = __popc(all & below);
-      shared.to[warp][at] = static_cast<std::int32_t>(s);
-      shared.from[warp][at] = places == nullptr ? static_cast<std::int32_t>(row - a.regions.staging.first)
-                                                : static_cast<std::int32_t>(place_index(places[i]));
+      set.slot_of[row] = static_cast<std::int32_t>(slot);
+      set.row_of[slot] = row;
+      set.used_at[slot] = set.now;
+      shared.to[threadIdx.x] = static_cast<std::int32_t>(slot);
+      shared.from[threadIdx.x] =
+          static_cast<std::int32_t>(places == nullptr ? row - a.regions.staging.first : place_index(places[i]));
     }
-    __syncwarp();
-    copy_rows<Unit>(
-        __popc(all), a.row_bytes, lane, 32, [&](int k) { return staging + shared.from[warp][k] * a.row_bytes; },
-        [&](int k) { return cache + shared.to[warp][k] * a.row_bytes; }, [](const Unit* at) { return *at; });
-    __syncwarp();
-    over += __popc(overs), among += __popc(amongs);
+    __syncthreads();
+    copy_rows<8, Unit>(
+        static_cast<int>(min(chosen - base, unsigned{kThreads})), a.row_bytes, threadIdx.x, kThreads,
+        [&](int k) { return staging + shared.from[k] * a.row_bytes; },
+        [&](int k) { return cache + shared.to[k] * a.row_bytes; }, [](const Unit* at) { return *at; });
+    __syncthreads();
   }
   team_sync();  // no block ends while another reads its groups
 }
@@ -217,16 +278,17 @@ unsigned team_blocks(std::int64_t wanted, std::int64_t lists) {
 void retain(const RetainArgs& a, cudaStream_t stream) {
   const std::int64_t lists = a.batch.count * a.kv_heads;
   if (lists == 0 || a.resident.rows == 0) return;
-  const unsigned parts = team_blocks(kMostTeam, lists);
-  const auto groups = static_cast<int>(ceil_div(a.rows.stride, 32 * kWarps * parts));
-  const auto slots = static_cast<int>(ceil_div(a.resident.rows, 32 * kWarps * parts) * 32);
-  const Launch launch{.grid = {parts, static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
+  const unsigned blocks = team_blocks(kMostTeam, lists);
+  const std::int64_t entries = std::int64_t{32} * kWarps * blocks;
+  const auto list_groups = static_cast<int>(ceil_div(a.rows.stride, entries));
+  const auto slot_groups = static_cast<int>(ceil_div(a.resident.rows, entries));
+  const Launch launch{.grid = {blocks, static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
                       .block = kThreads,
-                      .shared_bytes = kWarps * groups * sizeof(Group),
+                      .shared_bytes = kWarps * static_cast<std::size_t>(list_groups + slot_groups) * sizeof(Group),
                       .stream = stream,
                       .overlap = true,
-                      .cluster = parts};
-  with_unit(a.row_bytes, [&]<class Unit>(Unit) { launch(retain_rows<Unit>, a, groups, slots); });
+                      .cluster = blocks};
+  with_unit(a.row_bytes, [&]<class Unit>(Unit) { launch(retain_rows<Unit>, a, list_groups, slot_groups); });
 }
 
 }  // namespace longhaul::cuda

@@ -1,7 +1,7 @@
 // Sums over the warps of a team, in order: what ranks the entries of a list that several blocks share. Device code
 // only.
 #pragma once
-#include <cub/block/block_scan.cuh>
+#include <cub/warp/warp_reduce.cuh>
 
 #include "kernels/cuda/team.cuh"
 
@@ -9,43 +9,35 @@ namespace longhaul::cuda {
 
 constexpr unsigned kMostTeam = 8;  // blocks that every device with clusters can place together
 
-/// Numbers of the warps of a team, in order of their blocks, added up.
-template <int kThreads>
+/// Every warp of kWarps in each block gives a number; the warps are in order of their blocks.
+template <int kWarps>
 class TeamScan {
  public:
   using Sum = unsigned long long;
-  using Scan = cub::BlockScan<Sum, kThreads>;
   struct Shared {
-    typename Scan::TempStorage scan;
-    Sum parts[2][kMostTeam];  // two in turn: one is read while the next call writes the other
-  };
-  struct Result {
-    Sum before, total;
+    Sum sums[2][kMostTeam * kWarps];  // two in turn: one is read while the next call writes the other
   };
 
+  /// After a team_sync(): then all blocks run.
   __device__ explicit TeamScan(Shared& shared) : shared_(shared) {}
 
-  /// Of `mine`, the same in all lanes of a warp: the sum over the warps before, and over all. A team_sync().
-  __device__ Result operator()(Sum mine) {
-    Sum before, sum;
-    Scan(shared_.scan).ExclusiveSum(threadIdx.x % 32 == 0 ? mine : 0, before, sum);
-    Sum* parts = shared_.parts[turn_];
+  /// Publishes `mine`, the same in all lanes of a warp. A team_sync().
+  __device__ void add(Sum mine) {
     turn_ ^= 1;
-    if (threadIdx.x < team_size()) team_peer(parts, threadIdx.x)[team_rank()] = sum;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (lane < team_size()) team_peer(shared_.sums[turn_], lane)[team_rank() * kWarps + warp] = mine;
     team_sync();
-    Result result{__shfl_sync(~0u, before, 0), 0};
-    for (unsigned p = 0; p < team_size(); ++p) {
-      if (p < team_rank()) result.before += parts[p];
-      result.total += parts[p];
-    }
-    return result;
   }
-  /// Of the latest call: the sum over the parts before `part`.
-  __device__ Sum before_part(unsigned part) const {
+  /// The sum over the warps before `warp`, of all blocks. To all lanes.
+  __device__ Sum before(unsigned warp) const {
     Sum sum = 0;
-    for (unsigned p = 0; p < part; ++p) sum += shared_.parts[turn_ ^ 1][p];
-    return sum;
+    for (unsigned i = threadIdx.x % 32; i < warp; i += 32) sum += shared_.sums[turn_][i];
+    typename cub::WarpReduce<Sum>::TempStorage unused;  // shuffles alone
+    return __shfl_sync(~0u, cub::WarpReduce<Sum>(unused).Sum(sum), 0);
   }
+  __device__ Sum before_this_warp() const { return before(team_rank() * kWarps + threadIdx.x / 32); }
+  __device__ Sum before_block(unsigned rank) const { return before(rank * kWarps); }
+  __device__ Sum total() const { return before(team_size() * kWarps); }
 
  private:
   Shared& shared_;
