@@ -22,4 +22,8 @@ std::int64_t cuda_free_memory(int ordinal);
 /// DeviceError, OutOfMemory.
 std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& gather = {});
 
+/// Measures the link with about `store_bytes` of pinned host memory (whole GiB) and 1 GiB of the device's: some seconds.
+/// Small stores flatter, for the device keeps their address translations. Throws DeviceError, OutOfMemory.
+LinkProfile measure_link(int ordinal, std::int64_t store_bytes = std::int64_t{8} << 30);
+
 }  // namespace longhaul

@@ -17,4 +17,6 @@ std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
 std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
 
+LinkProfile measure_link(int, std::int64_t) { throw DeviceError(kAbsent); }
+
 }  // namespace longhaul

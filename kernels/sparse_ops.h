@@ -191,7 +191,7 @@ struct FinishListArgs {
 struct RetainArgs {
   StepBatch batch;
   RowList rows;
-  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride]; null: row r is at index r - staging.first of
+  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is at index r - staging.first of
                                // regions.staging
   Regions regions;
   std::int64_t begin;  // only rows of [begin, ring_first of the span) are kept

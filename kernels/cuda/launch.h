@@ -18,14 +18,14 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream;
-  bool overlap = false;  // may start before the kernel before it ends, where the device can (overlap.cuh)
-  unsigned cluster = 1;  // blocks along x that run together and see each other's shared memory
+  bool overlap = false;      // may start before the kernel before it ends, where the device can (overlap.cuh)
+  unsigned cluster = 1;      // blocks along x that run together and see each other's shared memory
   bool cooperative = false;  // all blocks run at once, so that they can wait for each other
   std::source_location at = std::source_location::current();
 
   template <class... Params, class... Args>
   void operator()(void (*kernel)(Params...), Args&&... args) const {
-    constexpr std::size_t kWithoutAsking = 48 << 10;
+    constexpr std::size_t kWithoutAsking = 16 << 10;  // of 48 KiB, what static shared memory may leave
     if (shared_bytes > kWithoutAsking)
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
             at);
