@@ -12,6 +12,15 @@ using namespace longhaul::bench;
 
 namespace {
 
+struct Section {
+  std::string_view name;
+  void (*run)(Figures&, const SectionFlags&);
+  bool by_default = true;
+};
+constexpr Section kSections[] = {{"pin", pin_figures},        {"attend", attend_figures}, {"dense", dense_figures},
+                                 {"gather", gather_figures},  {"decode", decode_figures}, {"prefill", prefill_figures},
+                                 {"step", step_figure, false}};
+
 struct Flags {
   SectionFlags section;
   std::string geometry = "llama-3.1-8b", results = "bench/results";
@@ -53,7 +62,9 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--accuracy", f.section.accuracy, "of the traced model at these k, for the figures' settings");
   app.add_option("--steps", f.section.steps, "timed steps of each run")->capture_default_str();
   app.add_option("--results", f.results, "folder of the results")->capture_default_str();
-  app.add_option("--sections", f.sections, "decode, prefill, pin, gather, step; all but step unless given")->delimiter(',');
+  std::string known;
+  for (const Section& section : kSections) known += std::string(section.name) + ", ";
+  app.add_option("--sections", f.sections, known + "comma-separated; all but step unless given")->delimiter(',');
   app.add_option("--figures", f.figures, "names; all of the sections' unless given")->delimiter(',');
   app.add_flag("--short", f.brief, "a short form: less memory to pin, fewer steps");
   app.footer(
@@ -84,15 +95,9 @@ Exit figures_main(int argc, char** argv) {
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();
   Figures figures(f.results, {command_line(argc, argv), kCommit, device}, f.figures);
   fmt::print("{}, commit {}\n", device, kCommit);
-  auto runs = [&](const char* name) {
-    return f.sections.empty() ? std::string_view(name) != "step"
-                              : std::ranges::find(f.sections, name) != f.sections.end();
-  };
-  if (runs("pin")) pin_figures(figures, section);
-  if (runs("gather")) gather_figures(figures, section);
-  if (runs("decode")) decode_figures(figures, section);
-  if (runs("prefill")) prefill_figures(figures, section);
-  if (runs("step")) step_figure(figures, section);
+  for (const Section& known : kSections)
+    if (f.sections.empty() ? known.by_default : std::ranges::find(f.sections, known.name) != f.sections.end())
+      known.run(figures, section);
   if (const auto missing = figures.missing(); !missing.empty())
     throw UserError(Exit::usage, "not measured, or not figures of these sections: {}", fmt::join(missing, ", "));
   return Exit::ok;

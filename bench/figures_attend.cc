@@ -1,20 +1,16 @@
-// Decode attention on a CUDA device beside a large device copy (bytes read and written), measured in the same run.
-// One line a figure: name, value, unit, bound, value / bound, setting. What is timed is enqueued ahead and cycles
+// Decode attention beside a large device copy (bytes read and written). What is timed is enqueued ahead and cycles
 // through more rows than the device's cache holds.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <functional>
 #include <random>
 
+#include "bench/figure_sections.h"
 #include "bench/measure.h"
 #include "kernels/cuda_device.h"
 
-using namespace longhaul;
-using namespace longhaul::bench;
-
+namespace longhaul::bench {
 namespace {
 
 struct Shape {
@@ -30,8 +26,9 @@ struct Shape {
 
 class Bench {
  public:
-  explicit Bench(std::int64_t kv_bytes)
-      : device_(make_cuda_device(0, kv_bytes + (std::int64_t{2} << 30))),
+  Bench(Figures& figures, std::int64_t kv_bytes)
+      : figures_(figures),
+        device_(make_cuda_device(0, kv_bytes + (std::int64_t{2} << 30))),
         stream_(device_->make_stream("compute")),
         done_(device_->make_event()),
         kv_(device_->allocate(kv_bytes, "rows")) {
@@ -45,11 +42,11 @@ class Bench {
     copy_ =
         static_cast<double>(2 * half) /
         seconds([&](std::int64_t) { stream_->copy({.dst = kv_.data() + half, .src = kv_.data(), .width = half}); }, 1);
-    fmt::print("# {}; device copy, read and written: {:.3f} TB/s\n", device_->describe(), copy_ * 1e-12);
   }
 
   /// Rows 0 .. attended, in one tile.
   void dense(const std::string& name, const Shape& s) {
+    if (!figures_.wants(name)) return;
     run(name, s, [&](std::int64_t call, const Buffers& b) {
       stream_->launch(AttendStepArgs{.q = b.q,
                                      .q_stride = s.q_heads() * s.head_dim,
@@ -70,6 +67,7 @@ class Bench {
   /// Rows scattered over all resident ones, ascending; `missed` percent of them in staging, attended by the second
   /// half.
   void listed(const std::string& name, const Shape& s, std::int64_t missed) {
+    if (!figures_.wants(name)) return;
     const std::int64_t lists = calls(s) * s.batch * s.kv_heads, late = s.attended * missed / 100;
     std::vector<std::int32_t> places(lists * s.attended);
     std::mt19937 engine(1);
@@ -177,12 +175,11 @@ class Bench {
                           out.data()};
     const double taken = seconds([&](std::int64_t i) { call(i, buffers); }, n), rate = s.bytes() / taken;
     const std::string text = s.text() + setting;
-    if (name.ends_with("_us"))
-      fmt::print("{} {:.2f} us {:.2f} {:.3f} {}\n", name, taken * 1e6, s.bytes() / copy_ * 1e6,
-                 taken * copy_ / s.bytes(), text);
-    else fmt::print("{} {:.1f} GB/s {:.1f} {:.3f} {}\n", name, rate * 1e-9, copy_ * 1e-9, rate / copy_, text);
+    if (name.ends_with("_us")) figures_.add(figure(name, taken * 1e6, "us", s.bytes() / copy_ * 1e6, text));
+    else figures_.add(figure(name, rate * 1e-9, "GB/s", copy_ * 1e-9, text));
   }
 
+  Figures& figures_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Event> done_;
@@ -192,20 +189,24 @@ class Bench {
 
 }  // namespace
 
-int main() {
-  if (cuda_device_count() == 0) {
-    fmt::print("no CUDA device\n");
-    return 1;
-  }
+void attend_figures(Figures& figures, const SectionFlags&) {
+  const std::vector<std::string> all{"attend_vs_bandwidth",        "attend_dense_vs_bandwidth",
+                                     "attend_missed_vs_bandwidth", "attend_dense_256k_vs_bandwidth",
+                                     "attend_head64_vs_bandwidth", "attend_group8_vs_bandwidth",
+                                     "attend_mha_vs_bandwidth",    "attend_k2048_us",
+                                     "attend_k2048_missed_us"};
+  if (!figures.wants_any(all)) return;
   constexpr std::int64_t kResident = 262144;
-  Bench bench(8 * 8 * kResident * 512);
-  bench.listed("attend_vs_bandwidth", {8, 8, 4, 128, kResident, 16384}, 0);
-  bench.dense("attend_dense_vs_bandwidth", {8, 8, 4, 128, kResident, 16384});
-  bench.listed("attend_missed_vs_bandwidth", {8, 8, 4, 128, kResident, 16384}, 10);
-  bench.dense("attend_dense_256k_vs_bandwidth", {1, 8, 4, 128, kResident, kResident});
-  bench.listed("attend_head64_vs_bandwidth", {8, 8, 4, 64, kResident, 16384}, 0);
-  bench.listed("attend_group8_vs_bandwidth", {8, 8, 8, 128, kResident, 16384}, 0);
-  bench.listed("attend_mha_vs_bandwidth", {4, 32, 1, 128, kResident / 4, 4096}, 0);
-  bench.listed("attend_k2048_us", {1, 8, 4, 128, kResident, 2048}, 0);
-  bench.listed("attend_k2048_missed_us", {1, 8, 4, 128, kResident, 2048}, 10);
+  Bench bench(figures, 8 * 8 * kResident * 512);
+  bench.listed(all[0], {8, 8, 4, 128, kResident, 16384}, 0);
+  bench.dense(all[1], {8, 8, 4, 128, kResident, 16384});
+  bench.listed(all[2], {8, 8, 4, 128, kResident, 16384}, 10);
+  bench.dense(all[3], {1, 8, 4, 128, kResident, kResident});
+  bench.listed(all[4], {8, 8, 4, 64, kResident, 16384}, 0);
+  bench.listed(all[5], {8, 8, 8, 128, kResident, 16384}, 0);
+  bench.listed(all[6], {4, 32, 1, 128, kResident / 4, 4096}, 0);
+  bench.listed(all[7], {1, 8, 4, 128, kResident, 2048}, 0);
+  bench.listed(all[8], {1, 8, 4, 128, kResident, 2048}, 10);
 }
+
+}  // namespace longhaul::bench
