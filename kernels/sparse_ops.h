@@ -85,14 +85,15 @@ struct SelectArgs {
   std::int64_t mass_stride, mass_session_stride;  // elements
   float top_p;
   float* scratch;  // select_floats() of them
-  RowList out;  // out.stride >= min(budget, rows) of any span
+  RowList out;     // out.stride >= min(budget, rows) of any span
 };
-/// A score or key for every row of each token and head, and what is counted of a KV head's keys.
+/// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
+/// counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
   constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
   const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
-  return tokens * ((q_heads + kv_heads) * (rows + 16) + kv_heads * kCounts);
+  return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
 }
 
 /// Where a listed row is: a region and an index into it, in 32 bits.
@@ -186,13 +187,13 @@ struct FinishListArgs {
 
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
 /// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
-/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows from
-/// step to step.
+/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows
+/// from step to step.
 struct RetainArgs {
   StepBatch batch;
   RowList rows;
-  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is at index r - staging.first of
-                               // regions.staging
+  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is
+                               // at index r - staging.first of regions.staging
   Regions regions;
   std::int64_t begin;  // only rows of [begin, ring_first of the span) are kept
   ResidentSet resident;

@@ -7,9 +7,9 @@
 // order, so a key depends on nothing but its session.
 #include <algorithm>
 
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/fill.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/select.cuh"
 
 namespace longhaul::cuda {
@@ -562,10 +562,11 @@ class Scorer {
       const Competition c = shared_.places[u.place];
       std::uint32_t* counts = shared_.counts[head - first];
       std::uint32_t* keys = s_.keys + head * s_.stride + row + row_in_block(2 * (lane_ % 4));
+      std::uint32_t* shares = a_.out.tail == nullptr ? nullptr : s_.shares + (head * s_.stride + row) / 2 * s_.group;
       if (row >= c.head && row + kUnitRows <= c.tail) {
 #pragma unroll 2
         for (int b = 0; b < kUnitBlocks; ++b) {
-          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w);
+          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w, shares, b);
           *reinterpret_cast<uint2*>(keys + b * kBlockRows) = key;
           atomicAdd(&counts[digit_of(key.x)], 1u);
           atomicAdd(&counts[digit_of(key.y)], 1u);
@@ -573,7 +574,7 @@ class Scorer {
       } else {
 #pragma unroll 1
         for (int b = 0; b < kUnitBlocks && row + b * kBlockRows < c.tail; ++b) {
-          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w);
+          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w, shares, b);
           *reinterpret_cast<uint2*>(keys + b * kBlockRows) = key;
           const int at = row + b * kBlockRows + row_in_block(2 * (lane_ % 4));
           if (c.competes(at)) atomicAdd(&counts[digit_of(key.x)], 1u);
@@ -585,9 +586,10 @@ class Scorer {
 
   __device__ std::uint32_t digit_of(std::uint32_t key) const { return key >> s_.digit_shift & (kDigitBins - 1); }
 
-  /// The keys of the lane's two neighbouring rows of a block.
+  /// The keys of the lane's two neighbouring rows of a block, the unit's b-th; shares of the softmax from the unit's
+  /// first row on, where they are wanted.
   template <bool Softmax, bool Highest>
-  __device__ uint2 keys_of(const std::byte* codes, const Weights<K, Quads>& w) const {
+  __device__ uint2 keys_of(const std::byte* codes, const Weights<K, Quads>& w, std::uint32_t* shares, int b) const {
     const int j = lane_ % 4;
     float sum[Quads][8], value[8];
     sum_block<K, Quads>(codes, w, sum);
@@ -597,8 +599,17 @@ class Scorer {
       for (int n = 0; n < Quads; ++n) {
         const float factor = w.factor[n][v / 2 % 2];
         const float x = Softmax ? exp2_fast(fmaf(sum[n][v], factor, -w.log_sum[n])) : sum[n][v] * factor;
+        sum[n][v] = x;
         value[v] = n == 0 ? x : join<Highest>(value[v], x);
       }
+    if (Softmax && shares != nullptr) {
+#pragma unroll
+      for (int n = 0; n < Quads; ++n)
+        if (n * 4 + j < group_)
+#pragma unroll
+          for (int v = 0; v < 8; v += 2)
+            shares[(b * kBlockRows + row_in_block(v)) / 2 * group_ + n * 4 + j] = pair_of(sum[n][v], sum[n][v + 1]);
+    }
     // Over the heads of four lanes; each lane is left with two rows of the eight.
     float some[4], mine[2];
 #pragma unroll
@@ -613,6 +624,11 @@ class Scorer {
     }
     auto key = [](float x) { return Softmax ? __float_as_uint(fmaxf(x, 0.0f)) | 0x80000000u : ordered(x); };
     return make_uint2(key(mine[0]), key(mine[1]));
+  }
+  /// Two numbers as bf16, the first in the low half.
+  __device__ static std::uint32_t pair_of(float x, float y) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
   }
   template <bool Highest>
   __device__ static float join(float x, float y) {

@@ -9,8 +9,8 @@
 #include <bit>
 #include <limits>
 
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/select.cuh"
 #include "kernels/sampling.h"
 
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ S
   if (!part.c.open()) return;
   HeadTally& tally = s.tallies[part.head];
   const std::uint32_t* keys = s.keys + part.head * s.stride;
-  auto* list = reinterpret_cast<std::int32_t*>(s.work + part.head * s.group * s.stride) + part.begin;
+  std::int32_t* list = s.lists + part.head * s.stride + part.begin;
   const int end = min(part.end, part.c.tail), mine = static_cast<int>(threadIdx.x) * 4;
   uint4 held[kPerThread / 4];
   auto read = [&](int from) {
@@ -281,7 +281,7 @@ class Emitter {
       else low = middle + 1;
     }
     const int first = low > 0 ? static_cast<int>(shared_.ends[low - 1]) : 0;
-    const auto* list = reinterpret_cast<const std::int32_t*>(s_.work + part_.head * s_.group * s_.stride);
+    const std::int32_t* list = s_.lists + part_.head * s_.stride;
     return list[low * part_.length + i - first];
   }
   /// body(key, row) for the first n listed rows.
@@ -457,9 +457,11 @@ template <bool Mass>
 void launch(const Selection& s, dim3 grid, cudaStream_t stream) {
   const bool competing = s.a.by != SelectBy::none;
   if (competing) Launch{.grid = grid, .block = kThreads, .stream = stream, .overlap = true}(list_digit<Mass>, s);
-  Launch{
-      .grid = grid, .block = kThreads, .shared_bytes = sizeof(EmitShared<Mass>), .stream = stream, .overlap = competing}(
-      write_list<Mass>, s);
+  Launch{.grid = grid,
+         .block = kThreads,
+         .shared_bytes = sizeof(EmitShared<Mass>),
+         .stream = stream,
+         .overlap = competing}(write_list<Mass>, s);
 }
 
 }  // namespace
