@@ -1,7 +1,8 @@
 // One decode step: a new row for each session. A layer attends the rows that it selects (ListAttention), or all rows in
-// ascending order: the resident prefix, the streamed tiles, the recent window. begin() does all that depends on lengths:
-// the waits for earlier steps, and the spans that operators read on the device; where no tile is streamed, what follows
-// is the same launches every step. A block of the window goes to the host store at the end of the step that fills it.
+// ascending order: the resident prefix, the streamed tiles, the recent window. begin() does all that depends on
+// lengths: the waits for earlier steps, and the spans that operators read on the device; where no tile is streamed,
+// what follows is the same launches every step. A block of the window goes to the host store at the end of the step
+// that fills it.
 #pragma once
 #include "offload/kv_cache.h"
 #include "offload/label_builder.h"

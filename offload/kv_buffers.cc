@@ -32,7 +32,9 @@ SelectArgs select_args(const KvBuffers& buffers, std::int64_t layer, const StepB
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
           .scale = shape.scale(),
-          .by = by_labels ? SelectBy::labels : by_mass ? SelectBy::mass : SelectBy::none,
+          .by = by_labels ? SelectBy::labels
+                : by_mass ? SelectBy::mass
+                          : SelectBy::none,
           .combine = policy.combine,
           .labels = by_labels ? selection.labels(0, layer) : LabelTile{},
           .mass = by_mass ? selection.mass(0, layer) : nullptr,

@@ -51,8 +51,8 @@ struct KvBuffers {
   RowBlock prefix, ring, staging, prefill;  // device
   RowBlock host;
   AttnState state;
-  float* splits;                  // of decode attention
-  StepSpan *spans, *host_spans;   // of a decode step, [sessions]: on the device, and what is sent there
+  float* splits;                 // of decode attention
+  StepSpan *spans, *host_spans;  // of a decode step, [sessions]: on the device, and what is sent there
   SelectionBuffers selection;
 };
 

@@ -58,7 +58,9 @@ AttendListArgs ListAttention::list_args(std::int64_t layer, const StepBatch& bat
           .rows = listed(layer),
           .places = moves ? selection.places() : nullptr,
           .regions = regions(layer),
-          .landed = !moves ? nullptr : plan(layer).predicted ? selection.staged(layer).count : selection.nothing(),
+          .landed = !moves                  ? nullptr
+                    : plan(layer).predicted ? selection.staged(layer).count
+                                            : selection.nothing(),
           .missed = moves ? selection.missing().count : nullptr,
           .scores = selection.scores(),
           .keep_scores = buffers_.policy.select == Select::heavy,

@@ -28,10 +28,9 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
       "recent queries");
   const std::int64_t fitted = given_bases_ ? 0 : std::min(kRecentQueries, layout.capacity);
-  fit_host_ = host.take_bytes(dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_,
-                                                         shape.act)
-                                        : 0,
-                              "label fit");
+  fit_host_ = host.take_bytes(
+      dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
+      "label fit");
   selected_ = take_lists(device, listing);
   predicted_ = take_lists(device, 2 * predicting);
   missing_ = take_lists(device, moving);
@@ -48,9 +47,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
   quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
-  scratch_ = device.take<float>(
-      dims_ > 0 || policy.select == Select::heavy ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity) : 0,
-      "selection scores");
+  scratch_ = device.take<float>(dims_ > 0 || policy.select == Select::heavy
+                                    ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity)
+                                    : 0,
+                                "selection scores");
   scores_ = device.take<float>(listing * shape.q_heads * layout.list_rows, "selection scores");
 }
 

@@ -43,7 +43,7 @@ class SelectionBuffers {
   KvTile staging(std::int64_t layer) const {        // by place in the batch
     return staging_rows_.tile(layer % 2 * layout_.sessions, 0, 0, layout_.staged_rows);
   }
-  std::int32_t* nothing() const { return nothing_; }                                // [sessions, kv_heads] zeros
+  std::int32_t* nothing() const { return nothing_; }  // [sessions, kv_heads] zeros
   std::int64_t nothing_count() const { return layout_.sessions * shape_.kv_heads; }
 
   /// The resident sets of a layer, by slot: the rows, and what they are; of one session's from its slot on.
