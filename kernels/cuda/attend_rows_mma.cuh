@@ -12,7 +12,7 @@ namespace longhaul::cuda {
 
 inline constexpr int kMmaHeads = 8;
 /// Blocks of a multiprocessor: registers for that many, and as many bytes in flight as the memory's latency asks for.
-inline constexpr int kMmaBlocks = 2;
+constexpr int mma_blocks(int D) { return D <= 128 ? 2 : 1; }
 
 template <class T>
 __device__ T shuffle_pointer(T pointer, int lane) {
@@ -21,17 +21,24 @@ __device__ T shuffle_pointer(T pointer, int lane) {
 
 __device__ inline std::uint32_t word(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
-template <int D, class Source>
-__global__ void __launch_bounds__(kAttendThreads, kMmaBlocks)
+/// head_dim is D where `Exact`, else at most D: what is past its end is zero in the operands.
+template <int D, bool Exact, class Source>
+__global__ void __launch_bounds__(kAttendThreads, mma_blocks(D))
     attend_rows_mma(const __grid_constant__ AttendPartsArgs<Source> a) {
-  constexpr int kKeyLoads = D / 32;                     // 16-byte loads of a lane from a row's K: 4 lanes share a row
-  constexpr int kValueLoads = D / 64;                   // and from its V: 8 lanes do
-  constexpr int kTiles = 128 / D, kStep = 16 * kTiles;  // a warp takes kStep rows at once, 16 to an operand
+  constexpr int kKeyLoads = D / 32;    // 16-byte loads of a lane from a row's K: 4 lanes share a row
+  constexpr int kValueLoads = D / 64;  // and from its V: 8 lanes do
+  constexpr int kTiles = D <= 128 ? 128 / D : 1,
+                kStep = 16 * kTiles;  // a warp takes kStep rows at once, 16 to an operand
   constexpr float kLog2e = 1.44269504f;
-  __shared__ WarpStates<kMmaHeads, D> shared;
+  constexpr int kColumns = D < 128 ? D : 128;  // that the warps add up at once
+  __shared__ WarpStates<kMmaHeads, kColumns> shared;
   __shared__ Deal<kAttendThreads>::Shared dealt;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = lane / 4, c = lane % 4;
   const Heads heads = heads_of_block(a.group, kMmaHeads);
+  const int d = Exact ? D : a.head_dim;
+  auto load = [](const std::byte* from, bool there) {
+    return Exact || there ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+  };
   const float scale2 = a.scale * kLog2e;
 
   wait_for_previous();
@@ -44,9 +51,10 @@ __global__ void __launch_bounds__(kAttendThreads, kMmaBlocks)
 
     uint4 q[kKeyLoads] = {};  // of head i
     if (i < heads.count) {
-      const bf16* from = static_cast<const bf16*>(a.q) + token * a.q_stride + (head + i) * D + c * 8;
+      const bf16* from = static_cast<const bf16*>(a.q) + token * a.q_stride + (head + i) * d + c * 8;
 #pragma unroll
-      for (int j = 0; j < kKeyLoads; ++j) q[j] = *reinterpret_cast<const uint4*>(from + j * 32);
+      for (int j = 0; j < kKeyLoads; ++j)
+        if (Exact || j * 32 + c * 8 < d) q[j] = *reinterpret_cast<const uint4*>(from + j * 32);
     }
     float o[D / 16][4] = {};  // [x][2 * y + z]: element x / 4 * 64 + 8 * i + x % 4 * 2 + y of head 2c + z
     float m[2] = {-FLT_MAX, -FLT_MAX}, l[2] = {};  // of heads 2c and 2c + 1, before scaling; l: of this lane's rows
@@ -68,18 +76,17 @@ __global__ void __launch_bounds__(kAttendThreads, kMmaBlocks)
       for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const auto* from = reinterpret_cast<const uint4*>(shuffle_pointer(at, tile * 16 + i + r * 8)) + c;
+          const std::byte* from = shuffle_pointer(at, tile * 16 + i + r * 8) + c * 16;
 #pragma unroll
-          for (int j = 0; j < kKeyLoads; ++j) k[tile][r][j] = __ldg(from + j * 4);
+          for (int j = 0; j < kKeyLoads; ++j) k[tile][r][j] = load(from + j * 64, j * 32 + c * 8 < d);
         }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          const int source = tile * 16 + c * 2 + r % 2 + r / 2 * 8;
-          const auto* from = reinterpret_cast<const uint4*>(shuffle_pointer(at, source)) + D / 8 + i;
+          const std::byte* from = shuffle_pointer(at, tile * 16 + c * 2 + r % 2 + r / 2 * 8) + d * 2 + i * 16;
 #pragma unroll
-          for (int j = 0; j < kValueLoads; ++j) v[tile][r][j] = __ldg(from + j * 8);
+          for (int j = 0; j < kValueLoads; ++j) v[tile][r][j] = load(from + j * 128, j * 64 + i * 8 < d);
         }
 
       float s[kTiles][4] = {}, most[2] = {-INFINITY, -INFINITY};  // s[tile][2 * y + z]: row i + 8 * y by head 2c + z
@@ -156,15 +163,21 @@ __global__ void __launch_bounds__(kAttendThreads, kMmaBlocks)
         shared.m[warp][2 * c + z] = m[z] == -FLT_MAX ? -INFINITY : m[z] * a.scale;
         shared.l[warp][2 * c + z] = l[z];
       }
-#pragma unroll
-      for (int j = 0; j < kValueLoads; ++j) {
-        float* to = &shared.o[warp][2 * c + z][j * 64 + i * 8];
-        const auto& x = o + j * 4;
-        *reinterpret_cast<float4*>(to) = {x[0][z], x[0][2 + z], x[1][z], x[1][2 + z]};
-        *reinterpret_cast<float4*>(to + 4) = {x[2][z], x[2][2 + z], x[3][z], x[3][2 + z]};
-      }
     }
-    shared.write_sum(a.parts, static_cast<std::int64_t>(part) * a.group + heads.first, heads.count, D);
+    const std::int64_t state = static_cast<std::int64_t>(part) * a.group + heads.first;
+#pragma unroll
+    for (int column = 0; column < D; column += kColumns) {
+#pragma unroll
+      for (int z = 0; z < 2; ++z)
+#pragma unroll
+        for (int j = 0; j < kColumns / 64; ++j) {
+          float* to = &shared.o[warp][2 * c + z][j * 64 + i * 8];
+          const auto& x = o + column / 16 + j * 4;
+          *reinterpret_cast<float4*>(to) = {x[0][z], x[0][2 + z], x[1][z], x[1][2 + z]};
+          *reinterpret_cast<float4*>(to + 4) = {x[2][z], x[2][2 + z], x[3][z], x[3][2 + z]};
+        }
+      shared.write_sum(a.parts, state, heads.count, d, column);
+    }
   });
 }
 
