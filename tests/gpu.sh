@@ -6,7 +6,7 @@
 #   FOLDER/gpu.sh figures [ARGS]          there: bench_cuda_figures; results go to FOLDER/results, or $OUT
 #   FOLDER/gpu.sh short                   there: all of it, within ten minutes
 # A table comes last; the exit code is 1 when anything in it failed.
-# cuBLASLt is not packed (half a gigabyte): it is looked for on the GPU machine.
+# cuBLASLt and cuDNN are not packed (half a gigabyte each): they are looked for on the GPU machine.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 rows=()
@@ -27,22 +27,23 @@ pack() {
   done
   for program in longhaul_tests longhaul bench_cuda_figures; do [ -f "$folder/$program" ] && ldd "$folder/$program"; done |
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|libcublas|libcublasLt|ld-linux[^/]*)\.so' |
+    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|libcublas|libcublasLt|libcudnn|ld-linux[^/]*)\.so' |
     while read -r library; do cp -L "$library" "$folder/lib/"; done
   du -sh "$folder"
 }
 
-# The folder of the first libcublasLt: the toolkit's, the loader's, or else whatever the disk holds (a Python package's).
-cublas_folder() {
+# folder_of LIBRARY: the toolkit's, the loader's, or else whatever the disk holds (a Python package's); empty: none.
+folder_of() {
   local found
-  for found in /usr/local/cuda*/lib64/libcublasLt.so.1? "$(ldconfig -p | awk '/libcublasLt.so.1/ { print $NF; exit }')"; do
+  for found in /usr/local/cuda*/lib64/$1 "$(ldconfig -p | awk -v name="${1%%\**}" 'index($1, name) { print $NF; exit }')"; do
     [ -f "$found" ] && dirname "$found" && return
   done
-  dirname "$(find / -xdev -name 'libcublasLt.so.1?' 2>/dev/null | head -1)"
+  found=$(find / -xdev -name "$1" 2>/dev/null | head -1)
+  [ -n "$found" ] && dirname "$found"
 }
 
 find_tools() {
-  export LD_LIBRARY_PATH=$here/lib:$(cublas_folder):${LD_LIBRARY_PATH:-}
+  export LD_LIBRARY_PATH=$here/lib:$(folder_of 'libcublasLt.so.1*'):$(folder_of 'libcudnn.so.9'):${LD_LIBRARY_PATH:-}
   export PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 }
 
