@@ -6,9 +6,9 @@
 
 namespace longhaul {
 
-/// Seconds a layer: of scores (by labels of 4 bits) to keys, of the top rows by them, and of both, one after the other.
+/// Seconds a layer: of scores (by labels of 4 bits) to keys, and of the whole, the list of the top rows included.
 struct SelectSeconds {
-  double scores, top, both;
+  double scores, whole;
 };
 
 /// Runs `layers` in turn, as a step would: one graph, no wait between. The median of several times. CUDA only: throws

@@ -56,11 +56,7 @@ SelectSeconds seconds_to_select(std::span<const SelectArgs> layers) {
   };
   for (const SelectArgs& a : layers)
     longhaul::check(a.by == SelectBy::labels && scores_fast(Selection(a)), "the probe is of labels of 4 bits");
-  SelectSeconds s{};
-  s.both = each([](const SelectArgs& a, cudaStream_t stream) { select(a, stream); });
-  s.scores = each([](const SelectArgs& a, cudaStream_t stream) { score_codes(Selection(a), stream); });
-  s.top = each([](const SelectArgs& a, cudaStream_t stream) { top_rows(Selection(a), stream); });
-  return s;
+  return {each([](const SelectArgs& a, cudaStream_t stream) { score_codes(Selection(a), stream); }), each(select)};
 }
 
 }  // namespace longhaul
