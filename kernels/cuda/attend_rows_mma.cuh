@@ -11,9 +11,10 @@
 namespace longhaul::cuda {
 
 inline constexpr int kMmaHeads = 8;
-/// Blocks of a multiprocessor: registers for that many, and as many bytes in flight as the memory's latency asks for.
-/// Blocks of a multiprocessor, and those that there are registers for: the kernel that adds up the parts starts beside.
+/// Blocks of a multiprocessor: bytes enough in flight for the memory's latency.
 constexpr int mma_blocks(int D) { return D <= 128 ? 3 : 2; }
+/// Those that there are registers for. One more, where that costs no spills: then the kernel that adds up the parts can
+/// start beside them.
 constexpr int mma_fitting(int D) { return D <= 128 ? 4 : 2; }
 
 template <class T>
@@ -27,10 +28,10 @@ __device__ inline std::uint32_t word(const uint4& x, int i) { return i == 0 ? x.
 template <int D, bool Exact, class Source>
 __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
     attend_rows_mma(const __grid_constant__ AttendPartsArgs<Source> a) {
-  constexpr int kKeyLoads = D / 32;    // 16-byte loads of a lane from a row's K: 4 lanes share a row
-  constexpr int kValueLoads = D / 64;  // and from its V: 8 lanes do
-  constexpr int kTiles = D <= 128 ? 128 / D : 1,
-                kStep = 16 * kTiles;  // a warp takes kStep rows at once, 16 to an operand
+  constexpr int kKeyLoads = D / 32;               // 16-byte loads of a lane from a row's K: 4 lanes share a row
+  constexpr int kValueLoads = D / 64;             // and from its V: 8 lanes do
+  constexpr int kTiles = D <= 128 ? 128 / D : 1;  // of 16 rows, an operand's
+  constexpr int kStep = 16 * kTiles;              // rows that a warp takes at once
   constexpr float kLog2e = 1.44269504f;
   constexpr int kColumns = D < 128 ? D : 128;  // that the warps add up at once
   __shared__ WarpStates<kMmaHeads, kColumns> shared;
