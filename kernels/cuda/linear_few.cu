@@ -3,7 +3,8 @@
 // share a block of rows and split the sums: warp w takes the stretches w, w + 8, ... of 128 weights, each by its own
 // ring, and the eight parts are added in order. So a token's bits depend neither on the other tokens nor on how many
 // they are. x stays in shared memory where it fits, or else comes along in the rings. The first weights are asked for
-// before the kernel before this one has ended.
+// before the kernel before this one has ended. More than half of a processor's shared memory is used, so that no
+// processor gets two blocks and another none when blocks start as those of the kernel before end.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -24,7 +25,7 @@ constexpr std::int64_t kMostKept = 64 << 10;  // bytes of x
 
 template <int kTokenTiles>
 struct Shape {
-  static constexpr int kRowTiles = kTokenTiles == 1 ? 1 : 2, kStages = kTokenTiles == 1 ? 3 : 2;
+  static constexpr int kRowTiles = kTokenTiles == 1 ? 1 : 2, kStages = kTokenTiles == 1 ? 4 : 2;
   static constexpr int kWidth = kTokenTiles <= 2 ? kStretch : kStretch / 2;  // of a stage: all or half of a stretch
   static constexpr int kTokens = kTokenTiles * kTileTokens, kRows = kRowTiles * kTileRows, kChunks = kWidth / 8;
   static constexpr int kStageBytes = kRows * kWidth * 2, kRingBytes = kWarps * kStages * kStageBytes;
