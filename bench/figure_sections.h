@@ -21,6 +21,8 @@ struct SectionFlags {
 void decode_figures(Figures& figures, const SectionFlags& flags);
 /// attend_*: decode attention over lists and over all rows.
 void attend_figures(Figures& figures, const SectionFlags& flags);
+/// prefill_attention_*, linear_*, head_*, sample_*, small_ops_us: the dense operators.
+void dense_figures(Figures& figures, const SectionFlags& flags);
 /// prefill_256k_s: all layers, with the host store's checksum.
 void prefill_figures(Figures& figures, const SectionFlags& flags);
 /// gather_512B_GBps, gather_2KiB_GBps: scattered rows over the link.

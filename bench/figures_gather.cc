@@ -1,7 +1,6 @@
 // The row mover: scattered rows of a host store, layer after layer.
 #include <fmt/format.h>
 
-#include "apps/options.h"
 #include "bench/figure_sections.h"
 #include "bench/peaks.h"
 #include "kernels/base/bytes.h"

@@ -50,5 +50,6 @@ void Stream::launch(const AddMassArgs&) { lacking("add_mass"); }
 void Stream::launch(const RoundRowsArgs&) { lacking("round_rows"); }
 void Stream::launch(const JudgeArgs&) { lacking("judge"); }
 void Stream::launch(const MomentsArgs&) { lacking("moments"); }
+void Stream::launch(const MeanValuesArgs&) { lacking("mean_values"); }
 
 }  // namespace longhaul

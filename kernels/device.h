@@ -77,6 +77,7 @@ class Stream {
   virtual void launch(const RoundRowsArgs&);
   virtual void launch(const JudgeArgs&);
   virtual void launch(const MomentsArgs&);
+  virtual void launch(const MeanValuesArgs&);
 
   // Synthetic runs (synthetic_ops.h).
   virtual void launch(const RandomFillArgs&) = 0;

@@ -11,6 +11,9 @@ struct RowList {
   std::int32_t* rows = nullptr;   // [batch.count, kv_heads, stride]
   std::int32_t* count = nullptr;  // [batch.count, kv_heads]
   std::int64_t stride = 0;
+  /// [batch.count, q_heads] what the labels say of the rows before the window that are not listed: their attention as a
+  /// multiple of that of the listed rows before the window. Null: nothing stands for them.
+  float* tail = nullptr;
 };
 
 /// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
@@ -82,14 +85,15 @@ struct SelectArgs {
   std::int64_t mass_stride, mass_session_stride;  // elements
   float top_p;
   float* scratch;  // select_floats() of them
-  RowList out;  // out.stride >= min(budget, rows) of any span
+  RowList out;     // out.stride >= min(budget, rows) of any span
 };
-/// A score or key for every row of each token and head, and what is counted of a KV head's keys.
+/// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
+/// counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
   constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
   const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
-  return tokens * ((q_heads + kv_heads) * (rows + 16) + kv_heads * kCounts);
+  return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
 }
 
 /// Where a listed row is: a region and an index into it, in 32 bits.
@@ -175,17 +179,21 @@ struct FinishListArgs {
   AttendListArgs list;
   bool scored;
   void* out;  // [batch.count, q_heads, head_dim] act
+  /// [slots, kv_heads, head_dim] the mean value, which stands for those of the rows that are not listed, with
+  /// list.rows.tail as their attention (SparQ, arXiv 2312.04985, section 3). Null: nothing does.
+  const float* mean;
+  std::int64_t mean_session_stride;  // elements
 };
 
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
 /// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
-/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows from
-/// step to step.
+/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows
+/// from step to step.
 struct RetainArgs {
   StepBatch batch;
   RowList rows;
-  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is at index r - staging.first of
-                               // regions.staging
+  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is
+                               // at index r - staging.first of regions.staging
   Regions regions;
   std::int64_t begin;  // only rows of [begin, ring_first of the span) are kept
   ResidentSet resident;
@@ -249,6 +257,14 @@ struct JudgeArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+};
+
+/// The mean value of the rows.
+struct MeanValuesArgs {
+  KvTile kv;   // at least one row
+  float* out;  // [kv_heads, head_dim]
+  DType act;
+  std::int64_t kv_heads, head_dim;
 };
 
 /// Sums over tokens for one layer, for offline calibration. In double precision, [kv_heads] of each.

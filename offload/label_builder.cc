@@ -107,6 +107,9 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .host = buffers_.selection.fit_host()});
     append(slot, layer, tile);
   }
+  if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
+    compute_.launch(MeanValuesArgs{
+        .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   if (plan.selects && buffers_.layout.cache_rows > 0) warm(slot, layer, tile);
 }
 

@@ -140,7 +140,11 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
     streams_.compute.launch(ScoreListArgs{list});
     streams_.compute.wait(*landed_, edge::kMissesLanded);
   }
-  streams_.compute.launch(FinishListArgs{.list = list, .scored = fetches, .out = out});
+  streams_.compute.launch(FinishListArgs{.list = list,
+                                         .scored = fetches,
+                                         .out = out,
+                                         .mean = buffers_.selection.mean_values(0, layer),
+                                         .mean_session_stride = buffers_.selection.mean_session_floats()});
   add_mass(layer, list);
   if (moves()) retain(layer, batch);
   if (buffers_.selection.judges()) judge(layer, batch, qkv);

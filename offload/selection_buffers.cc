@@ -18,6 +18,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       all_queries_(extras.all_queries),
       keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),
       judges_(extras.judge && policy.selects()),
+      tails_(policy.tail != Tail::none),
       mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
       staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows, 1),
       cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows, shape.layers),
@@ -34,10 +35,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   fit_host_ = host.take_bytes(
       dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
       "label fit");
-  selected_ = take_lists(device, listing);
-  predicted_ = take_lists(device, 2 * predicting);
-  missing_ = take_lists(device, moving);
-  staged_ = take_lists(device, 2 * moving);
+  selected_ = take_lists(device, listing, tails_);
+  predicted_ = take_lists(device, 2 * predicting, tails_);
+  missing_ = take_lists(device, moving, false);
+  staged_ = take_lists(device, 2 * moving, false);
   places_ = device.take<std::int32_t>(moving * shape.kv_heads * layout.list_rows, "row lists");
   nothing_ = device.take<std::int32_t>(nothing_count(), "row lists");
   const bool cached = layout.cache_rows > 0;
@@ -49,6 +50,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   tally_ = device.take<std::int64_t>(layout.list_rows > 0 ? shape.layers * kTally : 0, "row lists");
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
+  mean_values_ = device.take<float>(tails_ ? layout.sessions * mean_session_floats() : 0, "mean values");
   quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
   scratch_ = device.take<float>(dims_ > 0 || policy.select == Select::heavy
                                     ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity)
@@ -60,10 +62,11 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   replay_counts_ = device.take<std::int32_t>(recorded ? std::ssize(replay_->counts) : 0, "replayed rows");
 }
 
-SelectionBuffers::Lists SelectionBuffers::take_lists(Arena& device, std::int64_t lists) const {
+SelectionBuffers::Lists SelectionBuffers::take_lists(Arena& device, std::int64_t lists, bool tail) const {
   Lists taken;
   taken.rows = device.take<std::int32_t>(lists * shape_.kv_heads * layout_.list_rows, "row lists");
   taken.count = device.take<std::int32_t>(lists * shape_.kv_heads, "row lists");
+  taken.tail = tail ? device.take<float>(lists * shape_.q_heads, "row lists") : nullptr;
   return taken;
 }
 

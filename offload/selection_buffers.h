@@ -57,6 +57,12 @@ class SelectionBuffers {
   ResidentSet resident(std::int64_t layer, std::int64_t slot = 0) const;
   StepSpan* warm_spans() const { return warm_spans_; }  // [kWarmingQueries]: on the device, and what is sent there
   StepSpan* host_warm_spans() const { return host_warm_spans_; }
+  /// The mean value of a session's prompt, [kv_heads, head_dim] a layer; null where nothing stands for rows that are
+  /// not attended. Of slot 0's, those of all sessions, mean_session_floats() apart.
+  float* mean_values(std::int64_t slot, std::int64_t layer) const {
+    return tails_ ? mean_values_ + outer(slot, layer) * shape_.kv_heads * shape_.head_dim : nullptr;
+  }
+  std::int64_t mean_session_floats() const { return shape_.layers * shape_.kv_heads * shape_.head_dim; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -88,17 +94,21 @@ class SelectionBuffers {
  private:
   struct Lists {
     std::int32_t *rows, *count;
+    float* tail;  // null: these have none
   };
-  Lists take_lists(Arena& device, std::int64_t lists) const;
+  Lists take_lists(Arena& device, std::int64_t lists, bool tail) const;
   RowList list(const Lists& lists, std::int64_t i) const {
-    return {lists.rows + i * shape_.kv_heads * layout_.list_rows, lists.count + i * shape_.kv_heads, layout_.list_rows};
+    return {.rows = lists.rows + i * shape_.kv_heads * layout_.list_rows,
+            .count = lists.count + i * shape_.kv_heads,
+            .stride = layout_.list_rows,
+            .tail = lists.tail == nullptr ? nullptr : lists.tail + i * shape_.q_heads};
   }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape_.layers + layer; }
 
   KvShape shape_;
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
-  bool given_bases_, all_queries_, keeps_queries_, judges_;
+  bool given_bases_, all_queries_, keeps_queries_, judges_, tails_;
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
@@ -109,7 +119,7 @@ class SelectionBuffers {
   std::int32_t *slot_of_, *row_of_, *used_at_;
   StepSpan *warm_spans_, *host_warm_spans_;
   std::int64_t* tally_;
-  float *mass_, *prompt_mass_;
+  float *mass_, *prompt_mass_, *mean_values_;
   SelectionQuality* quality_;
   float *scratch_, *scores_;
   std::shared_ptr<const Replay> replay_;

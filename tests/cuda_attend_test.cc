@@ -127,6 +127,20 @@ TEST_CASE("cuda: attend, a tile that is empty, hidden, short, or begins later", 
     }
 }
 
+TEST_CASE("cuda: attend, chunks large enough for the library, at the start, later, ragged, and seeing all",
+          "[cuda][large]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(25);
+  check_case(*cuda, random, {DType::bf16, 8192, 2, 12, 128, 0, 0, 8192});
+  check_case(*cuda, random, {DType::bf16, 8192, 2, 12, 128, 0, 0, 8192 + 77});        // rows that nobody sees
+  check_case(*cuda, random, {DType::bf16, 2048, 4, 4, 128, 18432, 0, 20480});         // a later chunk
+  check_case(*cuda, random, {DType::bf16, 1237, 4, 8, 128, 18001, 0, 18001 + 1237});  // a ragged last one
+  check_case(*cuda, random, {DType::bf16, 1237, 4, 12, 96, 24576 + 18001, 24576, 24000 + 1237});
+  check_case(*cuda, random, {DType::bf16, 2048, 16, 1, 64, 40960, 128, 38000});  // all before the first token
+  check_case(*cuda, random, {DType::bf16, 2000, 4, 4, 128, 20000, 0, 21001});    // the tile ends before the last token
+}
+
 TEST_CASE("cuda: no tokens, no state: every operator takes an empty call", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
@@ -148,5 +162,5 @@ TEST_CASE("cuda: sample draws the CPU's token from large vocabularies", "[cuda]"
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(24);
-  for (std::int64_t vocab : {32000, 151936}) check_sample(*cuda, random, vocab, 40);
+  for (std::int64_t vocab : {32000, 151936, 262144}) check_sample(*cuda, random, vocab, 40);
 }

@@ -1,5 +1,6 @@
 // score_list, finish_list: attention over listed rows, block by block of the list, wherever the rows are.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/base/bytes.h"
@@ -92,6 +93,22 @@ void score_some(const AttendListArgs& a, const Listed& list, ListedRowsArgs rows
     for (std::int64_t i = 0; i < n; ++i) to[h * a.rows.stride + entries[i]] = some[h * kAttendBlock + i];
 }
 
+/// The rows that are not listed, as one, for query head g of the group of list n.
+void add_tail(const FinishListArgs& args, std::int64_t n, std::int64_t g, const ListedRowsArgs& rows) {
+  const AttendListArgs& a = args.list;
+  const float tail = a.rows.tail[n * rows.heads + g];
+  if (!(tail > 0)) return;  // the bits of a list of all rows stay those of dense attention
+  const StepSpan& span = a.batch.spans[n / a.kv_heads];
+  const std::int64_t count = a.rows.count[n], d = a.head_dim;
+  float before = rows.l[g];  // of the window
+  for (std::int64_t i = std::max<std::int64_t>(0, count - span.window); i < count; ++i)
+    before -= std::exp(rows.scores[g * a.rows.stride + i] - rows.m[g]);
+  const float weight = tail * std::max(before, 0.0f);
+  const float* mean = args.mean + span.slot * args.mean_session_stride + n % a.kv_heads * d;
+  for (std::int64_t i = 0; i < d; ++i) rows.o[g * d + i] += weight * mean[i];
+  rows.l[g] += weight;
+}
+
 }  // namespace
 
 void score_list(const ScoreListArgs& args) {
@@ -140,6 +157,8 @@ void finish_list(const FinishListArgs& args) {
         call(a, rows, true);
         rows.scores = scores;
       }
+      if (args.mean == nullptr || a.rows.tail == nullptr) continue;
+      for (std::int64_t g = 0; g < group; ++g) add_tail(args, l, g, rows);
     }
   });
   finish({a.state, args.out, a.act, a.batch.count, a.q_heads, a.head_dim});

@@ -38,6 +38,7 @@ void call(const AddMassArgs& a) { cpu::add_mass(a); }
 void call(const RoundRowsArgs& a) { cpu::round_rows(a); }
 void call(const JudgeArgs& a) { cpu::judge(a); }
 void call(const MomentsArgs& a) { cpu::moments(a); }
+void call(const MeanValuesArgs& a) { cpu::mean_values(a); }
 void call(const RandomFillArgs& a) { cpu::random_fill(a); }
 void call(const ReplayArgs& a) { cpu::replay(a); }
 void call(const ChecksumArgs& a) { cpu::checksum(a); }

@@ -50,6 +50,7 @@ class CpuStream final : public Stream {
   void launch(const RoundRowsArgs& a) override { push(a); }
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
+  void launch(const MeanValuesArgs& a) override { push(a); }
 
   void launch(const RandomFillArgs& a) override { push(a); }
   void launch(const ReplayArgs& a) override { push(a); }
@@ -74,7 +75,7 @@ class CpuStream final : public Stream {
                             AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
                             FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
                             FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, RoundRowsArgs,
-                            JudgeArgs, MomentsArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
+                            JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

@@ -34,6 +34,7 @@ void add_mass(const AddMassArgs&);
 void round_rows(const RoundRowsArgs&);
 void judge(const JudgeArgs&);
 void moments(const MomentsArgs&);
+void mean_values(const MeanValuesArgs&);
 
 void random_fill(const RandomFillArgs&);
 void replay(const ReplayArgs&);

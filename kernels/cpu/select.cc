@@ -4,6 +4,7 @@
 // (the softmax's maximum and sum, the threshold), their results are combined in order. So the list never depends on
 // how the work was cut.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -39,7 +40,8 @@ class Selection {
         mass_(a.mass == nullptr ? nullptr : a.mass + span_.slot * a.mass_session_stride),
         labels_(a.by == SelectBy::labels ? labels_of(a.labels, span_.slot) : a.labels),
         chunks_(ceil_div(scored_, kChunk)),
-        softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1)),
+        tail_(a.out.tail == nullptr ? nullptr : a.out.tail + t * a.q_heads),
+        softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1 || tail_ != nullptr)),
         weights_(a.by == SelectBy::labels ? a.q_heads * a.labels.dims : 0),
         tops_(softmax_ ? a.q_heads * chunks_ : 0),
         sums_(tops_.size()) {
@@ -60,7 +62,7 @@ class Selection {
       each_head([&](std::int64_t h) {
         weigh(h), score(h, 0), sum(h, 0), combine(h, 0);
         for (int digit = 0; digit < kKeyDigits; ++digit) tops_of_[h].count(0, digit), tops_of_[h].pick(digit);
-        place(h), emit(h, 0);
+        place(h), emit(h, 0), tail(h);
       });
       return;
     }
@@ -76,6 +78,7 @@ class Selection {
     }
     each_head([&](std::int64_t h) { place(h); });
     each_chunk([&](std::int64_t h, std::int64_t c) { emit(h, c); });
+    each_head([&](std::int64_t h) { tail(h); });
   }
 
  private:
@@ -177,6 +180,21 @@ class Selection {
 
   void emit(std::int64_t h, std::int64_t c) { tops_of_[h].emit(c, out_.rows + h * out_.stride + span_.sinks); }
 
+  /// What the listed rows have not got of the softmax of each query head.
+  void tail(std::int64_t h) {
+    if (tail_ == nullptr) return;
+    const std::int32_t* rows = out_.rows + h * out_.stride;
+    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
+      tail_[g] = 0;
+      if (!softmax_) continue;
+      const float *sums = &sums_[g * chunks_], *shares = scores(g, 0);
+      const double all = std::accumulate(sums, sums + chunks_, 0.0);
+      double listed = 0;
+      for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) listed += shares[rows[i]];
+      if (listed > 0 && std::isfinite(all)) tail_[g] = static_cast<float>(std::max(all / listed - 1, 0.0));
+    }
+  }
+
   const SelectArgs& a_;
   const StepSpan& span_;
   RowList out_;
@@ -186,6 +204,7 @@ class Selection {
   const float* mass_;
   LabelTile labels_;
   std::int64_t chunks_;
+  float* tail_;  // [q_heads] or null
   bool softmax_;
   std::vector<float> weights_;      // [q_heads, dims]
   std::vector<float> tops_, sums_;  // [q_heads, chunks]
@@ -208,6 +227,7 @@ void select_rows(const SelectArgs& a, std::int64_t t) {
   check(span.budget >= span.sinks + span.window, "select: the budget holds the sinks and the window");
   check(a.out.stride >= std::min(span.budget, span.rows), "select: the list has room for the budget");
   const RowList out = list_of(a.out, t * a.kv_heads);
+  if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, 0.0f);
   if (span.budget >= span.rows) return select_ends(out, a.kv_heads, span.rows, 0, span.rows);
   if (a.by == SelectBy::none) return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
   Selection(a, t).run();

@@ -22,7 +22,7 @@ __device__ void append_label(const AppendStepArgs& a, const StepSpan& span, std:
     float x = 0;
     if (j < dims)
       for (int c = threadIdx.x % kLanes * 4; c < d; c += kLanes * 4) {
-        const auto map = load<4>(basis.key_map + j * d + c), k = load<4>(key + c);
+        const auto map = load_map(basis.key_map + j * d + c), k = load<4>(key + c);
         for (int i = 0; i < 4; ++i) x += map.v[i] * k.v[i];
       }
     for (int offset = kLanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
@@ -33,7 +33,7 @@ __device__ void append_label(const AppendStepArgs& a, const StepSpan& span, std:
       continue;
     }
     auto* bytes = reinterpret_cast<unsigned char*>(codes);
-    const unsigned code = code_of(x, basis.zero[j], basis.step[j], static_cast<float>((1 << bits) - 1));
+    const unsigned code = code_of(x, basis.zero[j], 1 / basis.step[j], static_cast<float>((1 << bits) - 1));
     if (bits == 8) bytes[r] = static_cast<unsigned char>(code);
     else if (r < 32) bytes[r] = static_cast<unsigned char>((bytes[r] & 0xf0) | code);
     else bytes[r - 32] = static_cast<unsigned char>((bytes[r - 32] & 0x0f) | code << 4);

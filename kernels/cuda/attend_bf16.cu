@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
         for (int n = 0; n < kKeys / 8; ++n) most = fmaxf(most, fmaxf(s[t][n][2 * i], s[t][n][2 * i + 1]));
         most = reduce_row(most, [](float x, float y) { return fmaxf(x, y); });
         const float origin = most == -INFINITY ? 0 : most * scale;
-        const float keep = m[t][i] == -INFINITY ? 0 : exp2_fast(m[t][i] * scale - origin);
+        const float keep = m[t][i] == -INFINITY ? 0 : exp2_fast((m[t][i] - most) * scale);  // 1 where it stays
         float sum = 0;
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n) {

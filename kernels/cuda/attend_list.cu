@@ -41,19 +41,21 @@ void attend_set(const AttendListArgs& a, const Source& source, const PartSet& to
                a.act, stream);
 }
 
-PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_t stream) {
+ListSource list_source(const AttendListArgs& a, ListPart part) {
   const Shape shape(a);
+  return {.spans = a.batch.spans,
+          .places = a.places != nullptr ? a.places : a.rows.rows,  // a row below 2^29 is its prefix place
+          .stride = a.rows.stride,
+          .regions = a.regions,
+          .landed = a.landed,
+          .part = part,
+          .kv_heads = shape.kv_heads,
+          .row_bytes = shape.row_bytes};
+}
+
+PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_t stream) {
   const PartSet to = part_set(a, a.rows.count, set);
-  attend_set(a,
-             ListSource{.spans = a.batch.spans,
-                        .places = a.places != nullptr ? a.places : a.rows.rows,  // a row below 2^29 is its prefix place
-                        .stride = a.rows.stride,
-                        .regions = a.regions,
-                        .landed = a.landed,
-                        .part = part,
-                        .kv_heads = shape.kv_heads,
-                        .row_bytes = shape.row_bytes},
-             to, stream);
+  attend_set(a, list_source(a, part), to, stream);
   return to;
 }
 
@@ -84,6 +86,15 @@ void finish_list(const FinishListArgs& args, cudaStream_t stream) {
                        .fresh = true,
                        .out = args.out,
                        .act = a.act};
+  if (args.mean != nullptr && a.rows.tail != nullptr)
+    merge.tail = {.tail = a.rows.tail,
+                  .mean = args.mean,
+                  .mean_session_stride = args.mean_session_stride,
+                  .rows = list_source(a, ListPart::all),
+                  .counts = a.rows.count,
+                  .q = a.q,
+                  .q_stride = a.q_stride,
+                  .scale = a.scale};
   if (!args.scored) {
     merge.sets[0] = attend_list(a, ListPart::all, 0, stream);
   } else {

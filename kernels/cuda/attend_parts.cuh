@@ -1,4 +1,4 @@
-// The parts of a decode attention: a block of 4 warps attends its part of a segment's rows for the query heads of a
+// The parts of a decode attention: a block of 8 warps attends its part of a segment's rows for the query heads of a
 // group, each warp some of the rows, and adds up what the warps have.
 #pragma once
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace longhaul::cuda {
 
-inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / 32;
+inline constexpr int kAttendThreads = 256, kAttendWarps = kAttendThreads / 32;
 
 template <class Source>
 struct AttendPartsArgs {
@@ -33,17 +33,17 @@ __device__ inline Heads heads_of_block(int group, int most) {
   return {first, min(most, group - first)};
 }
 
-/// What each warp of a block has of H heads, in shared memory; m = -inf, l = 0, o = 0 for nothing.
+/// What each warp of a block has of H heads and up to D columns, in shared memory; m = -inf, l = 0, o = 0 for nothing.
 template <int H, int D>
 struct WarpStates {
   static constexpr int kPad = 4;  // neighbouring heads in different banks
   alignas(16) float o[kAttendWarps][H][D + kPad];
   float m[kAttendWarps][H], l[kAttendWarps][H];
 
-  /// By the whole block, after each warp has written its own.
-  __device__ void write_sum(const Parts& parts, std::int64_t first_state, int heads, int d) {
+  /// By the whole block, after each warp has written its own: columns from `first` of d.
+  __device__ void write_sum(const Parts& parts, std::int64_t first_state, int heads, int d, int first = 0) {
     __syncthreads();
-    const int packs = d / 4;
+    const int packs = min(D, d - first) / 4;
     for (int item = static_cast<int>(threadIdx.x); item < heads * packs; item += kAttendThreads) {
       const int h = item / packs, column = item % packs * 4;
       float most = m[0][h], sum = 0;
@@ -58,8 +58,8 @@ struct WarpStates {
 #pragma unroll
         for (int j = 0; j < 4; ++j) x.v[j] += y.v[j] * take;
       }
-      store<4>(parts.o + (first_state + h) * d + column, x);
-      if (column == 0) parts.ml[first_state + h] = {most, sum};
+      store<4>(parts.o + (first_state + h) * d + first + column, x);
+      if (first + column == 0) parts.ml[first_state + h] = {most, sum};
     }
     __syncthreads();  // all has been read: the next part may come
   }

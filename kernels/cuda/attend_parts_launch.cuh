@@ -1,25 +1,20 @@
 // Which kernel attends the parts, and over how many blocks.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/base/bytes.h"
-#include "kernels/cuda/attend_rows_any.cuh"
+#include "kernels/cuda/attend_rows_f32.cuh"
 #include "kernels/cuda/attend_rows_mma.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace longhaul::cuda {
-
-inline bool attends_by_mma(DType act, std::int64_t head_dim) {
-  return act == DType::bf16 && (head_dim == 64 || head_dim == 128);
-}
 
 /// As many as the current device holds at once.
 inline int attend_blocks(DType act, std::int64_t head_dim) {
   int device = 0, multiprocessors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  const int each = attends_by_mma(act, head_dim) ? mma_blocks(static_cast<int>(head_dim)) : kAnyBlocks;
+  const int each = act == DType::bf16 ? mma_blocks(static_cast<int>(head_dim)) : kF32Blocks;
   return std::min<int>(multiprocessors * each, kMostSplitBlocks);
 }
 
@@ -32,12 +27,13 @@ void attend_parts(const AttendPartsArgs<Source>& a, DType act, cudaStream_t stre
            .stream = stream,
            .overlap = true}(kernel, a);
   };
-  if (attends_by_mma(act, a.head_dim))
-    return launch(a.head_dim == 64 ? attend_rows_mma<64, Source> : attend_rows_mma<128, Source>, kMmaHeads);
-  const bool narrow = a.head_dim <= 128;
-  if (act == DType::bf16)
-    launch(narrow ? attend_rows_any<bf16, 16, Source> : attend_rows_any<bf16, 32, Source>, kAnyHeads);
-  else launch(narrow ? attend_rows_any<float, 16, Source> : attend_rows_any<float, 32, Source>, kAnyHeads);
+  const int d = a.head_dim;
+  if (act == DType::f32) launch(d <= 128 ? attend_rows_f32<16, Source> : attend_rows_f32<32, Source>, kF32Heads);
+  else if (d == 64) launch(attend_rows_mma<64, true, Source>, kMmaHeads);
+  else if (d == 128) launch(attend_rows_mma<128, true, Source>, kMmaHeads);
+  else if (d < 64) launch(attend_rows_mma<64, false, Source>, kMmaHeads);
+  else if (d < 128) launch(attend_rows_mma<128, false, Source>, kMmaHeads);
+  else launch(attend_rows_mma<256, false, Source>, kMmaHeads);
 }
 
 }  // namespace longhaul::cuda

@@ -22,7 +22,7 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Machine::kWorkspaceBytes, "matrix-product workspace")),
+        workspace_(allocate(Machine::kWorkspaceBytes, "workspace of the libraries")),
         machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
@@ -116,6 +116,7 @@ const char* fault_text(Fault fault) {
 
 Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
     : matmul(workspace),
+      attention(workspace + Matmul::kWorkspaceBytes),
       pins({.add =
                 [ordinal](std::byte* data, std::int64_t bytes) {
                   use(ordinal);

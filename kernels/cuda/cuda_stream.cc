@@ -37,6 +37,7 @@ CudaStream::~CudaStream() {
   cudaStreamSynchronize(stream_.get());
   machine_.matmul.forget(stream_.get());
   machine_.gatherer.forget(stream_.get());
+  machine_.attention.forget(stream_.get());
 }
 
 void CudaStream::copy(const CopyArgs& a) {
@@ -122,6 +123,7 @@ void CudaStream::launch(const RoundRowsArgs& a) {
 }
 void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
 void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
+void CudaStream::launch(const MeanValuesArgs& a) { begin_launch(), mean_values(a, stream_.get()); }
 void CudaStream::launch(const AttendStepArgs& a) {
   check_head_dim(a.head_dim);
   begin_launch(), attend_step(a, stream_.get());

@@ -44,6 +44,7 @@ class CudaStream final : public Stream {
   void launch(const RoundRowsArgs&) override;
   void launch(const JudgeArgs&) override;
   void launch(const MomentsArgs&) override;
+  void launch(const MeanValuesArgs&) override;
   void launch(const ScoreListArgs&) override;
   void launch(const FinishListArgs&) override;
 

@@ -19,8 +19,8 @@ unsigned blocks_for(std::int64_t items) {
 
 /// At the start of a kernel that keeps nothing from the one before.
 __device__ void begin() {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
 }
 
 __device__ std::int64_t first_item() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
@@ -82,9 +82,13 @@ __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
   const int half = static_cast<int>(a.head_dim / 2);
   const float position = static_cast<float>(a.positions[blockIdx.x]);
   for (int i = threadIdx.x; i < half; i += blockDim.x) {
-    const float angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
-    cosine[i] = cosf(angle) * a.scale;
-    sine[i] = sinf(angle) * a.scale;
+    // Whole turns are taken off in double: sine and cosine of a large angle are slow.
+    constexpr double kTurn = 6.283185307179586477;
+    const double angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
+    float s, c;
+    sincosf(static_cast<float>(angle - rint(angle / kTurn) * kTurn), &s, &c);
+    cosine[i] = c * a.scale;
+    sine[i] = s * a.scale;
   }
   __syncthreads();
   T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;

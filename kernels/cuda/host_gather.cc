@@ -1,7 +1,6 @@
 #include "kernels/cuda/host_gather.h"
 
-#include <immintrin.h>
-
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -51,7 +50,10 @@ HostGather::~HostGather() {
 }
 
 void HostGather::serve(int first_slot) {
-  constexpr int kPatience = 20000;  // empty looks, about a millisecond; then the thread dozes between looks
+  using std::chrono::microseconds;
+  constexpr int kPatience = 2000;                         // empty looks, about a millisecond; then the thread dozes,
+  constexpr microseconds kLeastDoze{20}, kMostDoze{500};  // longer and longer
+  microseconds doze = kLeastDoze;
   for (int empty = 0; !stop_.load(std::memory_order_relaxed);) {
     bool found = false;
     for (int i = 0; i < ring_.slots; ++i) {
@@ -65,9 +67,14 @@ void HostGather::serve(int first_slot) {
       std::atomic_ref(ring_.ready[slot]).store(request, std::memory_order_release);
       found = true;
     }
-    empty = found ? 0 : empty + 1;
-    if (empty > kPatience) std::this_thread::sleep_for(std::chrono::microseconds(20));
-    else _mm_pause();
+    if (found) {
+      empty = 0, doze = kLeastDoze;
+    } else if (++empty < kPatience) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(doze);
+      doze = std::min(2 * doze, kMostDoze);
+    }
   }
 }
 

@@ -54,28 +54,36 @@ struct Attention {
   const float* q;     // [group, d], scaled, in shared memory
   float* scores;      // [kHeads, 32] of this warp
   float *m, *factor;  // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
-  int n, d, group;
+  int rows, d, group;
 
   /// This lane's row's scores with heads [g0, g0 + 4) of the group; rows [first, first + 32). Four lanes share a row's
   /// loads, and each has four rows, which share those of the queries.
   __device__ void score(int first, int g0, float (&out)[kHeads]) const {
+    constexpr int kAhead = sizeof(T) == 2 ? 2 : 1;  // runs of 32 elements of a row under way
     const int lane = threadIdx.x % 32, part = lane % 4, row = first + lane / 4;
     float s[4][kHeads] = {};
-    for (int c = part * 8; c < d; c += 32) {
-      Pack<float, 8> k[4];
+    for (int c0 = part * 8; c0 < d; c0 += 32 * kAhead) {
+      Pack<T, 8> k[kAhead][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        k[i] = {};
-        if (row + 8 * i < n) k[i] = load<8>(keys + std::int64_t{row + 8 * i} * 2 * d + c);
-      }
+      for (int n = 0; n < kAhead; ++n)
 #pragma unroll
-      for (int g = 0; g < kHeads; ++g) {
-        if (g0 + g >= group) break;
-        const auto x = load<8>(q + (g0 + g) * d + c);
+        for (int i = 0; i < 4; ++i) {
+          k[n][i] = {};
+          if (row + 8 * i < rows && c0 + 32 * n < d)
+            k[n][i] = load_raw<8>(keys + std::int64_t{row + 8 * i} * 2 * d + c0 + 32 * n);
+        }
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
+      for (int n = 0; n < kAhead; ++n) {
+        if (c0 + 32 * n >= d) break;
 #pragma unroll
-          for (int e = 0; e < 8; ++e) s[i][g] = __fmaf_rn(x.v[e], k[i].v[e], s[i][g]);
+        for (int g = 0; g < kHeads; ++g) {
+          if (g0 + g >= group) break;
+          const auto x = load<8>(q + (g0 + g) * d + c0 + 32 * n);
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+#pragma unroll
+            for (int e = 0; e < 8; ++e) s[i][g] = __fmaf_rn(x.v[e], widen(k[n][i].v[e]), s[i][g]);
+        }
       }
     }
     __syncwarp();
@@ -93,7 +101,7 @@ struct Attention {
     for (int g = 0; g < kHeads; ++g) out[g] = scores[g * 32 + lane];
   }
 
-  /// Calls use(row, probability) for all rows, in order within a warp; row >= n for lanes that have none.
+  /// Calls use(row, probability) for all rows, in order within a warp; row >= rows for lanes that have none.
   template <class Use>
   __device__ void each_row(const Use& use) const {
     for (int first = begin(); first < end(); first += 32) {
@@ -118,7 +126,7 @@ struct Attention {
       for (int g = 0; g < kHeads; ++g) top[g] = -INFINITY, sum[g] = 0;
       for (int first = begin(); first < end(); first += 32) {
         score(first, g0, s);
-        if (first + lane >= n) continue;
+        if (first + lane >= rows) continue;
 #pragma unroll
         for (int g = 0; g < kHeads; ++g) {
           const float to = fmaxf(top[g], s[g]);
@@ -155,9 +163,9 @@ struct Attention {
 
  private:
   /// A warp's rows are neighbours.
-  __device__ int piece() const { return static_cast<int>(ceil_div(ceil_div(n, kWarps), 32) * 32); }
-  __device__ int begin() const { return min(n, static_cast<int>(threadIdx.x / 32) * piece()); }
-  __device__ int end() const { return min(n, begin() + piece()); }
+  __device__ int piece() const { return static_cast<int>(ceil_div(ceil_div(rows, kWarps), 32) * 32); }
+  __device__ int begin() const { return min(rows, static_cast<int>(threadIdx.x / 32) * piece()); }
+  __device__ int end() const { return min(rows, begin() + piece()); }
 };
 
 /// The lowest bin of those that the highest `wanted` of the counted keys are in; takes what lies above from `wanted`.
@@ -195,8 +203,11 @@ __device__ unsigned threshold_of(const Attention<T>& attention, int& wanted) {
     const int shift = kShifts[digit], bits = kBits[digit];
     attention.each_row([&](int row, float p) {
       const unsigned key = ordered(p);
-      if (row < attention.n && (digit == 0 || key >> (shift + bits) == threshold))
-        atomicAdd(&counts[key >> shift & ((1u << bits) - 1)], 1u);
+      const bool counted = row < attention.rows && (digit == 0 || key >> (shift + bits) == threshold);
+      const int bin = counted ? static_cast<int>(key >> shift & ((1u << bits) - 1)) : -1;
+      const unsigned same = __match_any_sync(~0u, bin);  // neighbours often have the same digit
+      if (counted && __ffs(same) - 1 == static_cast<int>(threadIdx.x % 32))
+        atomicAdd(&counts[bin], static_cast<unsigned>(__popc(same)));
     });
     __syncthreads();
     threshold = threshold << bits | static_cast<unsigned>(pick_bin(counts, wanted));
@@ -213,14 +224,14 @@ __device__ double listed_at(const Attention<T>& attention, const std::int32_t* l
   const int warp = threadIdx.x / 32;
   int found = 0;
   attention.each_row(
-      [&](int row, float p) { found += __popc(__ballot_sync(~0u, row < attention.n && ordered(p) == threshold)); });
+      [&](int row, float p) { found += __popc(__ballot_sync(~0u, row < attention.rows && ordered(p) == threshold)); });
   if (threadIdx.x % 32 == 0) at_threshold[warp] = found;
   __syncthreads();
   int before = 0;
   for (int w = 0; w < warp; ++w) before += at_threshold[w];
   double listed = 0;
   attention.each_row([&](int row, float p) {
-    const bool here = row < attention.n && ordered(p) == threshold;
+    const bool here = row < attention.rows && ordered(p) == threshold;
     const unsigned all = __ballot_sync(~0u, here);
     const int rank = before + __popc(all & ((1u << threadIdx.x % 32) - 1));
     if (here && rank < wanted && has(list, count, row)) listed += 1;
@@ -257,7 +268,7 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
   const unsigned threshold = count > 0 && count < span.rows ? threshold_of(attention, wanted) : 0;
   double mass = 0, above = 0, both = 0, at = 0, both_at = 0;
   attention.each_row([&](int row, float p) {
-    if (row >= attention.n) return;
+    if (row >= attention.rows) return;
     const unsigned key = ordered(p);
     const bool listed = has(list, count, row);
     if (listed) mass += p, both += key > threshold, both_at += key == threshold;

@@ -23,10 +23,15 @@ __device__ inline std::byte* codes_of(const LabelTile& l, std::int64_t slot, std
          dim * label_block_bytes(1, l.bits);
 }
 
-/// `top`: the highest code. NaN gives 0.
-__device__ inline unsigned code_of(float x, float zero, float step, float top) {
-  const float v = (x - zero) / step;
-  return static_cast<unsigned>(fminf(v > 0 ? v : 0.0f, top) + 0.5f);
+/// `top`: the highest code. NaN gives 0. Times the step's inverse: at a tie of two codes it may give the other one.
+__device__ inline unsigned code_of(float x, float zero, float inverse_step, float top) {
+  return static_cast<unsigned>(fminf(fmaxf((x - zero) * inverse_step, 0.0f), top) + 0.5f);
+}
+
+/// Four neighbours of a map: with an odd number of dimensions a head's map is aligned to two.
+__device__ inline Pack<float, 4> load_map(const float* at) {
+  const auto low = load<2>(at), high = load<2>(at + 2);
+  return {low.v[0], low.v[1], high.v[0], high.v[1]};
 }
 
 }  // namespace longhaul::cuda

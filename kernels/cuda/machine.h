@@ -14,7 +14,7 @@ namespace longhaul::cuda {
 
 class Machine {
  public:
-  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes;
+  static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes + FusedAttention::kWorkspaceBytes;
   static constexpr std::int64_t kPinnedChunk = std::int64_t{4} << 30;
 
   /// `workspace`: kWorkspaceBytes of device memory, the caller's.

@@ -3,12 +3,25 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/cuda/deal.cuh"
+#include "kernels/cuda/row_sources.cuh"
 
 namespace longhaul::cuda {
 
 struct PartSet {
   RowCounts counts;  // by which the parts were dealt
   Parts parts;
+};
+
+/// What stands for the rows that a list leaves out.
+struct ListTail {
+  const float* tail = nullptr;  // [tokens, q_heads]; null: nothing does
+  const float* mean;            // by slot: [kv_heads, head_dim]
+  std::int64_t mean_session_stride;
+  ListSource rows;             // of which the last `window` of the span are not what the tail is a multiple of
+  const std::int32_t* counts;  // [segments]
+  const void* q;
+  std::int64_t q_stride;
+  float scale;
 };
 
 struct MergePartsArgs {
@@ -19,6 +32,7 @@ struct MergePartsArgs {
   bool fresh;  // start from the empty state, whatever `state` holds
   void* out;   // [tokens, q_heads, head_dim] act: o / l; null: state.o gets o
   DType act;
+  ListTail tail = {};
 };
 
 void merge_parts(const MergePartsArgs&, cudaStream_t);

@@ -5,7 +5,8 @@ namespace longhaul::cuda {
 
 struct FusedAttention::Library {};
 
-FusedAttention::FusedAttention() : why_("this build has no cuDNN") {}
+FusedAttention::FusedAttention(std::byte* workspace)
+    : why_("our own kernels: this build has no cuDNN"), workspace_(workspace) {}
 FusedAttention::~FusedAttention() = default;
 bool FusedAttention::run(const AttendArgs&, cudaStream_t) { return false; }
 std::string FusedAttention::describe() const { return why_; }

@@ -35,6 +35,7 @@ void add_mass(const AddMassArgs&, cudaStream_t);
 void round_rows(const RoundRowsArgs&, cudaStream_t);
 void judge(const JudgeArgs&, cudaStream_t);
 void moments(const MomentsArgs&, cudaStream_t);
+void mean_values(const MeanValuesArgs&, cudaStream_t);
 
 class Machine;
 /// On the host, in the stream's order; a failure there is told by the machine's next enter().

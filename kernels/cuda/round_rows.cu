@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kGroup = 64;
 
-/// A warp per group of a row's K or V: a lane has elements `lane` and `lane + 32`.
+/// A warp per group of a row's K or V, two elements a lane.
 template <class T>
 __global__ void __launch_bounds__(kThreads) round_groups(const __grid_constant__ RoundRowsArgs a, int groups) {
   const std::int64_t item = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
@@ -20,20 +20,21 @@ __global__ void __launch_bounds__(kThreads) round_groups(const __grid_constant__
   const int lane = threadIdx.x % 32, begin = static_cast<int>(item % groups) * kGroup;
   const int n = min(kGroup, static_cast<int>(a.head_dim) - begin);
   T* x = reinterpret_cast<T*>(a.kv.data + blockIdx.y * a.kv.head_stride) + half * a.head_dim + begin;
-  float v[2] = {}, low = INFINITY, high = -INFINITY;
-  for (int i = 0; i < 2; ++i)
-    if (lane + 32 * i < n) {
-      v[i] = widen(x[lane + 32 * i]);
-      low = fminf(low, v[i]), high = fmaxf(high, v[i]);
-    }
+  const int c = 2 * lane;
+  Pack<float, 2> v = {};
+  float low = INFINITY, high = -INFINITY;
+  if (c < n) {
+    v = load<2>(x + c);
+    low = fminf(v.v[0], v.v[1]), high = fmaxf(v.v[0], v.v[1]);
+  }
   for (int offset = 16; offset > 0; offset /= 2) {
     low = fminf(low, __shfl_xor_sync(~0u, low, offset));
     high = fmaxf(high, __shfl_xor_sync(~0u, high, offset));
   }
   const float step = (high - low) / static_cast<float>((1 << a.bits) - 1);
-  if (!(step > 0)) return;  // all equal: exact as they are
-  for (int i = 0; i < 2; ++i)
-    if (lane + 32 * i < n) x[lane + 32 * i] = narrow<T>(__fadd_rn(low, __fmul_rn(step, rintf((v[i] - low) / step))));
+  if (!(step > 0) || c >= n) return;  // all equal: exact as they are
+  for (float& y : v.v) y = __fadd_rn(low, __fmul_rn(step, rintf((y - low) / step)));
+  store<2>(x + c, v);
 }
 
 }  // namespace

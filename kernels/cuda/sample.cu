@@ -1,7 +1,7 @@
 // sample: a team of blocks per row, each with a run of neighbouring candidates whose weights it keeps in shared memory.
-// Cuts are found by radix selection: first by how far a logit is below the highest, which spreads candidates evenly,
-// then by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so the order in which threads add them
-// changes nothing and the CPU draws the same token.
+// A cut is found among candidates counted by how far their logit is below the highest, which spreads them evenly, then
+// among the few at the cut, by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so the order in
+// which threads add them changes nothing and the CPU draws the same token.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -16,7 +16,8 @@ namespace longhaul::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32, kBins = 256, kTeam = 8;
-constexpr std::int64_t kMostShared = 200 << 10;  // of a block, for weights
+constexpr int kMostListed = 1024;
+constexpr std::int64_t kMostShared = 184 << 10;  // of a block, for weights
 using Units = unsigned long long;                // what CUDA's 64-bit atomics take
 using Scan = cub::BlockScan<Units, kThreads>;
 using Reduce = cub::BlockReduce<Units, kThreads>;
@@ -29,12 +30,14 @@ struct Shared {
     typename Reduce::TempStorage reduce;
   };
   Units slots[kSlots];  // of this block, for the team; each is written once
-  Units sum[2][kBins];  // by turns, so that a pass can begin while a peer still reads the last
+  Units sum[2][kBins];  // by turns, so that a pass can begin while a peer still reads
   unsigned count[2][kBins];
+  Units listed[kMostListed], all_listed[kMostListed];  // ranks at the cut: this block's; the first block has the team's
+  unsigned listed_count;
   Units warp_mass[kWarps];
-  Units before;
+  Units before, here;
   int bin;
-  bool whole;
+  unsigned candidates;
 };
 
 struct Max {
@@ -54,7 +57,9 @@ __device__ Units reduce(Units x, const Op& op, Slot slot, Shared& shared) {
   if (threadIdx.x == 0) shared.slots[slot] = block;
   team_sync();
   Units all = *team_peer(&shared.slots[slot], 0);
-  for (unsigned peer = 1; peer < team_size(); ++peer) all = op(all, *team_peer(&shared.slots[slot], peer));
+#pragma unroll
+  for (unsigned peer = 1; peer < kTeam; ++peer)
+    if (peer < team_size()) all = op(all, *team_peer(&shared.slots[slot], peer));
   return all;
 }
 
@@ -66,11 +71,11 @@ struct Row {
   float highest, temperature;
   Units* weights;  // [end - begin] in shared memory; null: not kept
 
-  template <class F>
+  template <int kAtOnce = 16, class F>
   __device__ void each(const F& f) const {
     const std::int64_t first = begin + threadIdx.x / 32 * run + threadIdx.x % 32;
     const std::int64_t last = min(begin + (threadIdx.x / 32 + 1) * run, end);
-#pragma unroll 8
+#pragma unroll kAtOnce
     for (std::int64_t i = first; i < last; i += 32) f(i, logits[i]);
   }
   __device__ Units fresh_weight(float logit) const { return sampling::weight(logit, highest, temperature); }
@@ -84,63 +89,118 @@ struct Row {
   }
 };
 
-/// The lowest rank to keep so that the candidates of rank >= `floor` kept have at least `need` of `measure` in all, and
-/// no smaller set of best ones has. 1 <= need <= their sum.
-template <class Measure>
-__device__ Units select(const Row& row, Units floor, Units need, const Measure& measure, Slot slot, Shared& shared) {
-  constexpr int kByHeight = 64;
-  int height = 0, turn = 0;
-  Units prefix = 0;
-  auto in_question = [&](Units rank, float logit, int shift) {
-    if (rank < floor || (shift < kByHeight && row.height(logit) != height)) return false;
-    return shift >= 56 || rank >> (shift + 8) == prefix;
+/// One pass of a radix selection. each(f) calls f(bin, amount) for what this thread has; the bin in which the `need`-th
+/// of the amounts falls, best first, is left in `shared` with what is before it and in it. `peers` blocks take part.
+template <class Each>
+__device__ void find_bin(const Each& each, Units need, unsigned peers, int turn, Shared& shared) {
+  __syncthreads();
+  int bin = 0;  // neighbours may share a bin: one pair of atomics for a run of them
+  Units sum = 0;
+  unsigned count = 0;
+  auto flush = [&] {
+    if (count == 0) return;
+    atomicAdd(&shared.sum[turn][bin], sum);
+    atomicAdd(&shared.count[turn][bin], count);
+    sum = count = 0;
   };
-  if (threadIdx.x < kBins) shared.sum[turn][threadIdx.x] = 0, shared.count[turn][threadIdx.x] = 0;
-  for (int shift = kByHeight;; shift -= 8, turn ^= 1) {
-    __syncthreads();
-    int bin = 0;  // neighbours may share a bin: one pair of atomics for a run of them
-    Units sum = 0;
-    unsigned count = 0;
-    auto flush = [&] {
-      if (count == 0) return;
-      atomicAdd(&shared.sum[turn][bin], sum);
-      atomicAdd(&shared.count[turn][bin], count);
-      sum = count = 0;
+  each([&](int at, Units amount) {
+    if (at != bin) flush();
+    bin = at;
+    sum += amount;
+    ++count;
+  });
+  flush();
+  peers > 1 ? team_sync() : __syncthreads();
+  const int mine = kBins - 1 - static_cast<int>(threadIdx.x);  // best first
+  Units here = 0, before;
+  unsigned candidates = 0;
+  if (mine >= 0)
+#pragma unroll
+    for (unsigned peer = 0; peer < kTeam; ++peer)
+      if (peer < peers) {
+        const unsigned block = peers > 1 ? peer : team_rank();
+        here += team_peer(shared.sum[turn], block)[mine];
+        candidates += team_peer(shared.count[turn], block)[mine];
+      }
+  Scan(shared.scan).ExclusiveSum(here, before);
+  if (mine >= 0 && before < need && need <= before + here)
+    shared.bin = mine, shared.before = before, shared.here = here, shared.candidates = candidates;
+  if (mine >= 0) shared.sum[turn ^ 1][mine] = 0, shared.count[turn ^ 1][mine] = 0;
+  __syncthreads();
+}
+
+/// The lowest rank to keep of what each(f) calls f(rank, amount) with, so that the kept have at least `need` in all and
+/// no smaller set of best ones has; by the ranks' bytes.
+template <class Each>
+__device__ Units lowest_rank(const Each& each, Units need, unsigned peers, int turn, Slot slot, Shared& shared) {
+  Units prefix = 0;
+  auto matching = [&](int shift, const auto& f) {
+    each([&](Units rank, Units amount) {
+      if (shift >= 56 || rank >> (shift + 8) == prefix) f(rank, amount);
+    });
+  };
+  for (int shift = 56;; shift -= 8, turn ^= 1) {
+    auto bins = [&](const auto& f) {
+      matching(shift, [&](Units rank, Units amount) { f(static_cast<int>(rank >> shift & (kBins - 1)), amount); });
     };
-    row.each([&](std::int64_t i, float logit) {
-      const Units rank = sampling::rank(logit, i);
-      if (!in_question(rank, logit, shift)) return;
-      const int at = shift == kByHeight ? row.height(logit) : static_cast<int>(rank >> shift & (kBins - 1));
-      if (at != bin) flush();
-      bin = at;
-      sum += measure(i, logit);
-      ++count;
-    });
-    flush();
-    team_sync();
-    const int mine = kBins - 1 - static_cast<int>(threadIdx.x);  // best first
-    Units here = 0, before;
-    if (mine >= 0)
-      for (unsigned peer = 0; peer < team_size(); ++peer) here += team_peer(shared.sum[turn], peer)[mine];
-    Scan(shared.scan).ExclusiveSum(here, before);
-    if (mine >= 0 && before < need && need <= before + here) {
-      unsigned candidates = 0;
-      for (unsigned peer = 0; peer < team_size(); ++peer) candidates += team_peer(shared.count[turn], peer)[mine];
-      shared.bin = mine, shared.before = before, shared.whole = candidates == 1 || need == before + here;
-    }
-    if (mine >= 0) shared.sum[turn ^ 1][mine] = 0, shared.count[turn ^ 1][mine] = 0;
-    __syncthreads();
-    if (shift == kByHeight) height = shared.bin;
-    else prefix = prefix << 8 | static_cast<Units>(shared.bin);
+    find_bin(bins, need, peers, turn, shared);
+    prefix = prefix << 8 | static_cast<Units>(shared.bin);
     need -= shared.before;
-    if (!shared.whole) continue;
-    Units lowest = ~Units{0};
-    row.each([&](std::int64_t i, float logit) {
-      const Units rank = sampling::rank(logit, i);
-      if (in_question(rank, logit, shift - 8)) lowest = Min{}(lowest, rank);
-    });
-    return reduce(lowest, Min{}, slot, shared);
+    if (shared.candidates > 1 && need < shared.here) continue;
+    Units lowest = ~Units{0};  // all of the bin
+    matching(shift - 8, [&](Units rank, Units) { lowest = Min{}(lowest, rank); });
+    if (peers > 1) return reduce(lowest, Min{}, slot, shared);
+    return Reduce(shared.reduce).Reduce(lowest, Min{});  // known to the first thread
   }
+}
+
+/// The same of the row's candidates of rank >= `floor`; amount(id, logit) and amount_of(rank) agree.
+/// 1 <= need <= their sum.
+template <class Amount, class AmountOf>
+__device__ Units select(const Row& row, Units floor, Units need, const Amount& amount, const AmountOf& amount_of,
+                        Slot slot, Shared& shared) {
+  if (threadIdx.x < kBins) shared.sum[0][threadIdx.x] = 0, shared.count[0][threadIdx.x] = 0;
+  if (threadIdx.x == 0) shared.listed_count = 0;
+  auto by_height = [&](const auto& f) {
+    row.each([&](std::int64_t i, float logit) {
+      if (sampling::rank(logit, i) >= floor) f(row.height(logit), amount(i, logit));
+    });
+  };
+  find_bin(by_height, need, team_size(), 0, shared);
+  const int height = shared.bin;
+  const unsigned candidates = shared.candidates;
+  need -= shared.before;
+  auto at_cut = [&](const auto& f) {
+    row.each([&](std::int64_t i, float logit) {
+      if (row.height(logit) != height) return;
+      const Units rank = sampling::rank(logit, i);
+      if (rank >= floor) f(rank, i, logit);
+    });
+  };
+  if (candidates > kMostListed)  // many equals
+    return lowest_rank(
+        [&](const auto& f) { at_cut([&](Units rank, std::int64_t i, float x) { f(rank, amount(i, x)); }); }, need,
+        team_size(), 1, slot, shared);
+
+  at_cut([&](Units rank, std::int64_t, float) { shared.listed[atomicAdd(&shared.listed_count, 1)] = rank; });
+  team_sync();
+  if (team_rank() == 0) {
+    unsigned count = 0;
+    for (unsigned peer = 0; peer < team_size(); ++peer) {
+      const unsigned more = *team_peer(&shared.listed_count, peer);
+      const Units* ranks = team_peer(shared.listed, peer);
+      for (unsigned i = threadIdx.x; i < more; i += kThreads) shared.all_listed[count + i] = ranks[i];
+      count += more;
+    }
+    __syncthreads();
+    auto listed = [&](const auto& f) {
+      for (unsigned i = threadIdx.x; i < count; i += kThreads) f(shared.all_listed[i], amount_of(shared.all_listed[i]));
+    };
+    const Units cut = lowest_rank(listed, need, 1, 1, slot, shared);
+    if (threadIdx.x == 0) shared.slots[slot] = cut;
+  }
+  team_sync();
+  return *team_peer(&shared.slots[slot], 0);
 }
 
 /// Of the kept, walked by id, the first at which the sum of weights exceeds the draw.
@@ -153,7 +213,9 @@ __device__ void draw(const Row& row, Units cut, const SampleParams& p, std::int3
   if (lane == 0) shared.warp_mass[warp] = sum;
   const Units total = reduce(lane == 0 ? sum : 0, Sum{}, kTotal, shared);
   Units before = 0;  // this warp's run
-  for (unsigned peer = 0; peer < team_rank(); ++peer) before += *team_peer(&shared.slots[kTotal], peer);
+#pragma unroll
+  for (unsigned peer = 0; peer < kTeam; ++peer)
+    if (peer < team_rank()) before += *team_peer(&shared.slots[kTotal], peer);
   for (unsigned w = 0; w < warp; ++w) before += shared.warp_mass[w];
   const Units target = sampling::draw(p.seed, p.step, total);
   if (target < before || target >= before + sum) return;
@@ -198,21 +260,23 @@ __device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weight
   row.highest = a.logits[r * a.vocab + sampling::id_of(best)];
   row.temperature = p.temperature;
   if (keep_weights) {
-    row.each([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
+    row.each<2>([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
     row.weights = weights;  // a thread reads those that it wrote
   }
   Units cut = 0;  // ranks from here are kept
   if (p.top_k > 0 && p.top_k < a.vocab)
     cut = select(
-        row, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; }, kTopKCut, shared);
+        row, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; },
+        [](Units) -> Units { return 1; }, kTopKCut, shared);
   if (p.top_p < 1) {
     auto weight = [&](std::int64_t i, float x) { return row.weight(i, x); };
+    auto weight_of = [&](Units rank) { return row.fresh_weight(sampling::logit_of(rank)); };
     Units mass = 0;
     row.each([&](std::int64_t i, float x) {
       if (sampling::rank(x, i) >= cut) mass += weight(i, x);
     });
     mass = reduce(mass, Sum{}, kMass, shared);
-    cut = select(row, cut, sampling::mass_needed(p.top_p, mass), weight, kTopPCut, shared);
+    cut = select(row, cut, sampling::mass_needed(p.top_p, mass), weight, weight_of, kTopPCut, shared);
   }
   draw(row, cut, p, a.out + r, shared);
 }

@@ -5,11 +5,11 @@
 // The softmax of a group needs its sum over all rows before the first key: the labels are walked twice, with a wait of
 // the whole grid between, and what the ring still holds is not loaded again. Sums are kept by unit and added up in one
 // order, so a key depends on nothing but its session.
-#include <cuda_pipeline.h>
-
 #include <algorithm>
 
+#include "kernels/cuda/fill.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/select.cuh"
 
 namespace longhaul::cuda {
@@ -18,12 +18,14 @@ namespace {
 namespace cg = cooperative_groups;
 
 constexpr int kBlockRows = kAttendBlock, kUnitBlocks = 4, kUnitRows = kUnitBlocks * kBlockRows;
-constexpr int kSlots = 3;   // units in a warp's ring
-constexpr int kHeads = 2;   // KV heads that a block has weights and counts of at once
-constexpr int kSlices = 4;  // bytes of a weight
+constexpr int kGroupUnits = 4;  // units whose sums are joined before others see them; a block has whole groups
+constexpr int kSlots = 3;       // units in a warp's ring
+constexpr int kHeads = 2;       // KV heads that a block has weights and counts of at once
+constexpr int kSlices = 2;      // bytes of a weight
 constexpr int kTiles = kSlices / 2;
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr std::int32_t kMagic = 0x4b400000;  // as a float 1.5 * 2^23: adding a small integer to the bits adds it
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding a small integer to its bits adds it
+constexpr float kEmpty = -1e30f;       // the maximum of no scores
 
 template <int K, int Quads>
 struct alignas(16) Shared {
@@ -37,7 +39,10 @@ struct alignas(16) Shared {
   float factor[kHeads][kQueries];                 // from a sum to a score; in base 2 where there is a softmax
   float log_sum[kHeads][kQueries];
   float part_m[kWarps], part_l[kWarps];
-  int first_unit[kDecodeTokens + 1];  // of each place
+  FillBarrier filled[kWarps][kSlots];
+  Competition places[kDecodeTokens];
+  int slots[kDecodeTokens];            // of the sessions
+  int first_group[kDecodeTokens + 1];  // of each place
 };
 
 struct Unit {
@@ -48,40 +53,41 @@ struct Unit {
 template <int K, int Quads>
 struct Weights {
   std::uint32_t b[Quads][kTiles][K][2];
-  float factor[Quads], log_sum[Quads];
+  float factor[Quads][2];  // of rows in the low halves of bytes, and in the high
+  float log_sum[Quads];
 };
 
-__device__ inline void multiply(int (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+/// d = c + a * b of whole numbers.
+__device__ inline void multiply(int (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                                const int (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%10, %11, %12, %13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
 
 /// Four 8 x 8 tiles of 16-bit elements, transposed: lane 4 i + j gets of tile t the elements (2 j, i) and (2 j + 1, i).
 __device__ inline void load_tiles(std::uint32_t (&r)[4], const void* at) {
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(shared_address(at))
                : "memory");
 }
 
-/// The scores of a block's rows by the lane's query head of each quad. Lane 4 i + j has head j and the rows
-/// 2 i + (v & 1) + 16 (v >> 2) + 32 (v >> 1 & 1) for v = 0 .. 7.
+/// The sums of a block's rows for the lane's query head of each quad. Lane 4 i + j has head j and the rows
+/// 2 i + (v & 1) + 16 (v >> 2) + 32 (v >> 1 & 1) for v = 0 .. 7; those with v & 2 are 16 times what they stand for.
 template <int K, int Quads>
-__device__ void score_block(const std::byte* codes, const Weights<K, Quads>& w, float (&score)[Quads][8]) {
-  const int lane = threadIdx.x % 32;
+__device__ inline void sum_block(const std::byte* codes, const Weights<K, Quads>& w, float (&sum)[Quads][8]) {
+  const int lane = threadIdx.x % 32, magic = __float_as_int(kMagic);
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {  // bytes 16 half .. 16 half + 15 of a dimension
-    int sums[2][Quads][kTiles][4];        // low and high halves of bytes
+  for (int half = 0; half < 2; ++half) {                 // bytes 16 half .. 16 half + 15 of a dimension
+    int low[Quads][kTiles][4], whole[Quads][kTiles][4];  // of the low halves of bytes, and of bytes
 #pragma unroll
-    for (int p = 0; p < 2; ++p)
+    for (int n = 0; n < Quads; ++n)
 #pragma unroll
-      for (int n = 0; n < Quads; ++n)
+      for (int t = 0; t < kTiles; ++t)
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) sums[p][n][t][i] = kMagic;
+        for (int i = 0; i < 4; ++i) low[n][t][i] = whole[n][t][i] = magic;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       std::uint32_t r[4];
@@ -89,34 +95,32 @@ __device__ void score_block(const std::byte* codes, const Weights<K, Quads>& w, 
       // Bytes of four dimensions of one row together; even bytes, then odd ones.
       const std::uint32_t both[4] = {__byte_perm(r[0], r[1], 0x6420), __byte_perm(r[0], r[1], 0x7531),
                                      __byte_perm(r[2], r[3], 0x6420), __byte_perm(r[2], r[3], 0x7531)};
-      std::uint32_t low[4], high[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) low[i] = both[i] & 0x0f0f0f0fu, high[i] = both[i] & 0xf0f0f0f0u;
+      const std::uint32_t some[4] = {both[0] & 0x0f0f0f0fu, both[1] & 0x0f0f0f0fu, both[2] & 0x0f0f0f0fu,
+                                     both[3] & 0x0f0f0f0fu};
 #pragma unroll
       for (int n = 0; n < Quads; ++n)
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
-          multiply(sums[0][n][t], low, w.b[n][t][k]);
-          multiply(sums[1][n][t], high, w.b[n][t][k]);
+          multiply(low[n][t], some, w.b[n][t][k], low[n][t]);
+          multiply(whole[n][t], both, w.b[n][t][k], whole[n][t]);
         }
     }
 #pragma unroll
     for (int n = 0; n < Quads; ++n)
 #pragma unroll
-      for (int p = 0; p < 2; ++p)
+      for (int odd = 0; odd < 2; ++odd) {
+        float& of_low = sum[n][half * 4 + odd];
+        float& of_high = sum[n][half * 4 + 2 + odd];
 #pragma unroll
-        for (int odd = 0; odd < 2; ++odd) {
-          constexpr float kMagicFloat = 12582912.0f;
-          float sum = 0;
-#pragma unroll
-          for (int t = 0; t < kTiles; ++t) {
-            const float x = __int_as_float(sums[p][n][t][2 * odd]) - kMagicFloat;
-            const float y = __int_as_float(sums[p][n][t][2 * odd + 1]) - kMagicFloat;
-            const float pair = fmaf(x, 256.0f, y);
-            sum = t == 0 ? pair : fmaf(sum, 65536.0f, pair);
-          }
-          score[n][half * 4 + p * 2 + odd] = sum * (p == 0 ? w.factor[n] : w.factor[n] * 0.0625f);
+        for (int t = 0; t < kTiles; ++t) {
+          const float x = __int_as_float(low[n][t][2 * odd]), y = __int_as_float(low[n][t][2 * odd + 1]);
+          const float l = fmaf(x - kMagic, 256.0f, y - kMagic);
+          const float h =
+              fmaf(__int_as_float(whole[n][t][2 * odd]) - x, 256.0f, __int_as_float(whole[n][t][2 * odd + 1]) - y);
+          of_low = t == 0 ? l : fmaf(of_low, 65536.0f, l);
+          of_high = t == 0 ? h : fmaf(of_high, 65536.0f, h);
         }
+      }
   }
 }
 
@@ -132,6 +136,8 @@ class Scorer {
         shared_(shared),
         warp_(threadIdx.x / 32),
         lane_(threadIdx.x % 32),
+        kv_heads_(static_cast<int>(a_.kv_heads)),
+        group_(static_cast<int>(s.group)),
         block_bytes_(static_cast<int>(a_.labels.dims) * 32),
         ring_(rings + warp_ * kSlots * kUnitBlocks * block_bytes_) {}
 
@@ -144,6 +150,7 @@ class Scorer {
         weigh(first);
         sum_up(first);
       });
+      join_groups();
     }
     cg::this_grid().sync();
     const bool one_batch = last_head_ - first_head_ < kHeads;
@@ -157,42 +164,46 @@ class Scorer {
   }
 
  private:
-  /// Which units are the warp's: a run of all sessions' and heads'.
+  /// Which units are the warp's: a run of those of all sessions and heads, as if each head had whole groups.
   __device__ void divide() {
-    if (threadIdx.x == 0) {
+    const int t = static_cast<int>(threadIdx.x), count = static_cast<int>(a_.batch.count);
+    if (t < kWarps * kSlots) init_fill(&shared_.filled[0][0] + t);
+    if (t < count) shared_.places[t] = competition(a_, t), shared_.slots[t] = a_.batch.spans[t].slot;
+    __syncthreads();
+    if (t == 0) {
       int next = 0;
-      for (int p = 0; p < a_.batch.count; ++p) {
-        shared_.first_unit[p] = next;
-        const Competition c = competition(a_, p);
-        if (c.open()) next += static_cast<int>(a_.kv_heads) * units_of_head(c);
+      for (int p = 0; p < count; ++p) {
+        shared_.first_group[p] = next;
+        if (shared_.places[p].open()) next += kv_heads_ * groups_of_head(p);
       }
-      shared_.first_unit[a_.batch.count] = next;
+      shared_.first_group[count] = next;
     }
     __syncthreads();
-    const std::int64_t all = shared_.first_unit[a_.batch.count], warps = gridDim.x * kWarps;
-    auto share = [&](std::int64_t w) { return static_cast<int>(all * w / warps); };
-    const std::int64_t mine = blockIdx.x * kWarps + warp_;
-    begin_ = share(mine);
-    units_ = share(mine + 1) - begin_;
-    const int first = share(blockIdx.x * kWarps), end = share((blockIdx.x + 1) * kWarps);
+    const std::int64_t all = shared_.first_group[count];
+    first_group_ = static_cast<int>(all * blockIdx.x / gridDim.x);
+    groups_ = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x) - first_group_;
+    const int units = groups_ * kGroupUnits;
+    begin_ = units * warp_ / kWarps;
+    units_ = units * (warp_ + 1) / kWarps - begin_;
+    begin_ += first_group_ * kGroupUnits;
     first_head_ = 0, last_head_ = -1;
-    if (first == end) return;
-    const Unit from = locate(first), to = locate(end - 1);
-    first_head_ = from.place * static_cast<int>(a_.kv_heads) + from.head;
-    last_head_ = to.place * static_cast<int>(a_.kv_heads) + to.head;
+    if (groups_ == 0) return;
+    first_head_ = head_of(locate(first_group_ * kGroupUnits));
+    last_head_ = head_of(locate((first_group_ + groups_ - 1) * kGroupUnits));
   }
 
-  __device__ static int units_of_head(const Competition& c) { return (c.tail + kUnitRows - 1) / kUnitRows; }
+  __device__ int units_of_head(int place) const { return (shared_.places[place].tail + kUnitRows - 1) / kUnitRows; }
+  __device__ int groups_of_head(int place) const { return (units_of_head(place) + kGroupUnits - 1) / kGroupUnits; }
+  __device__ int head_of(const Unit& u) const { return u.place * kv_heads_ + u.head; }
 
   __device__ Unit locate(int unit) const {
     int low = 0, high = static_cast<int>(a_.batch.count) - 1;  // the last place that starts at or before it
     while (low < high) {
       const int middle = (low + high + 1) / 2;
-      if (shared_.first_unit[middle] <= unit) low = middle;
+      if (shared_.first_group[middle] * kGroupUnits <= unit) low = middle;
       else high = middle - 1;
     }
-    const int per_head = (shared_.first_unit[low + 1] - shared_.first_unit[low]) / static_cast<int>(a_.kv_heads);
-    const int at = unit - shared_.first_unit[low];
+    const int per_head = groups_of_head(low) * kGroupUnits, at = unit - shared_.first_group[low] * kGroupUnits;
     return {low, at / per_head, at % per_head};
   }
 
@@ -204,27 +215,28 @@ class Scorer {
     for (int v = 0; v < kSlots; ++v) load(v);
   }
   __device__ int unit_of(int visit) const { return begin_ + (visit < kept_ ? units_ - kept_ + visit : visit - kept_); }
-  __device__ std::byte* slot_of(int visit) const {
-    return ring_ + (base_ + visit) % kSlots * kUnitBlocks * block_bytes_;
+  __device__ int slot_of(int visit) const { return (base_ + visit) % kSlots; }
+  __device__ std::byte* codes_in(int slot) const { return ring_ + slot * kUnitBlocks * block_bytes_; }
+  __device__ int bytes_of(const Unit& u) const {
+    const int blocks = (shared_.places[u.place].tail + kBlockRows - 1) / kBlockRows;
+    return min(kUnitBlocks, blocks - u.index * kUnitBlocks) * block_bytes_;
   }
-  __device__ void load(int visit) {
-    if (visit >= kept_ && visit < units_) {
-      const Unit u = locate(unit_of(visit));
-      const StepSpan span = a_.batch.spans[u.place];
-      const int blocks = (span.rows - span.window + kBlockRows - 1) / kBlockRows;
-      const int bytes = min(kUnitBlocks, blocks - u.index * kUnitBlocks) * block_bytes_;
-      const std::byte* from = a_.labels.codes + span.slot * a_.labels.session_stride + u.head * a_.labels.head_stride +
-                              std::int64_t{u.index} * kUnitBlocks * block_bytes_;
-      std::byte* to = slot_of(visit);
-#pragma unroll 8
-      for (int i = lane_ * 16; i < bytes; i += 32 * 16) __pipeline_memcpy_async(to + i, from + i, 16);
-    }
-    __pipeline_commit();
+  __device__ void load(int visit) const {
+    if (visit < kept_ || visit >= units_) return;
+    const Unit u = locate(unit_of(visit));
+    const int bytes = bytes_of(u), slot = slot_of(visit);
+    if (bytes <= 0) return;
+    const LabelTile& l = a_.labels;
+    fill(codes_in(slot),
+         l.codes + shared_.slots[u.place] * l.session_stride + u.head * l.head_stride +
+             std::int64_t{u.index} * kUnitBlocks * block_bytes_,
+         bytes, &shared_.filled[warp_][slot]);
   }
 
   __device__ void clear_tallies() const {
-    const std::int64_t words = s_.heads() * kDigitBins;
-    for (std::int64_t i = blockIdx.x * kThreads + threadIdx.x; i < words; i += gridDim.x * kThreads)
+    const int words = static_cast<int>(s_.heads()) * kDigitBins;
+    for (int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); i < words;
+         i += static_cast<int>(gridDim.x) * kThreads)
       s_.tallies[i / kDigitBins].counts[i % kDigitBins] = 0;
   }
 
@@ -238,11 +250,16 @@ class Scorer {
   __device__ void each_unit(int first, const Body& body) {
     for (; visit_ < units_; ++visit_) {
       const Unit u = locate(unit_of(visit_));
-      if (u.place * static_cast<int>(a_.kv_heads) + u.head >= first + kHeads) return;
-      __pipeline_wait_prior(kSlots - 1);
-      __syncwarp();
-      body(u, slot_of(visit_));
-      __syncwarp();
+      if (head_of(u) >= first + kHeads) return;
+      const int slot = slot_of(visit_);
+      if (bytes_of(u) > 0) {
+        if (visit_ >= kept_) {
+          wait_filled(&shared_.filled[warp_][slot], parity_ >> slot & 1);
+          parity_ ^= 1u << slot;
+        }
+        body(u, codes_in(slot));
+        __syncwarp();
+      }
       load(visit_ + kSlots);
     }
   }
@@ -250,37 +267,56 @@ class Scorer {
   /// The queries of the batch's heads in the basis, times the steps, as integers. A query that is not finite has no
   /// scores.
   __device__ void weigh(int first) {
+    constexpr int kRowsAtOnce = 4, kPairs = 4;  // of a map; of a row's elements a lane
     const int d = static_cast<int>(a_.head_dim), dims = static_cast<int>(a_.labels.dims);
-    const int group = static_cast<int>(s_.group), heads = min(kHeads, last_head_ - first + 1);
+    const int heads = min(kHeads, last_head_ - first + 1), rows = heads * dims;
+    float2 map[kRowsAtOnce][kPairs];
+    auto read = [&](int from) {
+#pragma unroll
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        const int row = from + i * kWarps;
+#pragma unroll
+        for (int c = 0; c < kPairs; ++c) {
+          const int at = 2 * lane_ + 64 * c;
+          map[i][c] = make_float2(0, 0);
+          if (row < rows && at < d)
+            map[i][c] = *reinterpret_cast<const float2*>(basis_of(first + row / dims) + (dims + row % dims) * d + at);
+        }
+      }
+    };
+    read(warp_);
     __syncthreads();
     for (int i = threadIdx.x; i < heads * kQueries * d; i += kThreads) {
-      const int h = i / (kQueries * d), g = i / d % kQueries, c = i % d,
-                place = (first + h) / static_cast<int>(a_.kv_heads);
-      const std::int64_t at = place * a_.q_stride + ((first + h) % a_.kv_heads * group + g) * d + c;
+      const int h = i / (kQueries * d), g = i / d % kQueries, c = i % d, head = first + h;
+      const std::int64_t at = head / kv_heads_ * a_.q_stride + (head % kv_heads_ * group_ + g) * d + c;
       float x = 0;
-      if (g < group)
+      if (g < group_)
         x = a_.act == DType::bf16 ? widen(static_cast<const bf16*>(a_.q)[at]) : static_cast<const float*>(a_.q)[at];
       shared_.q[h][g][c] = x * a_.scale;
     }
     __syncthreads();
-    for (int i = warp_; i < heads * dims; i += kWarps) {
-      const int h = i / dims, j = i % dims;
-      const float* basis = basis_of(first + h);
-      const float* map = basis + (dims + j) * d;
-      float sum[kQueries] = {};
-      for (int c = lane_; c < d; c += 32) {
-        const float m = map[c];
+    for (int from = warp_; from < rows; from += kRowsAtOnce * kWarps) {
+      if (from != warp_) read(from);
 #pragma unroll
-        for (int g = 0; g < kQueries; ++g) sum[g] += m * shared_.q[h][g][c];
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        const int row = from + i * kWarps;
+        if (row >= rows) break;
+        const int h = row / dims, j = row % dims;
+        const float step = basis_of(first + h)[2 * dims * d + dims + j];
+#pragma unroll
+        for (int g = 0; g < kQueries; ++g) {
+          float sum = 0;
+#pragma unroll
+          for (int c = 0; c < kPairs; ++c)
+            if (const int at = 2 * lane_ + 64 * c; at < d) {
+              const float2 q = *reinterpret_cast<const float2*>(&shared_.q[h][g][at]);
+              sum += map[i][c].x * q.x + map[i][c].y * q.y;
+            }
+#pragma unroll
+          for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+          if (lane_ == 0) shared_.weights[h][g][j] = sum * step;
+        }
       }
-#pragma unroll
-      for (int g = 0; g < kQueries; ++g)
-#pragma unroll
-        for (int o = 16; o > 0; o /= 2) sum[g] += __shfl_xor_sync(~0u, sum[g], o);
-      const float step = basis[2 * dims * d + dims + j];
-      if (lane_ == 0)
-#pragma unroll
-        for (int g = 0; g < kQueries; ++g) shared_.weights[h][g][j] = sum[g] * step;
     }
     __syncthreads();
     for (int i = warp_; i < heads * kQueries; i += kWarps) slice(i / kQueries, i % kQueries);
@@ -288,9 +324,8 @@ class Scorer {
   }
 
   __device__ const float* basis_of(int head) const {
-    const std::int64_t slot = a_.batch.spans[head / a_.kv_heads].slot;
-    return a_.labels.basis + slot * a_.labels.basis_stride +
-           head % a_.kv_heads * label_basis_floats(a_.labels.dims, a_.head_dim);
+    return a_.labels.basis + shared_.slots[head / kv_heads_] * a_.labels.basis_stride +
+           head % kv_heads_ * label_basis_floats(a_.labels.dims, a_.head_dim);
   }
 
   /// Weights to integers: the largest gets all the bits that signed bytes have but one, in units of a power of two.
@@ -300,7 +335,7 @@ class Scorer {
     bool finite = true;
     for (int k = 0; k < K; ++k) {
       const int j = k * 32 + lane_;
-      w[k] = j < dims && g < s_.group ? shared_.weights[h][g][j] : 0.0f;
+      w[k] = j < dims && g < group_ ? shared_.weights[h][g][j] : 0.0f;
       top = fmaxf(top, fabsf(w[k]));
       finite = finite && isfinite(w[k]);
     }
@@ -329,7 +364,8 @@ class Scorer {
     const int column = lane_ / 4, j = lane_ % 4;
 #pragma unroll
     for (int n = 0; n < Quads; ++n) {
-      w.factor[n] = shared_.factor[h][n * 4 + j];
+      w.factor[n][0] = shared_.factor[h][n * 4 + j];
+      w.factor[n][1] = w.factor[n][0] * 0.0625f;
       w.log_sum[n] = shared_.log_sum[h][n * 4 + j];
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -347,48 +383,89 @@ class Scorer {
     return w;
   }
 
-  /// A unit's part of the softmax: maximum and sum, by query head.
+  /// The softmax's maximum, or a number that is about it, and its sum, by query head of the lane.
+  struct Sums {
+    float m[Quads], l[Quads];
+  };
+
   __device__ void sum_up(int first) {
     Weights<K, Quads> w{};
     int current = -1;
     each_unit(first, [&](const Unit& u, const std::byte* codes) {
-      const int head = u.place * static_cast<int>(a_.kv_heads) + u.head;
+      const int head = head_of(u), tail = shared_.places[u.place].tail;
       if (head != current) w = weights_of(head - first), current = head;
-      const int tail = competition(a_, u.place).tail;
-      float m[Quads], l[Quads];
+      Sums sums;
+      bool careful = (u.index + 1) * kUnitRows > tail;
+      if (!careful) {
+        sums = sum_unit(codes, w);
+        bool fine = true;  // no sum is beyond float's range, or not a number
 #pragma unroll
-      for (int n = 0; n < Quads; ++n) m[n] = -1e30f, l[n] = 0;
-      for (int b = 0; b < kUnitBlocks; ++b) {
-        const int row = u.index * kUnitRows + b * kBlockRows;
-        if (row >= tail) break;
-        float score[Quads][8];
-        score_block<K, Quads>(codes + b * block_bytes_, w, score);
-        if (row + kBlockRows > tail) {
-#pragma unroll
-          for (int v = 0; v < 8; ++v)
-            if (row + row_in_block(v) >= tail)
-#pragma unroll
-              for (int n = 0; n < Quads; ++n) score[n][v] = -INFINITY;
-        }
-#pragma unroll
-        for (int n = 0; n < Quads; ++n) {
-          float to = m[n], sum = 0;
-#pragma unroll
-          for (int v = 0; v < 8; ++v) to = fmaxf(to, score[n][v]);
-#pragma unroll
-          for (int v = 0; v < 8; ++v) sum += exp2_fast(score[n][v] - to);
-          l[n] = l[n] * exp2_fast(m[n] - to) + sum;
-          m[n] = to;
-        }
+        for (int n = 0; n < Quads; ++n) fine = fine && sums.l[n] < 0x1p100f;
+        careful = !__all_sync(~0u, fine);
       }
+      if (careful) sums = sum_unit_carefully(codes, w, tail - u.index * kUnitRows);
 #pragma unroll
       for (int n = 0; n < Quads; ++n) {
+        float m = sums.m[n], l = sums.l[n];
 #pragma unroll
-        for (int o = 4; o < 32; o *= 2) add(m[n], l[n], __shfl_xor_sync(~0u, m[n], o), __shfl_xor_sync(~0u, l[n], o));
+        for (int o = 4; o < 32; o *= 2) add(m, l, __shfl_xor_sync(~0u, m, o), __shfl_xor_sync(~0u, l, o));
         const int g = n * 4 + lane_ % 4;
-        if (lane_ < 4 && g < s_.group) *part_at(head, g, u.index) = {m[n], l[n]};
+        if (lane_ < 4 && g < group_) unit_parts(head, g)[u.index] = {m, l};
       }
     });
+  }
+
+  /// Against the maximum of the first block: there is room for others that are far above it.
+  __device__ Sums sum_unit(const std::byte* codes, const Weights<K, Quads>& w) const {
+    Sums s;
+    float more[Quads];
+#pragma unroll
+    for (int b = 0; b < kUnitBlocks; ++b) {
+      float sum[Quads][8];
+      sum_block<K, Quads>(codes + b * block_bytes_, w, sum);
+#pragma unroll
+      for (int n = 0; n < Quads; ++n) {
+        if (b == 0) {
+          s.m[n] = kEmpty, s.l[n] = more[n] = 0;
+#pragma unroll
+          for (int v = 0; v < 8; ++v) s.m[n] = fmaxf(s.m[n], sum[n][v] * w.factor[n][v / 2 % 2]);
+        }
+#pragma unroll
+        for (int v = 0; v < 8; v += 2) {
+          s.l[n] += exp2_fast(fmaf(sum[n][v], w.factor[n][v / 2 % 2], -s.m[n]));
+          more[n] += exp2_fast(fmaf(sum[n][v + 1], w.factor[n][v / 2 % 2], -s.m[n]));
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < Quads; ++n) s.l[n] += more[n];
+    return s;
+  }
+
+  /// Of the unit's first `rows` rows.
+  __device__ Sums sum_unit_carefully(const std::byte* codes, const Weights<K, Quads>& w, int rows) const {
+    Sums s;
+#pragma unroll
+    for (int n = 0; n < Quads; ++n) s.m[n] = kEmpty, s.l[n] = 0;
+#pragma unroll 1
+    for (int b = 0; b < kUnitBlocks && b * kBlockRows < rows; ++b) {
+      float sum[Quads][8];
+      sum_block<K, Quads>(codes + b * block_bytes_, w, sum);
+#pragma unroll
+      for (int n = 0; n < Quads; ++n) {
+        float to = s.m[n], l = 0;
+#pragma unroll
+        for (int v = 0; v < 8; ++v) {
+          sum[n][v] = b * kBlockRows + row_in_block(v) < rows ? sum[n][v] * w.factor[n][v / 2 % 2] : -INFINITY;
+          to = fmaxf(to, sum[n][v]);
+        }
+#pragma unroll
+        for (int v = 0; v < 8; ++v) l += exp2_fast(sum[n][v] - to);
+        s.l[n] = s.l[n] * exp2_fast(s.m[n] - to) + l;
+        s.m[n] = to;
+      }
+    }
+    return s;
   }
 
   __device__ static void add(float& m, float& l, float their_m, float their_l) {
@@ -397,8 +474,27 @@ class Scorer {
     m = to;
   }
 
-  __device__ float2* part_at(int head, int g, int unit) const {
-    return reinterpret_cast<float2*>(s_.work + (head * s_.group + g) * s_.stride) + unit;
+  __device__ float2* unit_parts(int head, int g) const {
+    return reinterpret_cast<float2*>(s_.work + (static_cast<std::int64_t>(head) * group_ + g) * s_.stride);
+  }
+  __device__ float2* group_parts(int head, int g) const {
+    return unit_parts(head, g) + (s_.stride + kUnitRows - 1) / kUnitRows;
+  }
+
+  __device__ void join_groups() const {
+    __syncthreads();
+    for (int i = threadIdx.x; i < groups_ * group_; i += kThreads) {
+      const Unit u = locate((first_group_ + i / group_) * kGroupUnits);
+      const float2* parts = unit_parts(head_of(u), i % group_) + u.index;
+      float2 part[kGroupUnits];
+#pragma unroll
+      for (int j = 0; j < kGroupUnits; ++j)
+        part[j] = u.index + j < units_of_head(u.place) ? __ldcg(parts + j) : make_float2(kEmpty, 0);
+      float m = kEmpty, l = 0;
+#pragma unroll
+      for (int j = 0; j < kGroupUnits; ++j) add(m, l, part[j].x, part[j].y);
+      group_parts(head_of(u), i % group_)[u.index / kGroupUnits] = {m, l};
+    }
   }
 
   /// log2 of each query head's sum; several warps a head.
@@ -406,23 +502,28 @@ class Scorer {
     __syncthreads();
     for (int i = threadIdx.x; i < kHeads * kDigitBins; i += kThreads) (&shared_.counts[0][0])[i] = 0;
     if (!s_.softmax) return;
-    constexpr int kInFlight = 16;
-    const int group = static_cast<int>(s_.group), all = min(kHeads, last_head_ - first + 1) * group;
+    constexpr int kInFlight = 8;
+    const int all = min(kHeads, last_head_ - first + 1) * group_;
     const int share = max(1, kWarps / all), sets = kWarps / share;  // warps of a head; heads at once
     for (int set = 0; set < all; set += sets) {
       const int i = set + warp_ / share;
-      float m = -1e30f, l = 0;
+      float m = kEmpty, l = 0;
       if (i < all && warp_ / share < sets) {
-        const int head = first + i / group, n = units_of_head(competition(a_, head / static_cast<int>(a_.kv_heads)));
-        const bool open = competition(a_, head / static_cast<int>(a_.kv_heads)).open();
-        const float2* parts = part_at(head, i % group, 0);
-        for (int from = warp_ % share * 32 + lane_; open && from < n; from += share * 32 * kInFlight) {
+        const int head = first + i / group_, place = head / kv_heads_;
+        const int n = shared_.places[place].open() ? groups_of_head(place) : 0;
+        const float2* parts = group_parts(head, i % group_);
+        for (int from = warp_ % share * 32 + lane_; from < n; from += share * 32 * kInFlight) {
           float2 part[kInFlight];
 #pragma unroll
           for (int j = 0; j < kInFlight; ++j)
-            part[j] = from + j * share * 32 < n ? __ldcg(parts + from + j * share * 32) : make_float2(-1e30f, 0);
+            part[j] = from + j * share * 32 < n ? __ldcg(parts + from + j * share * 32) : make_float2(kEmpty, 0);
+          float to = m, sum = 0;
 #pragma unroll
-          for (int j = 0; j < kInFlight; ++j) add(m, l, part[j].x, part[j].y);
+          for (int j = 0; j < kInFlight; ++j) to = fmaxf(to, part[j].x);
+#pragma unroll
+          for (int j = 0; j < kInFlight; ++j) sum += part[j].y * exp2_fast(part[j].x - to);
+          l = l * exp2_fast(m - to) + sum;
+          m = to;
         }
 #pragma unroll
         for (int o = 1; o < 32; o *= 2) add(m, l, __shfl_xor_sync(~0u, m, o), __shfl_xor_sync(~0u, l, o));
@@ -434,13 +535,13 @@ class Scorer {
         m = shared_.part_m[w], l = shared_.part_l[w];
         for (int j = 1; j < share; ++j) add(m, l, shared_.part_m[w + j], shared_.part_l[w + j]);
         const int k = set + threadIdx.x;
-        shared_.log_sum[k / group][k % group] =
-            m + log2f(l) + (a_.combine == Combine::mean ? log2f(static_cast<float>(group)) : 0.0f);
+        shared_.log_sum[k / group_][k % group_] =
+            m + log2f(l) + (a_.combine == Combine::mean ? log2f(static_cast<float>(group_)) : 0.0f);
       }
       __syncthreads();
     }
     for (int i = threadIdx.x; i < kHeads * kQueries; i += kThreads)  // heads that there are not have no probability
-      if (i % kQueries >= group) shared_.log_sum[i / kQueries][i % kQueries] = INFINITY;
+      if (i % kQueries >= group_) shared_.log_sum[i / kQueries][i % kQueries] = INFINITY;
   }
 
   __device__ int row_in_block(int v) const { return 2 * (lane_ / 4) + v % 2 + 16 * (v / 4) + 32 * (v / 2 % 2); }
@@ -455,50 +556,79 @@ class Scorer {
   __device__ void write_keys(int first) {
     Weights<K, Quads> w{};
     int current = -1;
-    const int j = lane_ % 4;
     each_unit(first, [&](const Unit& u, const std::byte* codes) {
-      const int head = u.place * static_cast<int>(a_.kv_heads) + u.head;
+      const int head = head_of(u), row = u.index * kUnitRows;
       if (head != current) w = weights_of(head - first), current = head;
-      const Competition c = competition(a_, u.place);
+      const Competition c = shared_.places[u.place];
       std::uint32_t* counts = shared_.counts[head - first];
-      std::uint32_t* keys = s_.keys + head * s_.stride;
-      for (int b = 0; b < kUnitBlocks; ++b) {
-        const int row = u.index * kUnitRows + b * kBlockRows;
-        if (row >= c.tail) break;
-        float score[Quads][8], value[8];
-        score_block<K, Quads>(codes + b * block_bytes_, w, score);
-#pragma unroll
-        for (int v = 0; v < 8; ++v) {
-          value[v] = 0;
-#pragma unroll
-          for (int n = 0; n < Quads; ++n) {
-            const float x = Softmax ? exp2_fast(score[n][v] - w.log_sum[n]) : score[n][v];
-            value[v] = n == 0 ? x : join<Highest>(value[v], x);
-          }
+      std::uint32_t* keys = s_.keys + head * s_.stride + row + row_in_block(2 * (lane_ % 4));
+      std::uint32_t* shares = a_.out.tail == nullptr ? nullptr : s_.shares + (head * s_.stride + row) / 2 * s_.group;
+      if (row >= c.head && row + kUnitRows <= c.tail) {
+#pragma unroll 2
+        for (int b = 0; b < kUnitBlocks; ++b) {
+          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w, shares, b);
+          *reinterpret_cast<uint2*>(keys + b * kBlockRows) = key;
+          atomicAdd(&counts[digit_of(key.x)], 1u);
+          atomicAdd(&counts[digit_of(key.y)], 1u);
         }
-        // Over the heads of four lanes; each lane is left with two neighbouring rows of the eight.
-        float some[4], mine[2];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float give = j & 2 ? value[i] : value[4 + i], keep = j & 2 ? value[4 + i] : value[i];
-          some[i] = join<Highest>(keep, __shfl_xor_sync(~0u, give, 2));
+      } else {
+#pragma unroll 1
+        for (int b = 0; b < kUnitBlocks && row + b * kBlockRows < c.tail; ++b) {
+          const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w, shares, b);
+          *reinterpret_cast<uint2*>(keys + b * kBlockRows) = key;
+          const int at = row + b * kBlockRows + row_in_block(2 * (lane_ % 4));
+          if (c.competes(at)) atomicAdd(&counts[digit_of(key.x)], 1u);
+          if (c.competes(at + 1)) atomicAdd(&counts[digit_of(key.y)], 1u);
         }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float give = j & 1 ? some[i] : some[2 + i], keep = j & 1 ? some[2 + i] : some[i];
-          mine[i] = join<Highest>(keep, __shfl_xor_sync(~0u, give, 1));
-        }
-        std::uint32_t key[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          key[i] = Softmax ? __float_as_uint(fmaxf(mine[i], 0.0f)) | 0x80000000u : ordered(mine[i]);
-        const int at = row + row_in_block(2 * j);
-        *reinterpret_cast<uint2*>(keys + at) = make_uint2(key[0], key[1]);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          if (c.competes(at + i)) atomicAdd(&counts[key[i] >> s_.digit_shift & (kDigitBins - 1)], 1u);
       }
     });
+  }
+
+  __device__ std::uint32_t digit_of(std::uint32_t key) const { return key >> s_.digit_shift & (kDigitBins - 1); }
+
+  /// The keys of the lane's two neighbouring rows of a block, the unit's b-th; shares of the softmax from the unit's
+  /// first row on, where they are wanted.
+  template <bool Softmax, bool Highest>
+  __device__ uint2 keys_of(const std::byte* codes, const Weights<K, Quads>& w, std::uint32_t* shares, int b) const {
+    const int j = lane_ % 4;
+    float sum[Quads][8], value[8];
+    sum_block<K, Quads>(codes, w, sum);
+#pragma unroll
+    for (int v = 0; v < 8; ++v)
+#pragma unroll
+      for (int n = 0; n < Quads; ++n) {
+        const float factor = w.factor[n][v / 2 % 2];
+        const float x = Softmax ? exp2_fast(fmaf(sum[n][v], factor, -w.log_sum[n])) : sum[n][v] * factor;
+        sum[n][v] = x;
+        value[v] = n == 0 ? x : join<Highest>(value[v], x);
+      }
+    if (Softmax && shares != nullptr) {
+#pragma unroll
+      for (int n = 0; n < Quads; ++n)
+        if (n * 4 + j < group_)
+#pragma unroll
+          for (int v = 0; v < 8; v += 2)
+            shares[(b * kBlockRows + row_in_block(v)) / 2 * group_ + n * 4 + j] = pair_of(sum[n][v], sum[n][v + 1]);
+    }
+    // Over the heads of four lanes; each lane is left with two rows of the eight.
+    float some[4], mine[2];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float give = j & 2 ? value[i] : value[4 + i], keep = j & 2 ? value[4 + i] : value[i];
+      some[i] = join<Highest>(keep, __shfl_xor_sync(~0u, give, 2));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float give = j & 1 ? some[i] : some[2 + i], keep = j & 1 ? some[2 + i] : some[i];
+      mine[i] = join<Highest>(keep, __shfl_xor_sync(~0u, give, 1));
+    }
+    auto key = [](float x) { return Softmax ? __float_as_uint(fmaxf(x, 0.0f)) | 0x80000000u : ordered(x); };
+    return make_uint2(key(mine[0]), key(mine[1]));
+  }
+  /// Two numbers as bf16, the first in the low half.
+  __device__ static std::uint32_t pair_of(float x, float y) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
   }
   template <bool Highest>
   __device__ static float join(float x, float y) {
@@ -516,17 +646,20 @@ class Scorer {
   const Selection& s_;
   const SelectArgs& a_;
   Space& shared_;
-  int warp_, lane_, block_bytes_;
+  int warp_, lane_, kv_heads_, group_, block_bytes_;
   std::byte* ring_;
-  int begin_, units_;           // of the warp
+  int first_group_, groups_;    // of the block
   int first_head_, last_head_;  // of the block; over all places
+  int begin_, units_;           // of the warp
   int kept_, base_, visit_;     // of the walk
+  unsigned parity_ = 0;         // of the next fill of each slot
 };
 
 template <int K, int Quads>
 __global__ void __launch_bounds__(512 / K, 1) score_units(const __grid_constant__ Selection s) {
   extern __shared__ uint4 space[];
   auto& shared = *reinterpret_cast<Shared<K, Quads>*>(space);
+  let_next_start();
   Scorer<K, Quads>(s, shared, reinterpret_cast<std::byte*>(&shared + 1)).run();
 }
 

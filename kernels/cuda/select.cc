@@ -17,7 +17,7 @@ Selection::Selection(const SelectArgs& args)
     : a(args),
       group(args.q_heads / args.kv_heads),
       stride(round_up(args.batch.capacity, kAttendBlock)),
-      softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1)),
+      softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1 || args.out.tail != nullptr)),
       digit_shift(softmax ? 19 : 21),
       lowest(args.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey) {
   static_assert(sizeof(HeadTally) <= 6400 * sizeof(float));
@@ -25,6 +25,8 @@ Selection::Selection(const SelectArgs& args)
   keys = reinterpret_cast<std::uint32_t*>(tallies + heads());
   work = reinterpret_cast<float*>(keys + heads() * stride);
   log_sums = work + a.batch.count * a.q_heads * stride;
+  lists = reinterpret_cast<std::int32_t*>(log_sums + a.batch.count * a.q_heads);
+  shares = reinterpret_cast<std::uint32_t*>(lists + heads() * stride);
 }
 
 int multiprocessors() {
@@ -47,6 +49,7 @@ void select(const SelectArgs& a, cudaStream_t stream) {
     count_keys(s, KeySource::mass, stream);
   }
   top_rows(s, stream);
+  if (a.out.tail != nullptr) estimate_tail(s, stream);
 }
 
 }  // namespace longhaul::cuda

@@ -21,6 +21,10 @@ struct alignas(16) HeadTally {
   struct Part {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
   } parts[kMostParts];
+  int bin;              // the threshold's first digit, or -1: there are no more rows than wanted
+  std::uint32_t count;  // competing rows that have it,
+  std::int64_t rows;    // and how many of them are wanted,
+  Units mass_left;      // or what they are to make up; 0: none of them
 };
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
@@ -33,10 +37,13 @@ struct Selection {
   int digit_shift;       // of the first digit
   std::uint32_t lowest;  // keys below are never taken
 
-  HeadTally* tallies;   // [count, kv_heads]
-  std::uint32_t* keys;  // [count, kv_heads, stride]
-  float* work;          // [count, q_heads, stride] scores or parts of their softmax; then a KV head's list of rows
-  float* log_sums;      // [count, q_heads] log2 of the softmax's sum, in base 2
+  HeadTally* tallies;     // [count, kv_heads]
+  std::uint32_t* keys;    // [count, kv_heads, stride]
+  float* work;            // [count, q_heads, stride] scores or parts of their softmax
+  std::int32_t* lists;    // [count, kv_heads, stride] rows that have the threshold's first digit
+  std::uint32_t* shares;  // [count, kv_heads, stride / 2, group] of score_codes' softmax, over the group's size where
+                          // a mean is wanted: bf16, of two rows; written where there is a tail
+  float* log_sums;        // [count, q_heads] log2 of the softmax's sum, in base 2
 
   constexpr std::int64_t heads() const { return a.batch.count * a.kv_heads; }
 };
@@ -51,6 +58,9 @@ void score_plain(const Selection&, cudaStream_t);
 enum class KeySource : std::uint8_t { keys, scores, mass };
 /// Keys from what is there, and the tallies anew, masses too where top_p asks for them.
 void count_keys(const Selection&, KeySource, cudaStream_t);
+
+/// The tail of the lists, from the softmax that score_codes or score_plain has left.
+void estimate_tail(const Selection&, cudaStream_t);
 
 /// The list, from keys and tallies; where nothing competes, from the spans alone.
 void top_rows(const Selection&, cudaStream_t);

@@ -10,8 +10,11 @@ __device__ inline void copy_async(std::uint32_t to, const void* from, bool there
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 __device__ inline void commit_async() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// For all that this thread has started.
-__device__ inline void wait_async() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+/// For all that this thread has started but the latest kBehind commits.
+template <int kBehind = 0>
+__device__ void wait_async() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kBehind) : "memory");
+}
 
 /// Four 8 x 8 matrices, a register each; lane 8 * n + r gives the address of row r of matrix n.
 struct Matrices {

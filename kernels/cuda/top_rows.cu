@@ -1,6 +1,7 @@
 // The exact top of a head's keys, ascending, equal keys from the lower row. Scoring has counted the keys' first digit;
 // blocks share a head's rows. The first launch finds the digit of the threshold and lists the rows that have it, few as
 // a rule; the second looks at these alone for the threshold itself, each block for itself, and writes the list.
+#include <cuda_pipeline.h>
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -9,6 +10,7 @@
 #include <limits>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/select.cuh"
 #include "kernels/sampling.h"
 
@@ -153,27 +155,32 @@ template <bool Mass>
 __global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ Selection s) {
   __shared__ Finder shared;
   __shared__ std::uint32_t listed;
+  let_next_start();
   const Part part(s);
   if (!part.c.open()) return;
   HeadTally& tally = s.tallies[part.head];
+  const std::uint32_t* keys = s.keys + part.head * s.stride;
+  std::int32_t* list = s.lists + part.head * s.stride + part.begin;
+  const int end = min(part.end, part.c.tail), mine = static_cast<int>(threadIdx.x) * 4;
+  uint4 held[kPerThread / 4];
+  auto read = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < kPerThread / 4; ++i) held[i] = keys_at(keys, from + i * kThreads * 4 + mine, end);
+  };
+  wait_for_previous();
+  read(part.begin);
   if (threadIdx.x == 0) listed = 0;
   const Wanted wanted = wanted_of<Mass>(s, part, shared);
-  Digit digit{-1, 0, {}};
+  Digit digit{-1, 0, {0, 0}};
   if (wanted.mass > 0) digit = find<Mass>(tally.counts, tally.masses, wanted, shared);
-  const std::uint32_t* keys = s.keys + part.head * s.stride;
-  auto* list = reinterpret_cast<std::int32_t*>(s.work + part.head * s.group * s.stride) + part.begin;
-  const int end = min(part.end, part.c.tail);
   std::uint32_t above = 0;
   for (int from = part.begin; wanted.mass > 0 && from < end; from += kTileRows) {
-    uint4 held[kPerThread / 4];
-#pragma unroll
-    for (int i = 0; i < kPerThread / 4; ++i)
-      held[i] = keys_at(keys, from + (i * kThreads + static_cast<int>(threadIdx.x)) * 4, end);
+    if (from != part.begin) read(from);
 #pragma unroll
     for (int i = 0; i < kPerThread / 4; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const int row = from + (i * kThreads + static_cast<int>(threadIdx.x)) * 4 + j;
+        const int row = from + i * kThreads * 4 + mine + j;
         const std::uint32_t key = element(held[i], j);
         const int bin = static_cast<int>(key >> s.digit_shift & (kDigitBins - 1));
         if (row >= end || row < part.c.head || key < s.lowest || bin < digit.bin) continue;
@@ -182,7 +189,11 @@ __global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ S
       }
   }
   above = Finder::Reduce(shared.reduce).Sum(above);
-  if (threadIdx.x == 0) tally.parts[part.index] = {above, listed};
+  if (threadIdx.x > 0) return;
+  tally.parts[part.index] = {above, listed};
+  if (part.index == 0)
+    tally.bin = digit.bin, tally.count = digit.count, tally.rows = digit.left.rows,
+    tally.mass_left = wanted.mass > 0 ? digit.left.mass : 0;
 }
 
 /// Taken are the rows of a higher key than `key`, and those of that key up to `last`.
@@ -201,6 +212,7 @@ struct EmitShared {
   std::uint32_t warp_rows[kWarps];
   std::uint32_t held_keys[kHeld];
   std::int32_t held_rows[kHeld];
+  alignas(16) std::uint32_t tile[kTileRows];  // the keys of the part's first
 };
 
 template <bool Mass>
@@ -210,16 +222,31 @@ class Emitter {
       : s_(s), shared_(shared), part_(s), tally_(s.tallies[part_.head]), keys_(s.keys + part_.head * s.stride) {}
 
   __device__ void run() {
+    wait_for_previous();
     int before = 0;  // competing rows that are taken in earlier parts
     if (part_.c.open()) {
+      fetch();
       gather();
       seek();
       before = taken_before();
+      __pipeline_wait_prior(0);
+      __syncthreads();
     }
     emit(before + part_.c.given_before(part_.begin));
   }
 
  private:
+  /// The first tile's keys, needed last, on their way to shared memory.
+  __device__ void fetch() {
+    const int end = min(part_.end, part_.c.tail);
+#pragma unroll
+    for (int i = 0; i < kPerThread / 4; ++i) {
+      const int at = (i * kThreads + static_cast<int>(threadIdx.x)) * 4;
+      if (part_.begin + at < end) __pipeline_memcpy_async(shared_.tile + at, keys_ + part_.begin + at, 16);
+    }
+    __pipeline_commit();
+  }
+
   /// Brings the listed rows and their keys together.
   __device__ void gather() {
     const int parts = static_cast<int>(gridDim.x), t = static_cast<int>(threadIdx.x);
@@ -254,7 +281,7 @@ class Emitter {
       else low = middle + 1;
     }
     const int first = low > 0 ? static_cast<int>(shared_.ends[low - 1]) : 0;
-    const auto* list = reinterpret_cast<const std::int32_t*>(s_.work + part_.head * s_.group * s_.stride);
+    const std::int32_t* list = s_.lists + part_.head * s_.stride;
     return list[low * part_.length + i - first];
   }
   /// body(key, row) for the first n listed rows.
@@ -271,9 +298,8 @@ class Emitter {
   }
 
   __device__ void seek() {
-    const Wanted wanted = wanted_of<Mass>(s_, part_, shared_.finder);
-    if (wanted.mass == 0) return;
-    Digit digit = find<Mass>(tally_.counts, tally_.masses, wanted, shared_.finder);
+    Digit digit{tally_.bin, tally_.count, {tally_.rows, tally_.mass_left}};
+    if (digit.left.mass == 0) return;
     if (digit.bin < 0) {
       threshold_ = {s_.lowest, kMostRow};
       return;
@@ -364,7 +390,11 @@ class Emitter {
       const int scored = c.open() ? min(part_.end, c.tail) : 0;
       uint4 held[kRuns];
 #pragma unroll
-      for (int i = 0; i < kRuns; ++i) held[i] = keys_at(keys_, first + i * 128, scored);
+      for (int i = 0; i < kRuns; ++i) {
+        const int row = first + i * 128;
+        held[i] = from == part_.begin && row < scored ? *reinterpret_cast<const uint4*>(shared_.tile + row - from)
+                                                      : keys_at(keys_, row, scored);
+      }
       std::uint32_t taken = 0, counts = 0;  // a bit a row; a byte of each run
 #pragma unroll
       for (int i = 0; i < kRuns; ++i) {
@@ -425,9 +455,13 @@ __global__ void __launch_bounds__(kThreads) write_list(const __grid_constant__ S
 
 template <bool Mass>
 void launch(const Selection& s, dim3 grid, cudaStream_t stream) {
-  if (s.a.by != SelectBy::none) Launch{.grid = grid, .block = kThreads, .stream = stream}(list_digit<Mass>, s);
-  Launch{.grid = grid, .block = kThreads, .shared_bytes = sizeof(EmitShared<Mass>), .stream = stream}(write_list<Mass>,
-                                                                                                      s);
+  const bool competing = s.a.by != SelectBy::none;
+  if (competing) Launch{.grid = grid, .block = kThreads, .stream = stream, .overlap = true}(list_digit<Mass>, s);
+  Launch{.grid = grid,
+         .block = kThreads,
+         .shared_bytes = sizeof(EmitShared<Mass>),
+         .stream = stream,
+         .overlap = competing}(write_list<Mass>, s);
 }
 
 }  // namespace

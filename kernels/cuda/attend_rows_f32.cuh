@@ -1,12 +1,12 @@
-// Attention over rows of either type and any head_dim, in plain float32: lanes share a row, 8 elements each, and every
+// Attention over float32 rows of any head_dim, in plain products: lanes share a row, 8 elements each, and every
 // such subgroup keeps its own partial attention, added up in a fixed order.
 #pragma once
 #include "kernels/cuda/attend_parts.cuh"
 
 namespace longhaul::cuda {
 
-inline constexpr int kAnyHeads = 4;
-inline constexpr int kAnyBlocks = 2;  // of a multiprocessor
+inline constexpr int kF32Heads = 4;
+inline constexpr int kF32Blocks = 1;  // of a multiprocessor
 
 /// The attention of one query head over some rows; a lane holds 8 elements of o.
 struct Partial {
@@ -23,35 +23,37 @@ struct Partial {
 };
 
 /// L lanes share a row: head_dim <= 8 * L.
-template <class T, int L, class Source>
-__global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
-    attend_rows_any(const __grid_constant__ AttendPartsArgs<Source> a) {
-  constexpr int kRows = kAttendThreads / L;          // rows at once
-  constexpr int kInFlight = sizeof(T) == 2 ? 4 : 2;  // rows that a subgroup loads before it uses the first
-  __shared__ WarpStates<kAnyHeads, 8 * L> shared;
+template <int L, class Source>
+__global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
+    attend_rows_f32(const __grid_constant__ AttendPartsArgs<Source> a) {
+  constexpr int kRows = kAttendThreads / L;  // rows at once
+  constexpr int kInFlight = 2;               // rows that a subgroup loads before it uses the first
+  __shared__ WarpStates<kF32Heads, 8 * L> shared;
+  __shared__ Deal<kAttendThreads>::Shared dealt;
   const int d = a.head_dim, lane = threadIdx.x % L, sub = threadIdx.x / L, column = lane * 8;
   const bool active = column < d;
-  const Heads heads = heads_of_block(a.group, kAnyHeads);
+  const Heads heads = heads_of_block(a.group, kF32Heads);
 
   wait_for_previous();
   let_next_start();
-  for_each_part(a.counts, [&](int segment, int begin, int end, int part) {
+  const Deal<kAttendThreads> deal(a.counts, static_cast<int>(gridDim.x), dealt);
+  deal.for_each_part([&](int segment, int begin, int end, int part) {
     const auto rows = a.source.of(segment);
     const int token = segment / a.counts.kv_heads;
     const std::int64_t head = static_cast<std::int64_t>(segment % a.counts.kv_heads) * a.group + heads.first;
 
-    Pack<float, 8> q[kAnyHeads] = {};
-    Partial state[kAnyHeads];
+    Pack<float, 8> q[kF32Heads] = {};
+    Partial state[kF32Heads];
 #pragma unroll
-    for (int g = 0; g < kAnyHeads; ++g) {
+    for (int g = 0; g < kF32Heads; ++g) {
       if (g < heads.count && active)
-        q[g] = load<8>(static_cast<const T*>(a.q) + token * a.q_stride + (head + g) * d + column);
+        q[g] = load<8>(static_cast<const float*>(a.q) + token * a.q_stride + (head + g) * d + column);
 #pragma unroll
       for (int j = 0; j < 8; ++j) q[g].v[j] *= a.scale;
     }
 
     for (int base = begin; base < end; base += kRows * kInFlight) {  // the same trips for all lanes: they shuffle
-      Pack<T, 8> k[kInFlight] = {}, v[kInFlight] = {};
+      Pack<float, 8> k[kInFlight] = {}, v[kInFlight] = {};
       bool there[kInFlight];
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
@@ -59,16 +61,16 @@ __global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
         const std::byte* at = row < end ? rows.at(rows.place(row)) : nullptr;
         there[r] = at != nullptr;
         if (there[r] && active) {
-          k[r] = load_raw<8>(reinterpret_cast<const T*>(at) + column);
-          v[r] = load_raw<8>(reinterpret_cast<const T*>(at) + d + column);
+          k[r] = load_raw<8>(reinterpret_cast<const float*>(at) + column);
+          v[r] = load_raw<8>(reinterpret_cast<const float*>(at) + d + column);
         }
       }
-      float score[kInFlight][kAnyHeads];
+      float score[kInFlight][kF32Heads];
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
-        const auto key = widen(k[r]);
+        const auto& key = k[r];
 #pragma unroll
-        for (int g = 0; g < kAnyHeads; ++g) {
+        for (int g = 0; g < kF32Heads; ++g) {
           float s = 0;
 #pragma unroll
           for (int j = 0; j < 8; ++j) s += q[g].v[j] * key.v[j];
@@ -81,7 +83,7 @@ __global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
         }
       }
 #pragma unroll
-      for (int g = 0; g < kAnyHeads; ++g) {
+      for (int g = 0; g < kF32Heads; ++g) {
         Partial& p = state[g];
         float m = p.m;
 #pragma unroll
@@ -94,9 +96,9 @@ __global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
       }
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
-        const auto value = widen(v[r]);
+        const auto& value = v[r];
 #pragma unroll
-        for (int g = 0; g < kAnyHeads; ++g) {
+        for (int g = 0; g < kF32Heads; ++g) {
           Partial& p = state[g];
           const float w = score[r][g] == -INFINITY ? 0.0f : expf(score[r][g] - p.m);
           p.l += w;
@@ -108,7 +110,7 @@ __global__ void __launch_bounds__(kAttendThreads, kAnyBlocks)
 
     const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
 #pragma unroll
-    for (int g = 0; g < kAnyHeads; ++g) {
+    for (int g = 0; g < kF32Heads; ++g) {
       Partial& p = state[g];
 #pragma unroll
       for (int offset = L; offset < 32; offset *= 2) {  // the subgroups of a warp
