@@ -1,7 +1,9 @@
 // The parts of bench_cuda_figures: each measures figures of one kind and adds those that are wanted.
 #pragma once
+#include "apps/options.h"
 #include "bench/figures.h"
 #include "bench/synthetic_run.h"
+#include "kernels/base/error.h"
 
 namespace longhaul::bench {
 

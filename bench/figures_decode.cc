@@ -20,13 +20,13 @@ class DecodeRuns {
 
   explicit DecodeRuns(const SectionFlags& flags) : flags_(flags) {}
 
-  Run measure(const std::string& policy, std::vector<std::string> sets, std::shared_ptr<const Replay> replay = nullptr,
-              std::optional<std::int64_t> gpu_memory = {}) const {
+  /// `sets` under those of the command line.
+  Run measure(const std::string& policy, const std::vector<std::string>& sets,
+              std::shared_ptr<const Replay> replay = nullptr) const {
     SyntheticSetting setting = flags_.setting;
     setting.policy = policy;
-    setting.sets.insert(setting.sets.end(), sets.begin(), sets.end());
+    setting.sets.insert(setting.sets.begin(), sets.begin(), sets.end());
     setting.replay = std::move(replay);
-    if (gpu_memory) setting.gpu_memory = gpu_memory;
     SyntheticRun run(setting);
     run.fill();
     // A step that streams all rows takes long and hardly varies.
@@ -71,7 +71,11 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
   const Peaks peaks = measure_peaks(flags);
   const DecodeRuns runs(flags);
   const std::int64_t context = flags.setting.context;
-  const std::vector<std::string> sixteenth{"share=1/16"}, few{fmt::format("rows={}", flags.k)};
+  const std::string sixteenth = "share=1/16", few = fmt::format("rows={}", flags.k);
+  // Nothing but sinks, window and a resident set of four times the budget stays on the device, whatever would fit.
+  auto offloaded = [](const std::string& budget) -> std::vector<std::string> {
+    return {budget, "resident=0.0", "cache=4.0"};
+  };
 
   std::optional<DecodeRuns::Run> stream;
   if (figures.wants_any({all[0], all[3], all[4], all[5]})) {
@@ -81,14 +85,14 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                        fmt::format("{}, {:.0f} bytes a step", stream->setting, bytes)));
   }
   if (figures.wants("decode_offload_vs_stream_noreuse")) {
-    const auto offload = runs.measure("offload", sixteenth, no_reuse(flags.recall));
+    const auto offload = runs.measure("offload", offloaded(sixteenth), no_reuse(flags.recall));
     figures.add(figure("decode_offload_vs_stream_noreuse", stream->times.seconds / offload.times.seconds, "x",
                        static_cast<double>(stream->attended_bytes) / static_cast<double>(offload.attended_bytes),
                        beside(offload, "stream", *stream) + "; the bound is the ratio of bytes"));
   }
   std::optional<DecodeRuns::Run> sparse;
   if (figures.wants_any({all[1], all[2], all[5]})) {
-    sparse = runs.measure("sparse-resident", few);
+    sparse = runs.measure("sparse-resident", {few});
     const double bytes = static_cast<double>(sparse->weight_bytes + sparse->label_bytes);
     figures.add(figure("decode_sparse_resident_vs_bound", sparse->times.seconds / (bytes / peaks.copy), "x", 1,
                        fmt::format("{}; the bound is {:.3f} ms: weights and labels, {:.0f} bytes, once at the {:.0f} "
@@ -99,10 +103,10 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
     return fmt::format("; trace {}{}{}", trace, flags.accuracy.empty() ? "" : ", ", flags.accuracy);
   };
   if (!flags.trace.empty() && figures.wants("decode_offload_vs_stream_reuse")) {
-    KvPolicy policy = load_policy("offload", sixteenth);
-    const auto resident = runs.measure("sparse-resident", sixteenth);
-    const auto offload =
-        runs.measure("offload", sixteenth, load_replay(flags.trace, 256, policy.budget(context), flags.recall));
+    KvPolicy policy = load_policy("offload", {sixteenth});
+    const auto resident = runs.measure("sparse-resident", {sixteenth});
+    const auto offload = runs.measure("offload", offloaded(sixteenth),
+                                      load_replay(flags.trace, 256, policy.budget(context), flags.recall));
     figures.add(figure("decode_offload_vs_stream_reuse", stream->times.seconds / offload.times.seconds, "x",
                        stream->times.seconds / resident.times.seconds,
                        fmt::format("{}; the bound is sparse-resident ({}){}", beside(offload, "stream", *stream),
@@ -115,7 +119,8 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
     }
   }
   if (!flags.trace_k.empty() && figures.wants_any({all[2], all[5]})) {
-    const auto offload = runs.measure("offload", few, load_replay(flags.trace_k, 256, flags.k, flags.recall));
+    const auto offload =
+        runs.measure("offload", offloaded(few), load_replay(flags.trace_k, 256, flags.k, flags.recall));
     figures.add(figure("decode_offload_vs_sparse_resident", offload.times.seconds / sparse->times.seconds, "x", 1,
                        beside(offload, "sparse-resident", *sparse) + told(flags.trace_k)));
     if (stream)

@@ -20,8 +20,9 @@ namespace {
 /// Host memory that the device can reach by DMA.
 class PinnedMemory {
  public:
-  PinnedMemory(Device& device, std::int64_t bytes) : device_(device), memory_(bytes, "host memory", {.touch = true}) {
-    if (bytes > 0) device_.pin(memory_.data(), bytes);
+  PinnedMemory(Device& device, std::int64_t bytes, const PinReport& report)
+      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
+    if (bytes > 0) device_.pin(memory_.data(), bytes, report);
   }
   PinnedMemory(PinnedMemory&&) = delete;
   ~PinnedMemory() {
@@ -46,13 +47,14 @@ double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
 
 struct Engine::Impl {
   /// `file` may be null: random weights.
-  Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options)
+  Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options,
+       const PinReport& pinning = {})
       : device(device),
         config(config),
         options(options),
         plan(plan_memory(config, options)),
         device_memory(device.allocate(plan.device_bytes, "device memory")),
-        host_memory(device, plan.host_bytes),
+        host_memory(device, plan.host_bytes, pinning),
         device_arena(device_memory.data(), plan.device_bytes, "device arena"),
         host_arena(host_memory.data(), plan.host_bytes, "host arena"),
         memory(this->config, this->options, device_arena, host_arena),
@@ -346,8 +348,9 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (step_tap) step_tap(recorder.view(), sessions);
 }
 
-Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options)
-    : impl_(std::make_unique<Impl>(device, config, &weights, options)) {}
+Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
+               const PinReport& pinning)
+    : impl_(std::make_unique<Impl>(device, config, &weights, options, pinning)) {}
 Engine::Engine(Device& device, const ModelConfig& config, const EngineOptions& options)
     : impl_(std::make_unique<Impl>(device, config, nullptr, options)) {}
 Engine::~Engine() = default;

@@ -48,8 +48,10 @@ struct RowCounts {
 
 class Engine {
  public:
-  /// Allocates exactly plan_memory(config, options) and loads the weights. Throws OutOfMemory, UserError{bad_model}.
-  Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options);
+  /// Allocates exactly plan_memory(config, options), pins the host's part and loads the weights. Throws OutOfMemory,
+  /// UserError{bad_model}.
+  Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
+         const PinReport& pinning = {});
   /// The same with random weights, for measurements of speed.
   Engine(Device& device, const ModelConfig& config, const EngineOptions& options);
   Engine(Engine&&) = delete;

@@ -1,5 +1,5 @@
 // random_fill, replay, checksum.
-#include "kernels/synthetic_ops.h"
+#include "kernels/synthetic.h"
 
 #include <atomic>
 #include <cstring>

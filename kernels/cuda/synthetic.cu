@@ -4,6 +4,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/synthetic_ops.h"
+#include "kernels/synthetic.h"
 
 namespace longhaul::cuda {
 namespace {
