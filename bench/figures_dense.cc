@@ -4,7 +4,6 @@
 #include <span>
 
 #include "bench/figure_sections.h"
-#include "bench/measure.h"
 #include "bench/peaks.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
