@@ -64,7 +64,7 @@ Exit batch(const BatchOptions& o) {
     progress.clear();
     if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
   };
-  JobOptions job_options{o.instruction, sampling(o, model.generation), max_tokens(o, model.generation),
+  JobOptions job_options{o.instruction, sampling_params(o, model.generation), max_tokens(o, model.generation),
                          context(o, model.config)};
   BatchJob job(model, std::move(requests), job_options, output, progress, print);
   std::string table;

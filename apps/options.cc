@@ -168,7 +168,7 @@ void say(const std::string& text) {
   if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
 }
 
-SampleParams sampling(const Options& o, const GenerationDefaults& defaults) {
+SampleParams sampling_params(const Options& o, const GenerationDefaults& defaults) {
   SampleParams params;
   params.temperature = static_cast<float>(o.temperature.value_or(defaults.temperature));
   params.top_p = static_cast<float>(o.top_p.value_or(defaults.top_p));

@@ -41,7 +41,7 @@ void check_text(const char* flag, const std::string& text);
 /// Text to stdout, at once. Throws UserError{io}.
 void say(const std::string& text);
 
-SampleParams sampling(const Options& options, const GenerationDefaults& defaults);
+SampleParams sampling_params(const Options& options, const GenerationDefaults& defaults);
 std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaults);
 /// Most tokens of prompt and answer together.
 std::int64_t context(const Options& options, const ModelConfig& config);

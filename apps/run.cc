@@ -75,7 +75,7 @@ void run(const PromptOptions& o) {
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits));
   const auto trace = record_trace(o, model, engine);
-  Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
+  Session session(0, std::move(ids), sampling_params(o, model.generation), answer, model.eos());
   stream_answer(engine, model, session, progress);
   spdlog::info("{}", describe_rows(engine.row_counts()));
   if (trace) trace->finish();

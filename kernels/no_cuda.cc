@@ -1,6 +1,7 @@
-// What kernels/cuda_device.h means in a build without CUDA.
+// What kernels/cuda_device.h and select_probe.h mean in a build without CUDA.
 #include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
+#include "kernels/select_probe.h"
 
 namespace longhaul {
 namespace {
@@ -18,5 +19,7 @@ std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
 
 LinkProfile measure_link(int, std::int64_t) { throw DeviceError(kAbsent); }
+
+SelectSeconds seconds_to_select(std::span<const SelectArgs>) { throw DeviceError(kAbsent); }
 
 }  // namespace longhaul

@@ -1,4 +1,4 @@
-// The parts of a decode attention: a block of 8 warps attends its part of a segment's rows for the query heads of a
+// The parts of a decode attention: a block of 4 warps attends its part of a segment's rows for the query heads of a
 // group, each warp some of the rows, and adds up what the warps have.
 #pragma once
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace longhaul::cuda {
 
-inline constexpr int kAttendThreads = 256, kAttendWarps = kAttendThreads / 32;
+inline constexpr int kAttendThreads = 128, kAttendWarps = kAttendThreads / 32;
 
 template <class Source>
 struct AttendPartsArgs {

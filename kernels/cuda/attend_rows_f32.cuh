@@ -6,7 +6,7 @@
 namespace longhaul::cuda {
 
 inline constexpr int kF32Heads = 4;
-inline constexpr int kF32Blocks = 1;  // of a multiprocessor
+inline constexpr int kF32Blocks = 2;  // of a multiprocessor
 
 /// The attention of one query head over some rows; a lane holds 8 elements of o.
 struct Partial {
@@ -29,15 +29,13 @@ __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
   constexpr int kRows = kAttendThreads / L;  // rows at once
   constexpr int kInFlight = 2;               // rows that a subgroup loads before it uses the first
   __shared__ WarpStates<kF32Heads, 8 * L> shared;
-  __shared__ Deal<kAttendThreads>::Shared dealt;
   const int d = a.head_dim, lane = threadIdx.x % L, sub = threadIdx.x / L, column = lane * 8;
   const bool active = column < d;
   const Heads heads = heads_of_block(a.group, kF32Heads);
 
   wait_for_previous();
   let_next_start();
-  const Deal<kAttendThreads> deal(a.counts, static_cast<int>(gridDim.x), dealt);
-  deal.for_each_part([&](int segment, int begin, int end, int part) {
+  Deal(a.counts, static_cast<int>(gridDim.x)).for_each_part([&](int segment, int begin, int end, int part) {
     const auto rows = a.source.of(segment);
     const int token = segment / a.counts.kv_heads;
     const std::int64_t head = static_cast<std::int64_t>(segment % a.counts.kv_heads) * a.group + heads.first;

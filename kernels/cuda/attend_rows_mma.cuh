@@ -11,8 +11,11 @@
 namespace longhaul::cuda {
 
 inline constexpr int kMmaHeads = 8;
-/// Blocks of a multiprocessor: registers for that many, and as many bytes in flight as the memory's latency asks for.
-constexpr int mma_blocks(int D) { return D <= 128 ? 2 : 1; }
+/// Blocks of a multiprocessor: bytes enough in flight for the memory's latency.
+constexpr int mma_blocks(int D) { return D <= 128 ? 3 : 2; }
+/// Those that there are registers for. One more, where that costs no spills: then the kernel that adds up the parts can
+/// start beside them.
+constexpr int mma_fitting(int D) { return D <= 128 ? 4 : 2; }
 
 template <class T>
 __device__ T shuffle_pointer(T pointer, int lane) {
@@ -23,16 +26,15 @@ __device__ inline std::uint32_t word(const uint4& x, int i) { return i == 0 ? x.
 
 /// head_dim is D where `Exact`, else at most D: what is past its end is zero in the operands.
 template <int D, bool Exact, class Source>
-__global__ void __launch_bounds__(kAttendThreads, mma_blocks(D))
+__global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
     attend_rows_mma(const __grid_constant__ AttendPartsArgs<Source> a) {
-  constexpr int kKeyLoads = D / 32;    // 16-byte loads of a lane from a row's K: 4 lanes share a row
-  constexpr int kValueLoads = D / 64;  // and from its V: 8 lanes do
-  constexpr int kTiles = D <= 128 ? 128 / D : 1,
-                kStep = 16 * kTiles;  // a warp takes kStep rows at once, 16 to an operand
+  constexpr int kKeyLoads = D / 32;               // 16-byte loads of a lane from a row's K: 4 lanes share a row
+  constexpr int kValueLoads = D / 64;             // and from its V: 8 lanes do
+  constexpr int kTiles = D <= 128 ? 128 / D : 1;  // of 16 rows, an operand's
+  constexpr int kStep = 16 * kTiles;              // rows that a warp takes at once
   constexpr float kLog2e = 1.44269504f;
   constexpr int kColumns = D < 128 ? D : 128;  // that the warps add up at once
   __shared__ WarpStates<kMmaHeads, kColumns> shared;
-  __shared__ Deal<kAttendThreads>::Shared dealt;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = lane / 4, c = lane % 4;
   const Heads heads = heads_of_block(a.group, kMmaHeads);
   const int d = Exact ? D : a.head_dim;
@@ -43,8 +45,7 @@ __global__ void __launch_bounds__(kAttendThreads, mma_blocks(D))
 
   wait_for_previous();
   let_next_start();
-  const Deal<kAttendThreads> deal(a.counts, static_cast<int>(gridDim.x), dealt);
-  deal.for_each_part([&](int segment, int begin, int end, int part) {
+  Deal(a.counts, static_cast<int>(gridDim.x)).for_each_part([&](int segment, int begin, int end, int part) {
     const auto rows = a.source.of(segment);
     const int token = segment / a.counts.kv_heads;
     const std::int64_t head = static_cast<std::int64_t>(segment % a.counts.kv_heads) * a.group + heads.first;

@@ -1,17 +1,16 @@
 // How the rows of a decode attention are dealt to thread blocks. The (token, KV head) pairs of a step, its segments,
-// have lengths that only the device knows. Their rows, in units of 128 and laid end to end, are cut into equal shares,
+// have lengths that only the device knows. Their rows, in units of 64 and laid end to end, are cut into equal shares,
 // one for each block: so the grid depends on the device alone, and one long session among short ones keeps all blocks
 // busy. What a block attends of one segment is a part. Block b's part of segment s has number b + s: along the units at
 // every cut b grows or s does, so no two parts share a number, and those of a segment follow one another.
 #pragma once
 #include <cstdint>
-#include <cub/block/block_scan.cuh>
 
 #include "kernels/ops.h"
 
 namespace longhaul::cuda {
 
-inline constexpr int kUnit = 128;  // rows
+inline constexpr int kUnit = 64;  // rows
 
 /// The lengths of segments, segment = token * kv_heads + head.
 struct RowCounts {
@@ -41,53 +40,33 @@ struct PartRange {
   int first, count;
 };
 
-/// The deal, as each block of `Threads` threads works it out for itself. All of them call its functions.
-template <int Threads>
+/// The deal, as each warp works it out for itself: a lane has a run of entries. Whole warps call its functions.
 class Deal {
-  using Scan = cub::BlockScan<int, Threads>;
-
  public:
-  struct Shared {
-    typename Scan::TempStorage scan;
-    int found[2];
-  };
-
-  __device__ Deal(const RowCounts& counts, int blocks, Shared& shared) : counts_(counts), shared_(shared) {
-    const int entries = counts.entries(), run = (entries + Threads - 1) / Threads;
-    begin_ = min(static_cast<int>(threadIdx.x) * run, entries);
-    end_ = min(begin_ + run, entries);
-#pragma unroll 4
-    for (int e = begin_; e < end_; ++e) mine_ += counts.units_of(e) * counts.same();
-    Scan(shared.scan).ExclusiveSum(mine_, before_, total_);
+  __device__ Deal(const RowCounts& counts, int blocks)
+      : counts_(counts), run_((counts.entries() + 31) / 32), before_(0) {
+    const int entries = counts.entries();
+#pragma unroll 8
+    for (int i = 0; i < run_; ++i) {
+      const int entry = lane() * run_ + i;
+      mine_ += entry < entries ? units_of(entry) : 0;
+    }
+    const int end = inclusive_sum(mine_);
+    before_ = end - mine_;
+    total_ = __shfl_sync(~0u, end, 31);
     share_ = (total_ + blocks - 1) / blocks;
   }
-  int __device__ share() const { return share_; }
-  int __device__ total() const { return total_; }
 
-  /// Of a unit before total().
-  __device__ UnitAt find(int unit) const {
-    if (before_ <= unit && unit < before_ + mine_) {
-      int entry = begin_, units = counts_.units_of(entry);
-      for (unit -= before_; unit >= units * counts_.same(); units = counts_.units_of(++entry))
-        unit -= units * counts_.same();
-      shared_.found[0] = entry * counts_.same() + unit / units;
-      shared_.found[1] = unit % units;
-    }
-    __syncthreads();
-    return {shared_.found[0], shared_.found[1]};
-  }
-
+  /// Those of a segment.
   __device__ PartRange parts_of(int segment) const {
-    const int entry = segment / counts_.same();
-    if (begin_ <= entry && entry < end_) {
-      int first = before_;
-      for (int e = begin_; e < entry; ++e) first += counts_.units_of(e) * counts_.same();
-      shared_.found[1] = counts_.units_of(entry);
-      shared_.found[0] = first + segment % counts_.same() * shared_.found[1];
+    const int same = counts_.same(), entry = segment / same, owner = entry / run_;
+    int earlier = 0;  // units of the owner's entries before this one
+    if (run_ > 1) {
+      for (int e = owner * run_ + lane(); e < entry; e += 32) earlier += units_of(e);
+      earlier = __reduce_add_sync(~0u, earlier);
     }
-    __syncthreads();
-    const int first = shared_.found[0], units = shared_.found[1];
-    __syncthreads();  // for the next to use `shared`
+    const int units = counts_.units_of(entry);
+    const int first = __shfl_sync(~0u, before_, owner) + earlier + segment % same * units;
     if (units == 0) return {0, 0};
     return {first / share_ + segment, (first + units - 1) / share_ - first / share_ + 1};
   }
@@ -107,9 +86,41 @@ class Deal {
   }
 
  private:
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  static __device__ int inclusive_sum(int x) {
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int before = __shfl_up_sync(~0u, x, offset);
+      if (lane() >= offset) x += before;
+    }
+    return x;
+  }
+  /// Of all segments of the entry.
+  __device__ int units_of(int entry) const { return counts_.units_of(entry) * counts_.same(); }
+
+  /// Of a unit before total_.
+  __device__ UnitAt find(int unit) const {
+    const int owner = __ffs(static_cast<int>(__ballot_sync(~0u, unit < before_ + mine_))) - 1;
+    unit -= __shfl_sync(~0u, before_, owner);
+    int entry = owner * run_;
+    for (const int last = min(entry + run_, counts_.entries()); run_ > 1; entry += 32) {
+      const int units = entry + lane() < last ? units_of(entry + lane()) : 0, end = inclusive_sum(units);
+      const unsigned later = __ballot_sync(~0u, unit < end);
+      if (later == 0) {
+        unit -= __shfl_sync(~0u, end, 31);
+        continue;
+      }
+      const int at = __ffs(static_cast<int>(later)) - 1;
+      unit -= __shfl_sync(~0u, end - units, at);
+      entry += at;
+      break;
+    }
+    const int units = counts_.units_of(entry);
+    return {entry * counts_.same() + unit / units, unit % units};
+  }
+
   const RowCounts& counts_;
-  Shared& shared_;
-  int begin_, end_, mine_ = 0, before_, total_, share_;  // this thread's entries; units
+  int run_, before_, mine_ = 0, total_, share_;  // entries of a lane; units before its run, in it, in all, of a block
 };
 
 /// The parts of an attention, each a partial state of the query heads of a group, in the operator's `splits`.

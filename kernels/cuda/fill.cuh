@@ -24,16 +24,21 @@ __device__ inline void init_fill(FillBarrier* barrier) {
                                   : "memory");))
 }
 
-/// By a whole warp, all of which has read what was there; addresses and bytes are multiples of 16, and bytes > 0.
-__device__ inline void fill(std::byte* to, const std::byte* from, int bytes, FillBarrier* barrier) {
+/// By a whole warp, all of which has read what was there; addresses and bytes are multiples of 16, and bytes > 0. What
+/// is read `once` is the first to leave the L2 cache, so that it does not drive out the rest: code, for one.
+__device__ inline void fill(std::byte* to, const std::byte* from, int bytes, bool once, FillBarrier* barrier) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const std::uint32_t dst = shared_address(to), done = shared_address(barrier);
   NV_IF_ELSE_TARGET(
       NV_PROVIDES_SM_90, (if (lane == 0) {
         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(done), "r"(bytes) : "memory");
         asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
-            "l"(from), "r"(bytes), "r"(done)
+            "{\n\t.reg .pred p;\n\t.reg .b64 first, usual;\n\tsetp.ne.u32 p, %4, 0;\n\t"
+            "createpolicy.fractional.L2::evict_first.b64 first;\n\t"
+            "createpolicy.fractional.L2::evict_normal.b64 usual;\n\tselp.b64 first, first, usual, p;\n\t"
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], "
+            "first;\n\t}" ::"r"(dst),
+            "l"(from), "r"(bytes), "r"(done), "r"(static_cast<int>(once))
             : "memory");
       }),
       (for (int i = lane * 16; i < bytes; i += 32 * 16) asm volatile(

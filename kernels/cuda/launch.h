@@ -25,7 +25,7 @@ struct Launch {
 
   template <class... Params, class... Args>
   void operator()(void (*kernel)(Params...), Args&&... args) const {
-    constexpr std::size_t kWithoutAsking = 16 << 10;  // of 48 KiB, what static shared memory may leave
+    constexpr std::size_t kWithoutAsking = 8 << 10;  // of 48 KiB, what static shared memory may leave
     if (shared_bytes > kWithoutAsking)
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
             at);

@@ -45,16 +45,15 @@ __device__ float2 sum_window(const ListTail& a, int segment, int g, int group, i
 template <class T, int C, int Threads>
 __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ MergePartsArgs a) {
   constexpr int kWarps = Threads / 32;
-  __shared__ typename Deal<Threads>::Shared dealt;
   __shared__ alignas(16) float warp_o[kWarps][C * kChunk];
   __shared__ float warp_m[kWarps], warp_l[kWarps];
   __shared__ float2 window[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
   const PartSet &one = a.sets[0], &two = a.sets[1];
-  const PartRange ones = Deal<Threads>(one.counts, a.blocks, dealt).parts_of(segment);
+  const PartRange ones = Deal(one.counts, a.blocks).parts_of(segment);
   PartRange twos = {0, 0};
-  if (a.set_count == 2) twos = Deal<Threads>(two.counts, a.blocks, dealt).parts_of(segment);
+  if (a.set_count == 2) twos = Deal(two.counts, a.blocks).parts_of(segment);
   const int parts = ones.count + twos.count;
 
   wait_for_previous();  // counts are older than the parts

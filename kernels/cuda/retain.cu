@@ -1,6 +1,6 @@
 // retain: a team of blocks per (token, KV head). It marks the resident rows of the list and notes which of the others
-// are incoming; finds the age from which on slots are given away, by a histogram of ages; notes the chosen slots; and
-// brings the i-th incoming row to the i-th chosen slot.
+// are incoming; finds the age from which on slots are given away, by a histogram of ages; and hands the i-th incoming
+// row and the i-th chosen slot to the block that brings one to the other.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/copy_rows.cuh"
 #include "kernels/cuda/launch.h"
@@ -15,40 +15,27 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32, kBinsOfThread = 4, kBins = kBinsOfThread * kThreads;
 constexpr int kAtOnce = 8;        // groups of 32 entries that a warp loads before it uses the first
+constexpr int kPairs = 2048;      // a row and a slot each, that a block moves at a time
 constexpr unsigned kEmpty = ~0u;  // the age of a slot that holds no row: the greatest
 using BinScan = cub::BlockScan<unsigned, kThreads>;
 
-/// Of 32 entries the noted ones, and how many the block has noted before them.
-struct Group {
-  unsigned mask, rank;
+/// What find_cut() has found of the bins.
+struct Found {
+  unsigned bin, above, in_bin, all;
 };
-
-/// The n-th noted entry of a block's groups.
-__device__ int noted(const Group* groups, int count, unsigned n) {
-  int at = 0, step = 1;
-  while (2 * step < count) step *= 2;
-  for (; step > 0; step /= 2)
-    if (at + step < count && groups[at + step].rank <= n) at += step;
-  const Group group = groups[at];
-  unsigned mask = group.mask;
-  for (n -= group.rank; n > 0; --n) mask &= mask - 1;
-  return at * 32 + __ffs(static_cast<int>(mask)) - 1;
-}
 
 struct Shared {
   TeamScan<kWarps>::Shared scan;
   BinScan::TempStorage bins;
   unsigned count[kBins], total[kBins];  // of slots by age: this block's, and in block 0 the team's
-  unsigned bin, above, in_bin;
-  unsigned incoming_before[kMostTeam];  // each block
-  std::int32_t from[kThreads], to[kThreads];
+  Found found;
+  std::int32_t entry[kPairs], slot[kPairs];  // of the list, and where its row goes
 };
 
 /// One KV head of one session's resident set.
 struct Head {
   std::int32_t *slot_of, *row_of, *used_at;
   std::int32_t now;
-  std::int64_t slots;
 
   /// Of 32 * kAtOnce slots, the lane's from `slot` on; 0: used now, or no slot.
   __device__ void ages(std::int64_t slot, std::int64_t end, unsigned (&age)[kAtOnce]) const {
@@ -85,7 +72,7 @@ __device__ void add_to_bins(unsigned* bins, unsigned bin, bool in) {
 /// The cut that gives `wanted` slots away, or all that can be, whose number becomes `wanted`. The block's bins are
 /// zero. Of ages in [low, high] a bin has 2^shift, the last but one all that are left, the last kEmpty.
 __device__ Cut find_cut(const Head& head, std::int64_t begin, std::int64_t end, unsigned& wanted, Shared& shared) {
-  Cut cut{1, kEmpty, 0};
+  Cut cut{1, kEmpty, wanted};
   const int lane = threadIdx.x % 32;
   unsigned shift = 0;
   for (bool start = true;; start = false) {
@@ -101,41 +88,51 @@ __device__ Cut find_cut(const Head& head, std::int64_t begin, std::int64_t end, 
     for (int i = threadIdx.x; i < kBins; i += kThreads)
       if (shared.count[i] > 0) atomicAdd(team_peer(shared.total, 0) + i, shared.count[i]);
     team_sync();
-    const unsigned* total = team_peer(shared.total, 0);
-    unsigned bins[kBinsOfThread], above[kBinsOfThread], all;
-    const int top = kBins - 1 - kBinsOfThread * static_cast<int>(threadIdx.x);  // the oldest first
+    if (team_rank() == 0) {
+      unsigned bins[kBinsOfThread], above[kBinsOfThread], all;
+      const int top = kBins - 1 - kBinsOfThread * static_cast<int>(threadIdx.x);  // the oldest first
 #pragma unroll
-    for (int b = 0; b < kBinsOfThread; ++b) bins[b] = total[top - b];
-    BinScan(shared.bins).ExclusiveSum(bins, above, all);
-    if (start) cut.quota = wanted = min(all, wanted);
+      for (int b = 0; b < kBinsOfThread; ++b) bins[b] = shared.total[top - b];
+      BinScan(shared.bins).ExclusiveSum(bins, above, all);
+      const unsigned quota = start ? min(all, wanted) : cut.quota;
+      if (quota == 0 && threadIdx.x < team_size()) *team_peer(&shared.found, threadIdx.x) = {0, 0, 0, 0};
 #pragma unroll
-    for (int b = 0; b < kBinsOfThread; ++b)
-      if (above[b] < cut.quota && cut.quota <= above[b] + bins[b])
-        shared.bin = top - b, shared.above = above[b], shared.in_bin = bins[b];
-    team_sync();  // the team's bins have been read
+      for (int b = 0; b < kBinsOfThread; ++b)
+        if (above[b] < quota && quota <= above[b] + bins[b])
+          for (unsigned peer = 0; peer < team_size(); ++peer)
+            *team_peer(&shared.found, peer) = {static_cast<unsigned>(top - b), above[b], bins[b], all};
+    }
+    team_sync();
+    const Found found = shared.found;
+    if (start) cut.quota = wanted = min(found.all, wanted);
     if (wanted == 0) return cut;
-    cut.quota -= shared.above;
-    const unsigned bin = shared.bin;
-    if (bin == kBins - 1) return {kEmpty, kEmpty, cut.quota};
-    cut.low += bin << shift;
-    if (bin < kBins - 2) cut.high = min(cut.high - cut.low, (1u << shift) - 1) + cut.low;
+    cut.quota -= found.above;
+    if (found.bin == kBins - 1) return {kEmpty, kEmpty, cut.quota};
+    cut.low += found.bin << shift;
+    if (found.bin < kBins - 2) cut.high = min(cut.high - cut.low, (1u << shift) - 1) + cut.low;
     else if (cut.high == kEmpty) --cut.high;
-    if (cut.low == cut.high || shared.in_bin == cut.quota) return cut;  // exact, or all of the bin
+    if (cut.low == cut.high || found.in_bin == cut.quota) return cut;  // exact, or all of the bin
     shift = cut.high - cut.low < kBins - 2 ? 0 : 32 - __clz(static_cast<int>(cut.high - cut.low)) - 10;
     for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
     team_sync();
   }
 }
 
+/// 32 slots: which are given away for certain, and which while the quota lasts.
+struct SlotGroup {
+  unsigned over, among;
+};
+
 template <class Unit>
 __global__ void __launch_bounds__(kThreads, 1)
     retain_rows(const __grid_constant__ RetainArgs a, int list_groups, int slot_groups) {  // groups of a warp
   __shared__ Shared shared;
-  extern __shared__ Group groups[];  // [kWarps * list_groups] of the list, [kWarps * slot_groups] of the slots
+  extern __shared__ SlotGroup groups[];  // [kWarps * slot_groups], and masks of incoming rows: [kWarps * list_groups]
   wait_for_previous();
   let_next_start();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int rank = static_cast<int>(team_rank()) * kWarps + warp;
+  const unsigned below = (1u << lane) - 1;
   const std::int64_t head = blockIdx.y, list = blockIdx.z * a.kv_heads + head, slots = a.resident.rows;
   const StepSpan span = a.batch.spans[blockIdx.z];
   const int count = a.rows.count[list];
@@ -144,12 +141,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const std::int64_t session = span.slot;
   const Head set{a.resident.slot_of + session * a.resident.slot_of_session + head * a.resident.stride,
                  a.resident.row_of + session * a.resident.row_of_session + head * slots,
-                 a.resident.used_at + session * a.resident.row_of_session + head * slots, span.rows, slots};
+                 a.resident.used_at + session * a.resident.row_of_session + head * slots, span.rows};
+  SlotGroup* slot_masks = groups + warp * slot_groups;
+  unsigned* list_masks = reinterpret_cast<unsigned*>(groups + kWarps * slot_groups) + warp * list_groups;
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.count[i] = shared.total[i] = 0;
+  team_sync();
 
-  // The list. Groups past its end are empty.
-  Group* mine = groups + warp * list_groups;
-  unsigned found = 0;
+  // The list.
+  unsigned incoming = 0;
   for (int begin = 0; begin < list_groups; begin += kAtOnce) {
     const int first = (rank * list_groups + begin) * 32 + lane;
     std::int32_t row[kAtOnce], place[kAtOnce];
@@ -171,96 +170,82 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (r >= 0 && place_region(place[g]) == Region::cache) set.used_at[place_index(place[g])] = set.now;
       const unsigned mask = __ballot_sync(
           ~0u, place_region(place[g]) == Region::staging && r >= 0 && r >= a.begin && r < span.ring_first);
-      if (lane == 0 && begin + g < list_groups) mine[begin + g] = {mask, found};
-      found += __popc(mask);
+      if (lane == 0 && begin + g < list_groups) list_masks[begin + g] = mask;
+      incoming += __popc(mask);
     }
   }
-  team_sync();
   TeamScan<kWarps> scan(shared.scan);
-  scan.add(found);
+  scan.add(incoming);
   auto wanted = static_cast<unsigned>(scan.total());
   if (wanted == 0) return;
-  const auto before = static_cast<unsigned>(scan.before_this_warp() - scan.before_block(team_rank()));
-  for (int g = lane; g < list_groups; g += 32) mine[g].rank += before;
-  if (warp < static_cast<int>(team_size())) {
-    const auto first = static_cast<unsigned>(scan.before_block(warp));
-    if (lane == 0) shared.incoming_before[warp] = first;
-  }
+  incoming = static_cast<unsigned>(scan.before_this_warp());
 
   // The slots.
-  const std::int64_t block_begin = std::int64_t{team_rank()} * kWarps * slot_groups * 32;
   const std::int64_t begin = std::int64_t{rank} * slot_groups * 32;
   const std::int64_t end = begin + slot_groups * 32 < slots ? begin + slot_groups * 32 : slots;
   const Cut cut = find_cut(set, begin, end, wanted, shared);
   if (wanted == 0) return;  // every slot has been used now
   unsigned over = 0, among = 0;
-  for (std::int64_t s = begin + lane; s - lane < end; s += 32 * kAtOnce) {
+  for (int base = 0; base < slot_groups; base += kAtOnce) {
     unsigned age[kAtOnce];
-    set.ages(s, end, age);
-#pragma unroll
-    for (int g = 0; g < kAtOnce; ++g)
-      over += __popc(__ballot_sync(~0u, cut.over(age[g]))), among += __popc(__ballot_sync(~0u, cut.among(age[g])));
-  }
-  scan.add(static_cast<unsigned long long>(over) << 32 | among);
-  // How many slots are chosen before a warp or block.
-  auto chosen_before = [&](unsigned long long ranks) {
-    return static_cast<unsigned>(ranks >> 32) + min(static_cast<unsigned>(ranks), cut.quota);
-  };
-  const unsigned first_chosen = chosen_before(scan.before_block(team_rank()));
-  const unsigned chosen = chosen_before(scan.before_block(team_rank() + 1)) - first_chosen;
-  among = static_cast<unsigned>(scan.before_this_warp());
-  unsigned next = chosen_before(scan.before_this_warp()) - first_chosen;
-  Group* slot_bits = groups + kWarps * list_groups;
-  for (int g = lane; g < slot_groups; g += 32) slot_bits[warp * slot_groups + g] = {0, chosen};  // those past the end
-  __syncwarp();
-  for (std::int64_t s = begin + lane; s - lane < end; s += 32 * kAtOnce) {
-    unsigned age[kAtOnce];
-    set.ages(s, end, age);
+    set.ages(begin + base * 32 + lane, end, age);
 #pragma unroll
     for (int g = 0; g < kAtOnce; ++g) {
-      const unsigned amongs = __ballot_sync(~0u, cut.among(age[g]));
-      const bool in_quota = among + __popc(amongs & ((1u << lane) - 1)) < cut.quota;
-      const unsigned mask = __ballot_sync(~0u, cut.over(age[g]) || (cut.among(age[g]) && in_quota));
-      const std::int64_t group = (s - lane - block_begin) / 32 + g;
-      if (lane == 0 && group < (warp + 1) * slot_groups) slot_bits[group] = {mask, next};
-      next += __popc(mask), among += __popc(amongs);
+      const SlotGroup group{__ballot_sync(~0u, cut.over(age[g])), __ballot_sync(~0u, cut.among(age[g]))};
+      if (lane == 0 && base + g < slot_groups) slot_masks[base + g] = group;
+      over += __popc(group.over), among += __popc(group.among);
     }
   }
-  __syncthreads();
+  scan.add(static_cast<unsigned long long>(over) << 32 | among);
+  const unsigned long long before = scan.before_this_warp();
+  over = static_cast<unsigned>(before >> 32), among = static_cast<unsigned>(before);
 
-  // The rows, a slot for each thread at a time.
+  // Rows and slots, both by rank, so many for each block at a time.
   const std::byte* staging =
       a.regions.staging.data + blockIdx.z * a.regions.staging.session_stride + head * a.regions.staging.head_stride;
   std::byte* cache =
       a.regions.cache.data + session * a.regions.cache.session_stride + head * a.regions.cache.head_stride;
-  for (unsigned base = 0; base < chosen; base += kThreads) {
-    const unsigned n = base + threadIdx.x;
-    if (n < chosen) {
-      const unsigned arrival = first_chosen + n;
-      unsigned block = 0;
-      for (unsigned p = 1; p < team_size(); ++p)
-        if (shared.incoming_before[p] <= arrival) block = p;
-      const std::int64_t i =
-          std::int64_t{block} * kWarps * list_groups * 32 +
-          noted(team_peer(groups, block), kWarps * list_groups, arrival - shared.incoming_before[block]);
-      const std::int64_t slot = block_begin + noted(slot_bits, kWarps * slot_groups, n);
-      const std::int32_t row = rows[i], old = set.row_of[slot];
+  const unsigned turns = (wanted + team_size() * kPairs - 1) / (team_size() * kPairs);
+  const unsigned share = (wanted + team_size() * turns - 1) / (team_size() * turns);
+  for (unsigned base = 0; base < wanted; base += share * team_size()) {
+    const unsigned stop = min(wanted, base + share * team_size());
+    auto hand = [&](std::int32_t* to, unsigned n, std::int64_t value) {
+      if (n >= base && n < stop)
+        team_peer(to, (n - base) / share)[(n - base) % share] = static_cast<std::int32_t>(value);
+    };
+    unsigned next = incoming;
+    for (int g = 0; g < list_groups; ++g) {
+      const unsigned mask = list_masks[g];
+      if (mask >> lane & 1) hand(shared.entry, next + __popc(mask & below), (rank * list_groups + g) * 32 + lane);
+      next += __popc(mask);
+    }
+    unsigned certain = over, doubtful = among;
+    for (int g = 0; g < slot_groups; ++g) {
+      const SlotGroup group = slot_masks[g];
+      const unsigned my_certain = certain + __popc(group.over & below),
+                     my_doubtful = doubtful + __popc(group.among & below);
+      if ((group.over | group.among) >> lane & 1 && (group.over >> lane & 1 || my_doubtful < cut.quota))
+        hand(shared.slot, my_certain + min(my_doubtful, cut.quota), begin + g * 32 + lane);
+      certain += __popc(group.over), doubtful += __popc(group.among);
+    }
+    team_sync();
+    const unsigned first = base + team_rank() * share;
+    const int pairs = first < stop ? static_cast<int>(min(share, stop - first)) : 0;
+    for (int k = threadIdx.x; k < pairs; k += kThreads) {
+      const std::int32_t i = shared.entry[k], slot = shared.slot[k], row = rows[i], old = set.row_of[slot];
       if (old >= 0) set.slot_of[old] = -1;
-      set.slot_of[row] = static_cast<std::int32_t>(slot);
+      set.slot_of[row] = slot;
       set.row_of[slot] = row;
       set.used_at[slot] = set.now;
-      shared.to[threadIdx.x] = static_cast<std::int32_t>(slot);
-      shared.from[threadIdx.x] =
+      shared.entry[k] =
           static_cast<std::int32_t>(places == nullptr ? row - a.regions.staging.first : place_index(places[i]));
     }
     __syncthreads();
     copy_rows<8, Unit>(
-        static_cast<int>(min(chosen - base, unsigned{kThreads})), a.row_bytes, threadIdx.x, kThreads,
-        [&](int k) { return staging + shared.from[k] * a.row_bytes; },
-        [&](int k) { return cache + shared.to[k] * a.row_bytes; }, [](const Unit* at) { return *at; });
-    __syncthreads();
+        pairs, a.row_bytes, threadIdx.x, kThreads, [&](int k) { return staging + shared.entry[k] * a.row_bytes; },
+        [&](int k) { return cache + shared.slot[k] * a.row_bytes; }, [](const Unit* at) { return *at; });
+    if (base + share * team_size() < wanted) team_sync();  // all have read
   }
-  team_sync();  // no block ends while another reads its groups
 }
 
 }  // namespace
@@ -284,7 +269,7 @@ void retain(const RetainArgs& a, cudaStream_t stream) {
   const auto slot_groups = static_cast<int>(ceil_div(a.resident.rows, entries));
   const Launch launch{.grid = {blocks, static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
                       .block = kThreads,
-                      .shared_bytes = kWarps * static_cast<std::size_t>(list_groups + slot_groups) * sizeof(Group),
+                      .shared_bytes = kWarps * (list_groups * sizeof(unsigned) + slot_groups * sizeof(SlotGroup)),
                       .stream = stream,
                       .overlap = true,
                       .cluster = blocks};

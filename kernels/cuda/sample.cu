@@ -1,7 +1,7 @@
 // sample: a team of blocks per row, each with a run of neighbouring candidates whose weights it keeps in shared memory.
-// A cut is found among candidates counted by how far their logit is below the highest, which spreads them evenly, then
-// among the few at the cut, by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so the order in
-// which threads add them changes nothing and the CPU draws the same token.
+// A cut is found among candidates counted by how far their logit is below the highest, which spreads those near it
+// evenly, then among the few at the cut, by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so
+// the order in which threads add them changes nothing and the CPU draws the same token.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -82,10 +82,9 @@ struct Row {
   __device__ Units weight(std::int64_t i, float logit) const {
     return weights != nullptr ? weights[i - begin] : fresh_weight(logit);
   }
-  /// 255 for the highest, falling by one each eighth of a temperature: never higher for a lower logit.
-  __device__ int height(float logit) const {
-    return logit == highest ? kBins - 1
-                            : kBins - 1 - static_cast<int>(fminf((highest - logit) * (8 / temperature), kBins - 1));
+  /// 255 for the highest, and `slope` less for each unit below it, to 0: never higher for a lower logit.
+  __device__ int height(float logit, float slope) const {
+    return logit == highest ? kBins - 1 : kBins - 1 - static_cast<int>(fminf((highest - logit) * slope, kBins - 1));
   }
 };
 
@@ -94,22 +93,29 @@ struct Row {
 template <class Each>
 __device__ void find_bin(const Each& each, Units need, unsigned peers, int turn, Shared& shared) {
   __syncthreads();
-  int bin = 0;  // neighbours may share a bin: one pair of atomics for a run of them
-  Units sum = 0;
-  unsigned count = 0;
-  auto flush = [&] {
-    if (count == 0) return;
-    atomicAdd(&shared.sum[turn][bin], sum);
-    atomicAdd(&shared.count[turn][bin], count);
-    sum = count = 0;
+  struct Run {
+    int bin;
+    Units sum = 0;
+    unsigned count = 0;
+  } lowest{0}, run{kBins - 1};  // the lowest bin may have most of all; neighbours may share one of the others
+  auto flush = [&](Run& r) {
+    if (r.count == 0) return;
+    atomicAdd(&shared.sum[turn][r.bin], r.sum);
+    atomicAdd(&shared.count[turn][r.bin], r.count);
+    r.sum = r.count = 0;
   };
-  each([&](int at, Units amount) {
-    if (at != bin) flush();
-    bin = at;
-    sum += amount;
-    ++count;
+  each([&](int bin, Units amount) {
+    if (bin == 0) {
+      lowest.sum += amount;
+      ++lowest.count;
+      return;
+    }
+    if (bin != run.bin) flush(run);
+    run.bin = bin;
+    run.sum += amount;
+    ++run.count;
   });
-  flush();
+  flush(run), flush(lowest);
   peers > 1 ? team_sync() : __syncthreads();
   const int mine = kBins - 1 - static_cast<int>(threadIdx.x);  // best first
   Units here = 0, before;
@@ -157,13 +163,13 @@ __device__ Units lowest_rank(const Each& each, Units need, unsigned peers, int t
 /// The same of the row's candidates of rank >= `floor`; amount(id, logit) and amount_of(rank) agree.
 /// 1 <= need <= their sum.
 template <class Amount, class AmountOf>
-__device__ Units select(const Row& row, Units floor, Units need, const Amount& amount, const AmountOf& amount_of,
-                        Slot slot, Shared& shared) {
+__device__ Units select(const Row& row, float slope, Units floor, Units need, const Amount& amount,
+                        const AmountOf& amount_of, Slot slot, Shared& shared) {
   if (threadIdx.x < kBins) shared.sum[0][threadIdx.x] = 0, shared.count[0][threadIdx.x] = 0;
   if (threadIdx.x == 0) shared.listed_count = 0;
   auto by_height = [&](const auto& f) {
     row.each([&](std::int64_t i, float logit) {
-      if (sampling::rank(logit, i) >= floor) f(row.height(logit), amount(i, logit));
+      if (sampling::rank(logit, i) >= floor) f(row.height(logit, slope), amount(i, logit));
     });
   };
   find_bin(by_height, need, team_size(), 0, shared);
@@ -172,7 +178,7 @@ __device__ Units select(const Row& row, Units floor, Units need, const Amount& a
   need -= shared.before;
   auto at_cut = [&](const auto& f) {
     row.each([&](std::int64_t i, float logit) {
-      if (row.height(logit) != height) return;
+      if (row.height(logit, slope) != height) return;
       const Units rank = sampling::rank(logit, i);
       if (rank >= floor) f(rank, i, logit);
     });
@@ -263,10 +269,11 @@ __device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weight
     row.each<2>([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
     row.weights = weights;  // a thread reads those that it wrote
   }
-  Units cut = 0;  // ranks from here are kept
+  constexpr float kFine = 16;  // bins a unit, so that few are left at a cut: 16 units in all
+  Units cut = 0;               // ranks from here are kept
   if (p.top_k > 0 && p.top_k < a.vocab)
     cut = select(
-        row, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; },
+        row, kFine, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; },
         [](Units) -> Units { return 1; }, kTopKCut, shared);
   if (p.top_p < 1) {
     auto weight = [&](std::int64_t i, float x) { return row.weight(i, x); };
@@ -276,7 +283,8 @@ __device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weight
       if (sampling::rank(x, i) >= cut) mass += weight(i, x);
     });
     mass = reduce(mass, Sum{}, kMass, shared);
-    cut = select(row, cut, sampling::mass_needed(p.top_p, mass), weight, weight_of, kTopPCut, shared);
+    cut = select(row, kFine / p.temperature, cut, sampling::mass_needed(p.top_p, mass), weight, weight_of, kTopPCut,
+                 shared);
   }
   draw(row, cut, p, a.out + r, shared);
 }

@@ -21,7 +21,7 @@ constexpr int kBlockRows = kAttendBlock, kUnitBlocks = 4, kUnitRows = kUnitBlock
 constexpr int kGroupUnits = 4;  // units whose sums are joined before others see them; a block has whole groups
 constexpr int kSlots = 3;       // units in a warp's ring
 constexpr int kHeads = 2;       // KV heads that a block has weights and counts of at once
-constexpr int kSlices = 2;      // bytes of a weight
+constexpr int kSlices = 4;      // bytes of a weight
 constexpr int kTiles = kSlices / 2;
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding a small integer to its bits adds it
@@ -38,7 +38,6 @@ struct alignas(16) Shared {
   std::uint32_t slices[kHeads][kQueries][kDims];  // a byte each, the highest in the highest
   float factor[kHeads][kQueries];                 // from a sum to a score; in base 2 where there is a softmax
   float log_sum[kHeads][kQueries];
-  float part_m[kWarps], part_l[kWarps];
   FillBarrier filled[kWarps][kSlots];
   Competition places[kDecodeTokens];
   int slots[kDecodeTokens];            // of the sessions
@@ -152,12 +151,16 @@ class Scorer {
       });
       join_groups();
     }
-    cg::this_grid().sync();
     const bool one_batch = last_head_ - first_head_ < kHeads;
+    if (s_.softmax && one_batch) clear_counts();
+    cg::this_grid().sync();
     if (s_.softmax) start(one_batch ? min(units_, kSlots) : 0, true);
     each_batch([&](int first) {
-      if (!s_.softmax || !one_batch) weigh(first);
-      add_up(first);
+      if (!s_.softmax || !one_batch) {
+        weigh(first);
+        clear_counts();
+      }
+      if (s_.softmax) add_up(first);
       write_keys(first);
       flush(first);
     });
@@ -188,8 +191,10 @@ class Scorer {
     begin_ += first_group_ * kGroupUnits;
     first_head_ = 0, last_head_ = -1;
     if (groups_ == 0) return;
-    first_head_ = head_of(locate(first_group_ * kGroupUnits));
-    last_head_ = head_of(locate((first_group_ + groups_ - 1) * kGroupUnits));
+    const Unit from = search(first_group_ * kGroupUnits);
+    first_head_ = head_of(from);
+    last_head_ = head_of(search((first_group_ + groups_ - 1) * kGroupUnits));
+    only_ = {from.place, from.head, first_group_ * kGroupUnits - from.index};
   }
 
   __device__ int units_of_head(int place) const { return (shared_.places[place].tail + kUnitRows - 1) / kUnitRows; }
@@ -197,6 +202,10 @@ class Scorer {
   __device__ int head_of(const Unit& u) const { return u.place * kv_heads_ + u.head; }
 
   __device__ Unit locate(int unit) const {
+    if (first_head_ == last_head_) return {only_.place, only_.head, unit - only_.index};
+    return search(unit);
+  }
+  __device__ Unit search(int unit) const {
     int low = 0, high = static_cast<int>(a_.batch.count) - 1;  // the last place that starts at or before it
     while (low < high) {
       const int middle = (low + high + 1) / 2;
@@ -212,6 +221,7 @@ class Scorer {
     kept_ = kept;
     base_ = again && kept > 0 && units_ > kSlots ? units_ : 0;
     visit_ = 0;
+#pragma unroll 1
     for (int v = 0; v < kSlots; ++v) load(v);
   }
   __device__ int unit_of(int visit) const { return begin_ + (visit < kept_ ? units_ - kept_ + visit : visit - kept_); }
@@ -230,7 +240,7 @@ class Scorer {
     fill(codes_in(slot),
          l.codes + shared_.slots[u.place] * l.session_stride + u.head * l.head_stride +
              std::int64_t{u.index} * kUnitBlocks * block_bytes_,
-         bytes, &shared_.filled[warp_][slot]);
+         bytes, kept_ > 0 || !s_.softmax || visit >= units_ - kSlots, &shared_.filled[warp_][slot]);
   }
 
   __device__ void clear_tallies() const {
@@ -267,25 +277,10 @@ class Scorer {
   /// The queries of the batch's heads in the basis, times the steps, as integers. A query that is not finite has no
   /// scores.
   __device__ void weigh(int first) {
-    constexpr int kRowsAtOnce = 4, kPairs = 4;  // of a map; of a row's elements a lane
     const int d = static_cast<int>(a_.head_dim), dims = static_cast<int>(a_.labels.dims);
     const int heads = min(kHeads, last_head_ - first + 1), rows = heads * dims;
-    float2 map[kRowsAtOnce][kPairs];
-    auto read = [&](int from) {
-#pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i) {
-        const int row = from + i * kWarps;
-#pragma unroll
-        for (int c = 0; c < kPairs; ++c) {
-          const int at = 2 * lane_ + 64 * c;
-          map[i][c] = make_float2(0, 0);
-          if (row < rows && at < d)
-            map[i][c] = *reinterpret_cast<const float2*>(basis_of(first + row / dims) + (dims + row % dims) * d + at);
-        }
-      }
-    };
-    read(warp_);
     __syncthreads();
+#pragma unroll 2
     for (int i = threadIdx.x; i < heads * kQueries * d; i += kThreads) {
       const int h = i / (kQueries * d), g = i / d % kQueries, c = i % d, head = first + h;
       const std::int64_t at = head / kv_heads_ * a_.q_stride + (head % kv_heads_ * group_ + g) * d + c;
@@ -295,30 +290,32 @@ class Scorer {
       shared_.q[h][g][c] = x * a_.scale;
     }
     __syncthreads();
-    for (int from = warp_; from < rows; from += kRowsAtOnce * kWarps) {
-      if (from != warp_) read(from);
-#pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i) {
-        const int row = from + i * kWarps;
-        if (row >= rows) break;
-        const int h = row / dims, j = row % dims;
-        const float step = basis_of(first + h)[2 * dims * d + dims + j];
+    constexpr int kLanes = 8, kAtOnce = 32 / kLanes;  // of a map's row; rows of a warp
+#pragma unroll 1
+    for (int from = warp_ * kAtOnce; from < rows; from += kWarps * kAtOnce) {
+      const int row = min(from + lane_ / kLanes, rows - 1), h = row / dims, j = row % dims;
+      const float* basis = basis_of(first + h);
+      const float* map = basis + (dims + j) * d;
+      const float step = basis[2 * dims * d + dims + j];
+      float sum[kQueries] = {};
+#pragma unroll 4
+      for (int c = lane_ % kLanes * 2; c < d; c += kLanes * 2) {
+        const float2 m = *reinterpret_cast<const float2*>(map + c);
 #pragma unroll
         for (int g = 0; g < kQueries; ++g) {
-          float sum = 0;
-#pragma unroll
-          for (int c = 0; c < kPairs; ++c)
-            if (const int at = 2 * lane_ + 64 * c; at < d) {
-              const float2 q = *reinterpret_cast<const float2*>(&shared_.q[h][g][at]);
-              sum += map[i][c].x * q.x + map[i][c].y * q.y;
-            }
-#pragma unroll
-          for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-          if (lane_ == 0) shared_.weights[h][g][j] = sum * step;
+          const float2 q = *reinterpret_cast<const float2*>(&shared_.q[h][g][c]);
+          sum[g] += m.x * q.x + m.y * q.y;
         }
+      }
+#pragma unroll
+      for (int g = 0; g < kQueries; ++g) {
+#pragma unroll
+        for (int o = kLanes / 2; o > 0; o /= 2) sum[g] += __shfl_xor_sync(~0u, sum[g], o);
+        if (lane_ % kLanes == 0) shared_.weights[h][g][j] = sum[g] * step;
       }
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = warp_; i < heads * kQueries; i += kWarps) slice(i / kQueries, i % kQueries);
     __syncthreads();
   }
@@ -419,7 +416,7 @@ class Scorer {
   __device__ Sums sum_unit(const std::byte* codes, const Weights<K, Quads>& w) const {
     Sums s;
     float more[Quads];
-#pragma unroll
+#pragma unroll 1
     for (int b = 0; b < kUnitBlocks; ++b) {
       float sum[Quads][8];
       sum_block<K, Quads>(codes + b * block_bytes_, w, sum);
@@ -497,51 +494,44 @@ class Scorer {
     }
   }
 
-  /// log2 of each query head's sum; several warps a head.
+  /// log2 of each query head's sum.
   __device__ void add_up(int first) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kHeads * kDigitBins; i += kThreads) (&shared_.counts[0][0])[i] = 0;
-    if (!s_.softmax) return;
     constexpr int kInFlight = 8;
-    const int all = min(kHeads, last_head_ - first + 1) * group_;
-    const int share = max(1, kWarps / all), sets = kWarps / share;  // warps of a head; heads at once
-    for (int set = 0; set < all; set += sets) {
-      const int i = set + warp_ / share;
+    const int all = min(kHeads, last_head_ - first + 1) * kQueries;
+#pragma unroll 1
+    for (int i = warp_; i < all; i += kWarps) {
+      const int head = first + i / kQueries, g = i % kQueries, place = head / kv_heads_;
+      const int n = shared_.places[place].open() && g < group_ ? groups_of_head(place) : 0;
+      const float2* parts = group_parts(head, g);
       float m = kEmpty, l = 0;
-      if (i < all && warp_ / share < sets) {
-        const int head = first + i / group_, place = head / kv_heads_;
-        const int n = shared_.places[place].open() ? groups_of_head(place) : 0;
-        const float2* parts = group_parts(head, i % group_);
-        for (int from = warp_ % share * 32 + lane_; from < n; from += share * 32 * kInFlight) {
-          float2 part[kInFlight];
+#pragma unroll 1
+      for (int from = lane_; from < n; from += 32 * kInFlight) {
+        float2 part[kInFlight];
 #pragma unroll
-          for (int j = 0; j < kInFlight; ++j)
-            part[j] = from + j * share * 32 < n ? __ldcg(parts + from + j * share * 32) : make_float2(kEmpty, 0);
-          float to = m, sum = 0;
+        for (int j = 0; j < kInFlight; ++j)
+          part[j] = from + j * 32 < n ? __ldcg(parts + from + j * 32) : make_float2(kEmpty, 0);
+        float to = m, sum = 0;
 #pragma unroll
-          for (int j = 0; j < kInFlight; ++j) to = fmaxf(to, part[j].x);
+        for (int j = 0; j < kInFlight; ++j) to = fmaxf(to, part[j].x);
 #pragma unroll
-          for (int j = 0; j < kInFlight; ++j) sum += part[j].y * exp2_fast(part[j].x - to);
-          l = l * exp2_fast(m - to) + sum;
-          m = to;
-        }
-#pragma unroll
-        for (int o = 1; o < 32; o *= 2) add(m, l, __shfl_xor_sync(~0u, m, o), __shfl_xor_sync(~0u, l, o));
+        for (int j = 0; j < kInFlight; ++j) sum += part[j].y * exp2_fast(part[j].x - to);
+        l = l * exp2_fast(m - to) + sum;
+        m = to;
       }
-      if (lane_ == 0) shared_.part_m[warp_] = m, shared_.part_l[warp_] = l;
-      __syncthreads();
-      if (static_cast<int>(threadIdx.x) < sets && set + static_cast<int>(threadIdx.x) < all) {
-        const int w = threadIdx.x * share;
-        m = shared_.part_m[w], l = shared_.part_l[w];
-        for (int j = 1; j < share; ++j) add(m, l, shared_.part_m[w + j], shared_.part_l[w + j]);
-        const int k = set + threadIdx.x;
-        shared_.log_sum[k / group_][k % group_] =
-            m + log2f(l) + (a_.combine == Combine::mean ? log2f(static_cast<float>(group_)) : 0.0f);
-      }
-      __syncthreads();
+      float top = m;
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+      l *= exp2_fast(m - top);
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) l += __shfl_xor_sync(~0u, l, o);
+      const float share = a_.combine == Combine::mean ? static_cast<float>(group_) : 1.0f;
+      if (lane_ == 0)  // a head that there is not has no probability
+        shared_.log_sum[i / kQueries][g] = g < group_ ? top + log2f(l * share) : INFINITY;
     }
-    for (int i = threadIdx.x; i < kHeads * kQueries; i += kThreads)  // heads that there are not have no probability
-      if (i % kQueries >= group_) shared_.log_sum[i / kQueries][i % kQueries] = INFINITY;
+  }
+
+  __device__ void clear_counts() {
+    for (int i = threadIdx.x; i < kHeads * kDigitBins; i += kThreads) (&shared_.counts[0][0])[i] = 0;
   }
 
   __device__ int row_in_block(int v) const { return 2 * (lane_ / 4) + v % 2 + 16 * (v / 4) + 32 * (v / 2 % 2); }
@@ -564,7 +554,7 @@ class Scorer {
       std::uint32_t* keys = s_.keys + head * s_.stride + row + row_in_block(2 * (lane_ % 4));
       std::uint32_t* shares = a_.out.tail == nullptr ? nullptr : s_.shares + (head * s_.stride + row) / 2 * s_.group;
       if (row >= c.head && row + kUnitRows <= c.tail) {
-#pragma unroll 2
+#pragma unroll 1
         for (int b = 0; b < kUnitBlocks; ++b) {
           const uint2 key = keys_of<Softmax, Highest>(codes + b * block_bytes_, w, shares, b);
           *reinterpret_cast<uint2*>(keys + b * kBlockRows) = key;
@@ -637,7 +627,8 @@ class Scorer {
 
   __device__ void flush(int first) const {
     __syncthreads();
-    for (int i = threadIdx.x; i < kHeads * kDigitBins; i += kThreads) {
+    const int bins = min(kHeads, last_head_ - first + 1) * kDigitBins;
+    for (int i = threadIdx.x; i < bins; i += kThreads) {
       const std::uint32_t n = (&shared_.counts[0][0])[i];
       if (n > 0) atomicAdd(&s_.tallies[first + i / kDigitBins].counts[i % kDigitBins], n);
     }
@@ -649,6 +640,7 @@ class Scorer {
   int warp_, lane_, kv_heads_, group_, block_bytes_;
   std::byte* ring_;
   int first_group_, groups_;    // of the block
+  Unit only_;                   // where there is one head: it, and where its first unit would be
   int first_head_, last_head_;  // of the block; over all places
   int begin_, units_;           // of the warp
   int kept_, base_, visit_;     // of the walk
