@@ -8,34 +8,16 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
 #include "offload/edges.h"
 #include "offload/kv_cache.h"
 #include "runtime/engine_memory.h"
 #include "runtime/label_bases.h"
 #include "runtime/layer.h"
+#include "runtime/pinned_memory.h"
 #include "runtime/step_recorder.h"
 
 namespace longhaul {
 namespace {
-
-/// Host memory that the device can reach by DMA.
-class PinnedMemory {
- public:
-  PinnedMemory(Device& device, std::int64_t bytes, const PinReport& report)
-      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
-    if (bytes > 0) device_.pin(memory_.data(), bytes, report);
-  }
-  PinnedMemory(PinnedMemory&&) = delete;
-  ~PinnedMemory() {
-    if (memory_.size() > 0) device_.unpin(memory_.data());
-  }
-  std::byte* data() const { return memory_.data(); }
-
- private:
-  Device& device_;
-  HostMemory memory_;
-};
 
 /// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
 double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
