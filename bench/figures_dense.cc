@@ -1,10 +1,11 @@
 // The dense parts: attention of prefill against a large product's rate, products of few tokens against a large device
 // copy (which reads as much as it writes), sampling and the small operators against what they are meant to take.
 #include <cmath>
+#include <span>
 
 #include "bench/figure_sections.h"
-#include "bench/measure.h"
 #include "bench/peaks.h"
+#include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
 
 namespace longhaul::bench {

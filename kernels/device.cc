@@ -52,4 +52,6 @@ void Stream::launch(const JudgeArgs&) { lacking("judge"); }
 void Stream::launch(const MomentsArgs&) { lacking("moments"); }
 void Stream::launch(const MeanValuesArgs&) { lacking("mean_values"); }
 
+std::unique_ptr<Recording> Device::record(std::span<Stream* const>, const std::function<void()>&) { return nullptr; }
+
 }  // namespace longhaul

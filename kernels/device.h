@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -97,6 +98,15 @@ struct DeviceCounters {
 /// Bytes pinned so far and in all; from any thread, never two at a time.
 using PinReport = std::function<void(std::int64_t done, std::int64_t total)>;
 
+/// Work on several streams that was enqueued once and can be enqueued again by one call. Memory that it reads may
+/// change in between; addresses and shapes may not.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  /// After all that is enqueued on the recording's streams; what is enqueued on them later comes after it.
+  virtual void replay() = 0;
+};
+
 class Device;
 
 /// Device memory, given back in the destructor. Moves; never copies; has no default state.
@@ -131,6 +141,9 @@ class Device {
   /// Makes [data, data + bytes) reachable by DMA; nothing stays pinned when it throws.
   virtual void pin(std::byte* data, std::int64_t bytes, const PinReport& report = {}) = 0;
   virtual void unpin(std::byte* data) noexcept = 0;
+  /// Keeps what `enqueue` enqueues on these streams, without running it. Waits for events that were recorded before are
+  /// left out: a replay comes after all that. Null, and nothing is enqueued: this device cannot.
+  virtual std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue);
   virtual DeviceCounters counters() const = 0;
   /// Whether its streams have the operators of sparse_ops.h.
   virtual bool selects_rows() const { return false; }

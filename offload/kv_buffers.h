@@ -29,6 +29,8 @@ struct KvBuffers {
         keeps_checksums(extras.checksums),
         selection(shape, layout, policy, extras, device, host) {}
 
+  /// Whether what a decode step enqueues between its begin and end is the same whatever the lengths are.
+  bool steps_alike() const { return layout.tile_rows == 0 && policy.kv_bits == 16; }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
   KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
     return prefix.tile(outer(slot, layer), first, first, rows);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <map>
 #include <random>
 #include <utility>
 
@@ -144,15 +146,33 @@ struct Engine::Impl {
                               .vocab = config.vocab});
   }
 
-  /// Samples the `rows` rows of logits and waits for the tokens: the one host wait of a step.
+  /// Samples the `rows` rows of logits and brings the tokens to the host.
   void sample(std::int64_t rows) {
     const Activations& act = memory.act;
     send(act.params, act.host_params, rows);
     compute->launch(SampleArgs{
         .logits = act.logits, .params = act.params, .out = act.sampled, .tokens = rows, .vocab = config.vocab});
     compute->copy({.dst = act.host_sampled, .src = act.sampled, .width = rows * 4, .kind = CopyKind::device_to_host});
+  }
+
+  /// The one host wait of a step.
+  void wait_for_tokens() {
     compute->record(*token_ready);
     device.host_wait(*token_ready, edge::kTokenReady);
+  }
+
+  /// What a step of `count` sessions enqueues. Where steps are alike, the second of a kind is recorded and replayed;
+  /// the first is not, so that whatever a device sets up at first use is not in the recording.
+  void enqueue_step(std::int64_t count, const std::function<void()>& enqueue) {
+    if (!options.replay_steps || !memory.kv.steps_alike()) return enqueue();
+    auto [step, is_new] = recorded_steps.try_emplace(count);
+    if (is_new) return enqueue();
+    if (step->second == nullptr) {
+      Stream* const streams[] = {compute.get(), fetch.get(), store.get()};
+      step->second = device.record(streams, enqueue);
+    }
+    if (step->second == nullptr) return enqueue();  // the device cannot
+    step->second->replay();
   }
 
   /// Brings the logits of hidden rows [first, first + rows) to the host, in groups that fit the logits buffer.
@@ -198,7 +218,8 @@ struct Engine::Impl {
   LogitsTap tap;
   StepTap step_tap;
   std::vector<float> tapped;
-  RowCounts rows;  // what the host knows of them
+  std::map<std::int64_t, std::unique_ptr<Recording>> recorded_steps;  // by the number of sessions
+  RowCounts rows;                                                     // what the host knows of them
 };
 
 void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
@@ -246,6 +267,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   layer.head(*compute, n - 1, 1);
   act.host_params[0] = session.next_sampling();
   sample(1);
+  wait_for_tokens();
   session.accept(act.host_sampled[0], n);
 }
 
@@ -311,18 +333,24 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (length_dependent_rope()) send_frequencies(0, count, lengths);
   embed(count);
   KvPass& kv = cache.begin_decode(spans);
-  for (std::int64_t l = 0; l < config.layers; ++l) {
-    kv.begin_layer(l);
-    recorder.before_layer(l, count);
-    layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()}, kv);
-    recorder.after_layer(l, count);
-    kv.end_layer(l);
-  }
+  auto layers_and_sample = [&] {
+    for (std::int64_t l = 0; l < config.layers; ++l) {
+      kv.begin_layer(l);
+      recorder.before_layer(l, count);
+      layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()},
+                kv);
+      recorder.after_layer(l, count);
+      kv.end_layer(l);
+    }
+    recorder.end(count);
+    if (tap) tap_rows(0, count);
+    else layer.head(*compute, 0, count);
+    sample(count);
+  };
+  if (tap || step_tap) layers_and_sample();
+  else enqueue_step(count, layers_and_sample);
   kv.end();
-  recorder.end(count);
-  if (tap) tap_rows(0, count);
-  else layer.head(*compute, 0, count);
-  sample(count);
+  wait_for_tokens();
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
     session.accept(act.host_sampled[i], session.rows() + 1);

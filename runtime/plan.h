@@ -40,6 +40,7 @@ struct EngineOptions {
   std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
   std::shared_ptr<const Replay> replay = {};     // rows to attend in place of selected ones; null: queries select
   Probes probes = {};
+  bool replay_steps = true;  // enqueues decode steps that are alike by one call, where the device can
 };
 
 struct MemoryPlan {

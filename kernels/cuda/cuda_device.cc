@@ -4,7 +4,7 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/cuda_recording.h"
 #include "kernels/cuda/ops.h"
 
 namespace longhaul {
@@ -64,6 +64,10 @@ class CudaDevice final : public Device {
     cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
     machine_.pins.unpin(data);
   }
+  std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue) override {
+    return std::make_unique<CudaRecording>(machine_, streams, enqueue);
+  }
+  bool selects_rows() const override { return true; }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();

@@ -64,12 +64,18 @@ void CudaStream::copy_part(const CopyArgs& a) {
 
 void CudaStream::record(Event& event) {
   machine_.enter();
-  check(cudaEventRecord(static_cast<CudaEvent&>(event).get(), stream_.get()));
+  auto& mark = static_cast<CudaEvent&>(event);
+  check(cudaEventRecord(mark.get(), stream_.get()));
+  mark.capture_ = machine_.capture;
 }
 
 void CudaStream::wait(const Event& event, Edge) {
   machine_.enter();
-  check(cudaStreamWaitEvent(stream_.get(), static_cast<const CudaEvent&>(event).get()));
+  const auto& mark = static_cast<const CudaEvent&>(event);
+  // What was recorded before a recording, or in one, is ordered by its replay: that waits for all streams, and they for
+  // it.
+  if (mark.capture_ != machine_.capture) return;
+  check(cudaStreamWaitEvent(stream_.get(), mark.get()));
 }
 
 void CudaStream::begin_launch() {

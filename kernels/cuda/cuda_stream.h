@@ -9,13 +9,16 @@ class CudaEvent final : public Event {
   cudaEvent_t get() const { return event_.get(); }
 
  private:
+  friend class CudaStream;
   EventHandle event_;
+  std::uint64_t capture_ = 0;  // in which it was last recorded; 0: in none
 };
 
 class CudaStream final : public Stream {
  public:
   explicit CudaStream(Machine& machine) : machine_(machine) {}
   ~CudaStream() override;
+  cudaStream_t get() const { return stream_.get(); }
 
   void copy(const CopyArgs&) override;
   void record(Event&) override;

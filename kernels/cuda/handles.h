@@ -38,6 +38,27 @@ class EventHandle {
   cudaEvent_t event_ = nullptr;
 };
 
+/// An executable graph; empty until it is instantiated.
+class GraphHandle {
+ public:
+  GraphHandle() = default;
+  GraphHandle(GraphHandle&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+  GraphHandle& operator=(GraphHandle&&) = delete;
+  ~GraphHandle() {
+    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+  }
+  /// Takes `graph` and destroys it.
+  void instantiate(cudaGraph_t graph) {
+    const cudaError_t error = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error);
+  }
+  cudaGraphExec_t get() const { return graph_; }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 class BlasHandle {
  public:
   BlasHandle() { check(cublasLtCreate(&handle_)); }

@@ -32,6 +32,7 @@ class Machine {
   PinnedChunks pins;
   Gatherer gatherer;
   int processors;
+  std::uint64_t capture = 0;  // number of the recording under way; 0: none
   DeviceCounters counters;
 
  private:
