@@ -63,22 +63,22 @@ class Stream {
   virtual void launch(const FinishArgs&) = 0;
   virtual void launch(const SampleArgs&) = 0;
 
-  // Label selection (sparse_ops.h). A device that lacks an operator throws DeviceError, naming it.
-  virtual void launch(const FitLabelsArgs&);
-  virtual void launch(const LabelRowsArgs&);
-  virtual void launch(const SelectArgs&);
-  virtual void launch(const LocateArgs&);
-  virtual void launch(const GatherArgs&);
-  virtual void launch(const ScoreListArgs&);
-  virtual void launch(const FinishListArgs&);
-  virtual void launch(const RetainArgs&);
-  virtual void launch(const FillArgs&);
-  virtual void launch(const AddListMassArgs&);
-  virtual void launch(const AddMassArgs&);
-  virtual void launch(const RoundRowsArgs&);
-  virtual void launch(const JudgeArgs&);
-  virtual void launch(const MomentsArgs&);
-  virtual void launch(const MeanValuesArgs&);
+  // Label selection (sparse_ops.h).
+  virtual void launch(const FitLabelsArgs&) = 0;
+  virtual void launch(const LabelRowsArgs&) = 0;
+  virtual void launch(const SelectArgs&) = 0;
+  virtual void launch(const LocateArgs&) = 0;
+  virtual void launch(const GatherArgs&) = 0;
+  virtual void launch(const ScoreListArgs&) = 0;
+  virtual void launch(const FinishListArgs&) = 0;
+  virtual void launch(const RetainArgs&) = 0;
+  virtual void launch(const FillArgs&) = 0;
+  virtual void launch(const AddListMassArgs&) = 0;
+  virtual void launch(const AddMassArgs&) = 0;
+  virtual void launch(const RoundRowsArgs&) = 0;
+  virtual void launch(const JudgeArgs&) = 0;
+  virtual void launch(const MomentsArgs&) = 0;
+  virtual void launch(const MeanValuesArgs&) = 0;
 
   // Synthetic runs (synthetic_ops.h).
   virtual void launch(const RandomFillArgs&) = 0;
@@ -145,8 +145,6 @@ class Device {
   /// left out: a replay comes after all that. Null, and nothing is enqueued: this device cannot.
   virtual std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue);
   virtual DeviceCounters counters() const = 0;
-  /// Whether its streams have the operators of sparse_ops.h.
-  virtual bool selects_rows() const { return false; }
 
   /// Debits the budget. Throws OutOfMemory{what, bytes, left}.
   Buffer allocate(std::int64_t bytes, std::string_view what);

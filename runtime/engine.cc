@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <map>
 #include <random>
 #include <utility>
 
@@ -14,21 +12,11 @@
 #include "runtime/label_bases.h"
 #include "runtime/layer.h"
 #include "runtime/pinned_memory.h"
+#include "runtime/prefill_work.h"
+#include "runtime/recorded_steps.h"
 #include "runtime/step_recorder.h"
 
 namespace longhaul {
-namespace {
-
-/// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
-double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
-  const double linear =
-      static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
-  const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
-  return tokens * (linear + attention);
-}
-
-}  // namespace
-
 struct Engine::Impl {
   /// `file` may be null: random weights.
   Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options,
@@ -48,15 +36,13 @@ struct Engine::Impl {
         token_ready(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
         layer(this->config, memory.kv.shape, memory.weights, memory.act),
-        recorder(this->config, this->options, memory, *compute) {
+        recorder(this->config, this->options, memory, *compute),
+        steps(device, {compute.get(), fetch.get(), store.get()}, options.replay_steps && memory.kv.steps_alike()) {
     check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
           "at most kDecodeTokens sessions together");
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
-    if ((options.policy.selects() || options.policy.kv_bits < 16) && !device.selects_rows())
-      throw UserError(Exit::usage, "policy '{}': {} cannot select rows yet; use --policy stream, or --device cpu",
-                      options.policy.name, device.describe());
     if (file != nullptr) memory.weights.load(device, *fetch, *file);
     else memory.weights.randomize(*compute);
     send_bases();
@@ -161,20 +147,6 @@ struct Engine::Impl {
     device.host_wait(*token_ready, edge::kTokenReady);
   }
 
-  /// What a step of `count` sessions enqueues. Where steps are alike, the second of a kind is recorded and replayed;
-  /// the first is not, so that whatever a device sets up at first use is not in the recording.
-  void enqueue_step(std::int64_t count, const std::function<void()>& enqueue) {
-    if (!options.replay_steps || !memory.kv.steps_alike()) return enqueue();
-    auto [step, is_new] = recorded_steps.try_emplace(count);
-    if (is_new) return enqueue();
-    if (step->second == nullptr) {
-      Stream* const streams[] = {compute.get(), fetch.get(), store.get()};
-      step->second = device.record(streams, enqueue);
-    }
-    if (step->second == nullptr) return enqueue();  // the device cannot
-    step->second->replay();
-  }
-
   /// Brings the logits of hidden rows [first, first + rows) to the host, in groups that fit the logits buffer.
   void tap_rows(std::int64_t first, std::int64_t rows) {
     const std::int64_t group = std::min(options.max_sessions, memory.act.chunk);
@@ -218,8 +190,8 @@ struct Engine::Impl {
   LogitsTap tap;
   StepTap step_tap;
   std::vector<float> tapped;
-  std::map<std::int64_t, std::unique_ptr<Recording>> recorded_steps;  // by the number of sessions
-  RowCounts rows;                                                     // what the host knows of them
+  RecordedSteps steps;
+  RowCounts rows;  // what the host knows of them
 };
 
 void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
@@ -333,7 +305,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (length_dependent_rope()) send_frequencies(0, count, lengths);
   embed(count);
   KvPass& kv = cache.begin_decode(spans);
-  auto layers_and_sample = [&] {
+  auto layers = [&] {
     for (std::int64_t l = 0; l < config.layers; ++l) {
       kv.begin_layer(l);
       recorder.before_layer(l, count);
@@ -342,14 +314,21 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
       recorder.after_layer(l, count);
       kv.end_layer(l);
     }
-    recorder.end(count);
-    if (tap) tap_rows(0, count);
-    else layer.head(*compute, 0, count);
-    sample(count);
   };
-  if (tap || step_tap) layers_and_sample();
-  else enqueue_step(count, layers_and_sample);
-  kv.end();
+  if (tap || step_tap) {
+    layers();
+    kv.end();
+    recorder.end(count);
+    tap ? tap_rows(0, count) : layer.head(*compute, 0, count);
+    sample(count);
+  } else {
+    steps.run(count, [&] {
+      layers();
+      layer.head(*compute, 0, count);
+      sample(count);
+    });
+    kv.end();
+  }
   wait_for_tokens();
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];

@@ -61,7 +61,6 @@ class CpuDevice final : public Device {
   }
 
   DeviceCounters counters() const override { return machine_.counters(); }
-  bool selects_rows() const override { return true; }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override try {

@@ -67,7 +67,6 @@ class CudaDevice final : public Device {
   std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue) override {
     return std::make_unique<CudaRecording>(machine_, streams, enqueue);
   }
-  bool selects_rows() const override { return true; }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();
