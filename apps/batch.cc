@@ -24,14 +24,16 @@ struct BatchOptions : Options {
 };
 
 /// Loads the model, answers what is ready and returns the report.
-std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job,
+std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job, Progress& progress,
                        Progress::Clock::time_point start) {
   Budget limits = budget(o);
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
-  Engine engine(*device, model.config, model.weights, options);
+  Engine engine(*device, model.config, model.weights, options,
+                [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
+  progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;
   spdlog::info("{}; {} documents, {} together; policy {}; planned: device {} of {}, host {} of {}", device->describe(),
@@ -62,11 +64,11 @@ Exit batch(const BatchOptions& o) {
     progress.clear();
     if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
   };
-  JobOptions job_options{o.instruction, sampling(o, model.generation), max_tokens(o, model.generation),
+  JobOptions job_options{o.instruction, sampling_params(o, model.generation), max_tokens(o, model.generation),
                          context(o, model.config)};
   BatchJob job(model, std::move(requests), job_options, output, progress, print);
   std::string table;
-  if (job.ready() > 0) table = answer_all(o, model, job, start);
+  if (job.ready() > 0) table = answer_all(o, model, job, progress, start);
   else job.record_failures();
   output.finish();
   progress.clear();

@@ -46,9 +46,9 @@ std::optional<int> cuda_ordinal(const std::string& name) {
     if (!name.starts_with("cuda:") || error != std::errc{} || end != digits.data() + digits.size() || ordinal < 0)
       throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
   }
+  if (count == 0) throw UserError(Exit::device, "--device {}: {}; or use --device cpu", name, cuda_absence());
   if (ordinal >= count)
-    throw UserError(Exit::device, "--device {}: this build or machine has {} CUDA devices; use --device cpu", name,
-                    count);
+    throw UserError(Exit::device, "--device {}: this machine has {} CUDA devices, 0 to {}", name, count, count - 1);
   return ordinal;
 }
 
@@ -111,7 +111,7 @@ void add_options(CLI::App& verb, Options& o) {
   add_place_options(verb, o);
   verb.add_option("--policy", o.policy,
                   "what is attended and where KV rows live: a shipped policy's name, or a TOML file; offload unless "
-                  "given (stream on a device that cannot select rows yet)")
+                  "given")
       ->type_name("NAME|FILE");
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
@@ -154,7 +154,7 @@ bool finish_options(CLI::App& verb, const Options& o) {
   spdlog::set_default_logger(std::move(log));
   if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
   cuda_ordinal(o.device);
-  policy_of(o, true);  // a mistake in it is better told before the model's files are read
+  policy_of(o);  // a mistake in it is better told before the model's files are read
   return true;
 }
 
@@ -168,7 +168,7 @@ void say(const std::string& text) {
   if (!std::cout) throw UserError(Exit::io, "stdout: cannot be written");
 }
 
-SampleParams sampling(const Options& o, const GenerationDefaults& defaults) {
+SampleParams sampling_params(const Options& o, const GenerationDefaults& defaults) {
   SampleParams params;
   params.temperature = static_cast<float>(o.temperature.value_or(defaults.temperature));
   params.top_p = static_cast<float>(o.top_p.value_or(defaults.top_p));
@@ -211,8 +211,8 @@ std::vector<std::string> policy_sets(const std::vector<std::string>& sets) {
   return fields;
 }
 
-KvPolicy policy_of(const Options& o, bool selects_rows) {
-  return load_policy(o.policy.empty() ? (selects_rows ? "offload" : "stream") : o.policy, policy_sets(o.sets));
+KvPolicy policy_of(const Options& o) {
+  return load_policy(o.policy.empty() ? "offload" : o.policy, policy_sets(o.sets));
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
@@ -220,7 +220,7 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget b
   budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine;
   const ModelConfig& config = model.config;
-  engine.policy = policy_of(o, device.selects_rows());
+  engine.policy = policy_of(o);
   check_policy(engine.policy, config);
   engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
   engine.max_len = longest;

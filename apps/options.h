@@ -20,7 +20,7 @@ struct Options {
   std::optional<std::int64_t> top_k;
   std::int64_t seed = 0, prefill_chunk = 512;
   double cpu_link = 0;            // GB/s; 0: as fast as memory
-  std::string policy;             // empty: offload, or stream where the device cannot select rows
+  std::string policy;             // empty: offload
   std::vector<std::string> sets;  // policy.KEY=VALUE
   std::string record_trace;       // a file for the rows that each step selects; empty: none
   std::string channels;           // a channel file; empty: find_channels looks for one
@@ -41,7 +41,7 @@ void check_text(const char* flag, const std::string& text);
 /// Text to stdout, at once. Throws UserError{io}.
 void say(const std::string& text);
 
-SampleParams sampling(const Options& options, const GenerationDefaults& defaults);
+SampleParams sampling_params(const Options& options, const GenerationDefaults& defaults);
 std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaults);
 /// Most tokens of prompt and answer together.
 std::int64_t context(const Options& options, const ModelConfig& config);
@@ -56,8 +56,8 @@ EngineOptions engine_options(const Options& options, const ModelFiles& model, Bu
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
 /// KEY=VALUE of --set's policy.KEY=VALUE. Throws UserError{usage}.
 std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
-/// The policy of --policy and --set for a device that can or cannot select rows.
-KvPolicy policy_of(const Options& options, bool selects_rows);
+/// The policy of --policy and --set.
+KvPolicy policy_of(const Options& options);
 /// With --record-trace, a trace of what the engine's steps select; null without.
 std::unique_ptr<TraceWriter> record_trace(const Options& options, const ModelFiles& model, Engine& engine);
 /// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU

@@ -26,8 +26,7 @@ std::string read_prompt(const PromptOptions& o) {
   return *o.prompt;
 }
 
-void stream_answer(Engine& engine, const ModelFiles& model, Session& session) {
-  Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
+void stream_answer(Engine& engine, const ModelFiles& model, Session& session, Progress& progress) {
   StreamDecoder decoder(model.tokenizer);
   auto say_newest = [&] {
     if (session.finish() == Finish::not_finite) throw UserError(Exit::bad_model, "{}", not_finite_message(session));
@@ -69,12 +68,15 @@ void run(const PromptOptions& o) {
   Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
   EngineOptions options = engine_options(o, model, limits, *device, length + answer, 1);
-  Engine engine(*device, model.config, model.weights, options);
+  Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
+  Engine engine(*device, model.config, model.weights, options,
+                [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
+  progress.clear();
   spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits));
   const auto trace = record_trace(o, model, engine);
-  Session session(0, std::move(ids), sampling(o, model.generation), answer, model.eos());
-  stream_answer(engine, model, session);
+  Session session(0, std::move(ids), sampling_params(o, model.generation), answer, model.eos());
+  stream_answer(engine, model, session, progress);
   spdlog::info("{}", describe_rows(engine.row_counts()));
   if (trace) trace->finish();
 }

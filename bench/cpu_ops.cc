@@ -37,12 +37,13 @@ void attend(benchmark::State& state) {
   const std::int64_t heads = 8, kv_heads = 2;
   auto q = noise<T>(tokens * heads * d), kv = noise<T>(kv_heads * rows * 2 * d);
   std::vector<float> o(tokens * heads * d), m(tokens * heads), l(tokens * heads);
+  std::vector<T> out(tokens * heads * d);
   const std::int64_t bytes = static_cast<std::int64_t>(kv.size() * sizeof(T));
   const AttendArgs args{q.data(),
                         heads * d,
                         {reinterpret_cast<std::byte*>(kv.data()), bytes / kv_heads, 0, rows},
                         {o.data(), m.data(), l.data()},
-                        true,
+                        out.data(),
                         kType<T>,
                         tokens,
                         heads,

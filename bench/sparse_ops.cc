@@ -23,6 +23,14 @@ struct Layer {
   std::vector<float> inv_freq = std::vector<float>(kDim / 2, 0.01f);
   float scale = 1 / std::sqrt(static_cast<float>(kDim));
 
+  StepSpan span{.slot = 0,
+                .rows = static_cast<std::int32_t>(rows),
+                .ring_first = static_cast<std::int32_t>(rows),
+                .budget = static_cast<std::int32_t>(rows / 16),
+                .sinks = 4,
+                .window = 32};
+
+  StepBatch batch() const { return {&span, 1, rows}; }
   KvTile tile() { return {reinterpret_cast<std::byte*>(kv.data()), rows * row_bytes, 0, rows}; }
   LabelTile labels() {
     return {codes.data(), static_cast<std::int64_t>(codes.size()) / kKvHeads, basis.data(), dims, bits};
@@ -42,7 +50,8 @@ struct Layer {
             kQHeads,
             kKvHeads,
             kDim,
-            scale};
+            scale,
+            nullptr};
   }
   LabelRowsArgs label() { return {tile(), labels(), DType::bf16, kKvHeads, kDim}; }
 };
@@ -68,10 +77,12 @@ void select(benchmark::State& state) {
   Layer layer{state.range(0), state.range(1)};
   cpu::fit_labels(layer.fit(LabelFit::rms));
   cpu::label_rows(layer.label());
-  std::vector<float> scratch((kQHeads + kKvHeads) * layer.rows);
+  std::vector<float> scratch(select_floats(1, kQHeads, kKvHeads, layer.rows));
   std::vector<std::int32_t> rows(kKvHeads * layer.rows), count(kKvHeads);
   const float top_p = state.range(2) ? 0.9f : 1;
   const SelectArgs args{layer.q.data(),
+                        kQHeads * kDim,
+                        layer.batch(),
                         DType::bf16,
                         kQHeads,
                         kKvHeads,
@@ -82,10 +93,7 @@ void select(benchmark::State& state) {
                         layer.labels(),
                         nullptr,
                         0,
-                        layer.rows,
-                        4,
-                        32,
-                        layer.rows / 16,
+                        0,
                         top_p,
                         scratch.data(),
                         {rows.data(), count.data(), layer.rows}};
@@ -99,7 +107,10 @@ void attend_list(benchmark::State& state) {
   std::vector<std::int32_t> rows(kKvHeads * n), count(kKvHeads, static_cast<std::int32_t>(n));
   for (std::int64_t i = 0; i < kKvHeads * n; ++i) rows[i] = static_cast<std::int32_t>(i % n * 16 + i * 7 % 16);
   std::vector<float> o(kQHeads * kDim), m(kQHeads), l(kQHeads), scores(kQHeads * n);
+  std::vector<bf16> out(kQHeads * kDim);
   AttendListArgs args{.q = layer.q.data(),
+                      .q_stride = kQHeads * kDim,
+                      .batch = layer.batch(),
                       .rows = {rows.data(), count.data(), n},
                       .scores = scores.data(),
                       .state = {o.data(), m.data(), l.data()},
@@ -110,27 +121,19 @@ void attend_list(benchmark::State& state) {
                       .scale = layer.scale};
   args.regions.prefix = layer.tile();
   const double bytes = static_cast<double>(kKvHeads * n * layer.row_bytes);
-  measure(state, "GB/s", bytes, read_peak(), [&] { cpu::finish_list({args, false}); });
+  measure(state, "GB/s", bytes, read_peak(), [&] { cpu::finish_list({args, false, out.data()}); });
 }
 
 /// The same rows, one after the other: what a list is to be compared with.
 void attend_run(benchmark::State& state) {
   Layer layer{state.range(0), 4};
   std::vector<float> o(kQHeads * kDim), m(kQHeads), l(kQHeads);
-  const AttendArgs args{layer.q.data(),
-                        kQHeads * kDim,
-                        layer.tile(),
-                        {o.data(), m.data(), l.data()},
-                        true,
-                        DType::bf16,
-                        1,
-                        kQHeads,
-                        kKvHeads,
-                        kDim,
-                        layer.rows,
-                        layer.scale};
+  const AttendStepArgs args{
+      layer.q.data(), kQHeads * kDim, layer.batch(), layer.tile(), StepRows::tile, {o.data(), m.data(), l.data()},
+      nullptr,        true,           DType::bf16,   kQHeads,      kKvHeads,       kDim,
+      layer.scale};
   const double bytes = static_cast<double>(kKvHeads * layer.rows * layer.row_bytes);
-  measure(state, "GB/s", bytes, read_peak(), [&] { cpu::attend(args); });
+  measure(state, "GB/s", bytes, read_peak(), [&] { cpu::attend_step(args); });
 }
 
 /// A new eighth of `range` rows a step into four times as many slots.
@@ -144,15 +147,16 @@ void retain(benchmark::State& state) {
   args.places = places.data();
   args.regions.cache = {cache.data(), slots * row_bytes, 0, slots};
   args.regions.staging = {staging.data(), n * row_bytes, 0, n};
-  args.begin = 0, args.end = all;
-  args.slot_of = slot_of.data(), args.slot_stride = all;
-  args.row_of = row_of.data(), args.used_at = used_at.data();
+  StepSpan span{
+      .slot = 0, .rows = 0, .ring_first = static_cast<std::int32_t>(all), .budget = 0, .sinks = 0, .window = 0};
+  args.batch = {&span, 1, all};
+  args.resident = {slot_of.data(), all, 0, row_of.data(), used_at.data(), slots, 0};
   args.kv_heads = kKvHeads, args.row_bytes = row_bytes;
   measure(state, "GB/s", 2.0 * kKvHeads * n / 8 * row_bytes, read_peak(), [&] {
-    ++args.now;
+    ++span.rows;
     for (std::int64_t h = 0; h < kKvHeads; ++h)
       for (std::int64_t i = 0; i < n; ++i) {
-        const std::int64_t r = (i * 8 + (i < 7 * n / 8 ? 0 : args.now % 8)) * 8 % all;
+        const std::int64_t r = (i * 8 + (i < 7 * n / 8 ? 0 : span.rows % 8)) * 8 % all;
         rows[h * n + i] = static_cast<std::int32_t>(r);
         const std::int32_t slot = slot_of[h * all + r];
         places[h * n + i] = slot >= 0 ? row_place(Region::cache, slot) : row_place(Region::staging, i);

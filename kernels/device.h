@@ -3,13 +3,16 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "kernels/ops.h"
 #include "kernels/sparse_ops.h"
+#include "kernels/synthetic_ops.h"
 
 namespace longhaul {
 
@@ -55,25 +58,32 @@ class Stream {
   virtual void launch(const SiluMulArgs&) = 0;
   virtual void launch(const AppendArgs&) = 0;
   virtual void launch(const AttendArgs&) = 0;
-  virtual void launch(const MergeArgs&) = 0;
+  virtual void launch(const AppendStepArgs&) = 0;
+  virtual void launch(const AttendStepArgs&) = 0;
   virtual void launch(const FinishArgs&) = 0;
   virtual void launch(const SampleArgs&) = 0;
 
-  // Label selection (sparse_ops.h). A device that lacks an operator throws DeviceError, naming it.
-  virtual void launch(const FitLabelsArgs&);
-  virtual void launch(const LabelRowsArgs&);
-  virtual void launch(const SelectArgs&);
-  virtual void launch(const LocateArgs&);
-  virtual void launch(const GatherArgs&);
-  virtual void launch(const ScoreListArgs&);
-  virtual void launch(const FinishListArgs&);
-  virtual void launch(const RetainArgs&);
-  virtual void launch(const FillArgs&);
-  virtual void launch(const AddListMassArgs&);
-  virtual void launch(const AddMassArgs&);
-  virtual void launch(const RoundRowsArgs&);
-  virtual void launch(const JudgeArgs&);
-  virtual void launch(const MomentsArgs&);
+  // Label selection (sparse_ops.h).
+  virtual void launch(const FitLabelsArgs&) = 0;
+  virtual void launch(const LabelRowsArgs&) = 0;
+  virtual void launch(const SelectArgs&) = 0;
+  virtual void launch(const LocateArgs&) = 0;
+  virtual void launch(const GatherArgs&) = 0;
+  virtual void launch(const ScoreListArgs&) = 0;
+  virtual void launch(const FinishListArgs&) = 0;
+  virtual void launch(const RetainArgs&) = 0;
+  virtual void launch(const FillArgs&) = 0;
+  virtual void launch(const AddListMassArgs&) = 0;
+  virtual void launch(const AddMassArgs&) = 0;
+  virtual void launch(const RoundRowsArgs&) = 0;
+  virtual void launch(const JudgeArgs&) = 0;
+  virtual void launch(const MomentsArgs&) = 0;
+  virtual void launch(const MeanValuesArgs&) = 0;
+
+  // Synthetic runs (synthetic_ops.h).
+  virtual void launch(const RandomFillArgs&) = 0;
+  virtual void launch(const ReplayArgs&) = 0;
+  virtual void launch(const ChecksumArgs&) = 0;
 };
 
 /// What a device has done since it was made.
@@ -83,6 +93,18 @@ struct DeviceCounters {
   std::int64_t host_waits = 0;                  // times the host blocked on the device
   std::map<std::string, double> busy_seconds;   // by stream name: running copies and operators
   std::map<std::string, double> stall_seconds;  // by edge name: a stream or the host standing at that wait
+};
+
+/// Bytes pinned so far and in all; from any thread, never two at a time.
+using PinReport = std::function<void(std::int64_t done, std::int64_t total)>;
+
+/// Work on several streams that was enqueued once and can be enqueued again by one call. Memory that it reads may
+/// change in between; addresses and shapes may not.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  /// After all that is enqueued on the recording's streams; what is enqueued on them later comes after it.
+  virtual void replay() = 0;
 };
 
 class Device;
@@ -117,11 +139,12 @@ class Device {
   /// Blocks the calling thread until `event` has passed; rethrows what failed on any stream before it.
   virtual void host_wait(const Event& event, Edge edge) = 0;
   /// Makes [data, data + bytes) reachable by DMA; nothing stays pinned when it throws.
-  virtual void pin(std::byte* data, std::int64_t bytes) = 0;
+  virtual void pin(std::byte* data, std::int64_t bytes, const PinReport& report = {}) = 0;
   virtual void unpin(std::byte* data) noexcept = 0;
+  /// Keeps what `enqueue` enqueues on these streams, without running it. Waits for events that were recorded before are
+  /// left out: a replay comes after all that. Null, and nothing is enqueued: this device cannot.
+  virtual std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue);
   virtual DeviceCounters counters() const = 0;
-  /// Whether its streams have the operators of sparse_ops.h.
-  virtual bool selects_rows() const { return false; }
 
   /// Debits the budget. Throws OutOfMemory{what, bytes, left}.
   Buffer allocate(std::int64_t bytes, std::string_view what);
@@ -130,7 +153,8 @@ class Device {
   std::int64_t peak_bytes() const { return peak_; }
 
  protected:
-  virtual std::byte* raw_allocate(std::int64_t bytes) = 0;  // null when the machine refuses
+  virtual std::byte* raw_allocate(std::int64_t bytes) = 0;           // null when the machine refuses
+  virtual std::int64_t raw_left() const { return budget_ - used_; }  // what the machine has left
   virtual void raw_free(std::byte* data, std::int64_t bytes) noexcept = 0;
 
  private:

@@ -1,6 +1,7 @@
-// What kernels/cuda_device.h means in a build without CUDA.
+// What kernels/cuda_device.h and select_probe.h mean in a build without CUDA.
 #include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
+#include "kernels/select_probe.h"
 
 namespace longhaul {
 namespace {
@@ -11,8 +12,14 @@ constexpr const char* kAbsent = "this build has no CUDA device; configure with t
 
 int cuda_device_count() { return 0; }
 
+std::string cuda_absence() { return kAbsent; }
+
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
-std::unique_ptr<Device> make_cuda_device(int, std::int64_t) { throw DeviceError(kAbsent); }
+std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }
+
+LinkProfile measure_link(int, std::int64_t) { throw DeviceError(kAbsent); }
+
+SelectSeconds seconds_to_select(std::span<const SelectArgs>) { throw DeviceError(kAbsent); }
 
 }  // namespace longhaul

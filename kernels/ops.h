@@ -23,9 +23,63 @@ struct KvTile {
   std::int64_t head_stride;  // bytes from a row of one KV head to the same row of the next
   std::int64_t first;        // absolute row number (= token position)
   std::int64_t rows;
+  std::int64_t session_stride = 0;  // bytes from one session's rows to the next's, for operators that take a StepBatch
 };
 
-/// Partial attention, mergeable: o is not yet divided by l. Empty: m = -inf, l = 0, o = 0.
+/// Labels of the rows of one session and layer: of every key `dims` coordinates in a small basis, each quantised with
+/// its own zero and step, so that a row costs dims * bits / 8 bytes and nothing else (Double Sparsity, arXiv
+/// 2408.07092, section 3.2; a choice of channels is the basis of unit vectors).
+/// Codes lie in blocks of kAttendBlock rows, in a block dimension by dimension: a scan reads one run of memory and
+/// works on many rows at once. Of a dimension's 64 codes byte i holds, with 4 bits, row i in its low half and row i +
+/// 32 in its high half; with 8 bits row i; with 16 bits element i is row i. Codes of rows that have no label yet do not
+/// matter. The coordinate that a code stands for is zero + step * code.
+struct LabelTile {
+  std::byte* codes = nullptr;    // [kv_heads, blocks, dims, kAttendBlock * bits / 8 bytes]
+  std::int64_t head_stride = 0;  // bytes from a KV head's first block to the next head's
+  float* basis = nullptr;  // [kv_heads, label_basis_floats]: key_map [dims, head_dim], query_map [dims, head_dim],
+                           // zero [dims], step [dims]
+  std::int64_t dims = 0, bits = 0;  // bits: 4 or 8 (codes), 16 (the coordinate as bf16; zero and step are not used)
+  std::int64_t session_stride = 0;  // bytes of codes from one session's to the next's, for a StepBatch
+  std::int64_t basis_stride = 0;    // floats of basis, likewise
+};
+
+constexpr std::int64_t label_basis_floats(std::int64_t dims, std::int64_t head_dim) {
+  return 2 * dims * head_dim + 2 * dims;
+}
+constexpr std::int64_t label_block_bytes(std::int64_t dims, std::int64_t bits) {
+  return dims * kAttendBlock * bits / 8;
+}
+
+/// One session's part in a decode step, in device memory: the operators of a step read it when they run, so that the
+/// same launches serve every step, and a captured step can be replayed.
+struct StepSpan {
+  std::int32_t slot;                   // of the session
+  std::int32_t rows;                   // of the session, the new one included: the token's position is rows - 1
+  std::int32_t ring_first;             // rows from here on are in the recent ring; `rows` where there is none
+  std::int32_t budget, sinks, window;  // of selection: rows in all, the first, the last; budget >= sinks + window
+};
+
+/// The sessions that decode together. Of an operator's arrays, what lasts from step to step lies by slot, at
+/// slot * its session stride; what belongs to the step (queries, outputs, lists, staging) lies by place in the batch.
+struct StepBatch {
+  const StepSpan* spans;  // [count]
+  std::int64_t count;     // at most kDecodeTokens
+  std::int64_t capacity;  // no span has more rows, in this step or a later one
+};
+
+/// Parts that an attention is cut into over its rows, at most: one for each thread block that a device holds at once,
+/// and one more wherever a block goes from one (token, KV head) to the next.
+constexpr std::int64_t kMostSplitBlocks = 1024;
+constexpr std::int64_t most_parts(std::int64_t tokens, std::int64_t kv_heads) {
+  return kMostSplitBlocks + tokens * kv_heads;
+}
+/// Room for two sets of them. The CPU device needs none.
+constexpr std::int64_t split_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
+                                    std::int64_t head_dim) {
+  return 2 * most_parts(tokens, kv_heads) * (q_heads / kv_heads) * (head_dim + 2);
+}
+
+/// Partial attention: o is not yet divided by l. Empty: m = -inf, l = 0, o = 0.
 struct AttnState {
   float* o;  // [tokens, q_heads, head_dim]  sum of exp(s - m) * v
   float* m;  // [tokens, q_heads]            running maximum of the scaled scores
@@ -87,24 +141,49 @@ struct AppendArgs {
   std::int64_t tokens, q_heads, kv_heads, head_dim;
 };
 
-/// Adds one tile to the attention of `tokens` consecutive positions; token t sees rows <= q_pos + t.
-/// FlashAttention's online softmax (arXiv 2205.14135, section 3.1). kv.first is a multiple of kAttendBlock.
+/// The attention of `tokens` consecutive positions of one session over the rows of one tile, with which it begins and
+/// ends; token t sees rows <= q_pos + t. FlashAttention's online softmax (arXiv 2205.14135, section 3.1). kv.first is
+/// a multiple of kAttendBlock.
 struct AttendArgs {
   const void* q;          // [tokens, q_heads, head_dim] act, after rope
   std::int64_t q_stride;  // elements from one token to the next
   KvTile kv;
-  AttnState state;
-  bool fresh;  // start from the empty state, whatever `state` holds
+  AttnState state;  // out: m and l, of any scale as long as exp(s - m) / l is the weight of score s; o is scratch
+  void* out;        // [tokens, q_heads, head_dim] act: o / l; zeros for a token that sees no row
   DType act;
   std::int64_t tokens, q_heads, kv_heads, head_dim;  // q head h reads KV head h / (q_heads / kv_heads)
   std::int64_t q_pos;                                // absolute position of token 0
   float scale;                                       // of q.k, usually head_dim^-1/2
 };
 
-/// into = into + from, by log-sum-exp.
-struct MergeArgs {
-  AttnState into, from;
-  std::int64_t tokens, heads, head_dim;
+/// Writes the k and v parts of each span's token to its row, in the resident prefix or in the recent ring, and the
+/// row's label.
+struct AppendStepArgs {
+  const void* qkv;  // [batch.count, (q_heads + 2 * kv_heads) * head_dim] act, after rope
+  DType act;
+  StepBatch batch;
+  KvTile prefix;     // by slot; rows [0, prefix.rows)
+  KvTile ring;       // by slot; row r >= prefix.rows at place r % ring.rows
+  LabelTile labels;  // codes null: none
+  std::int64_t q_heads, kv_heads, head_dim;
+};
+
+enum class StepRows : std::uint8_t { tile, ring };
+
+/// Adds rows to the attention of each span's token: of a tile its rows before `rows`, row r at place r - kv.first; of
+/// the ring rows [ring_first, rows), row r at place r % kv.rows. Blocks of kAttendBlock rows as in attend.
+struct AttendStepArgs {
+  const void* q;          // [batch.count, q_heads, head_dim] act, after rope
+  std::int64_t q_stride;  // elements from one token to the next
+  StepBatch batch;
+  KvTile kv;  // by slot
+  StepRows from;
+  AttnState state;
+  float* splits;  // split_floats(batch.count, ...)
+  bool fresh;     // start from the empty state, whatever `state` holds
+  DType act;
+  std::int64_t q_heads, kv_heads, head_dim;
+  float scale;
 };
 
 /// out = o / l; an empty state gives zeros.

@@ -17,6 +17,11 @@ constexpr std::int32_t id_of(std::uint64_t rank) {
   return static_cast<std::int32_t>(0xffffffffu - static_cast<std::uint32_t>(rank));
 }
 
+constexpr float logit_of(std::uint64_t rank) {
+  const auto order = static_cast<std::uint32_t>(rank >> 32);
+  return std::bit_cast<float>(order >> 31 ? order & 0x7fffffffu : ~order);
+}
+
 /// exp(x) for x <= 0 in units of 2^-40, good to nine digits; what is below a unit is 0.
 constexpr std::uint64_t exp_units(float x) {
   if (!(x > -28.0f)) return 0;

@@ -1,38 +1,20 @@
 // The operators of label-selected attention: labels, selection, lists of rows, attention over listed rows, and what
-// accuracy is measured with. Conventions as in ops.h. Row lists stay on the device: the host never sees one.
+// accuracy is measured with. Conventions as in ops.h. Row lists and lengths stay on the device: the host never sees a
+// list, and a step is the same launches whatever the lengths are.
 #pragma once
 #include "kernels/ops.h"
 
 namespace longhaul {
 
-/// A list of row numbers for each KV head, ascending, in device memory.
+/// A list of row numbers for each token of a step and each KV head, ascending, in device memory.
 struct RowList {
-  std::int32_t* rows = nullptr;   // [kv_heads, stride]
-  std::int32_t* count = nullptr;  // [kv_heads]
+  std::int32_t* rows = nullptr;   // [batch.count, kv_heads, stride]
+  std::int32_t* count = nullptr;  // [batch.count, kv_heads]
   std::int64_t stride = 0;
+  /// [batch.count, q_heads] what the labels say of the rows before the window that are not listed: their attention as a
+  /// multiple of that of the listed rows before the window. Null: nothing stands for them.
+  float* tail = nullptr;
 };
-
-/// Labels of the rows of one session and layer: of every key `dims` coordinates in a small basis, each quantised with
-/// its own zero and step, so that a row costs dims * bits / 8 bytes and nothing else (Double Sparsity, arXiv
-/// 2408.07092, section 3.2; a choice of channels is the basis of unit vectors).
-/// Codes lie in blocks of kAttendBlock rows, in a block dimension by dimension: a scan reads one run of memory and
-/// works on many rows at once. Of a dimension's 64 codes byte i holds, with 4 bits, row i in its low half and row i +
-/// 32 in its high half; with 8 bits row i; with 16 bits element i is row i. Codes of rows that have no label yet do not
-/// matter. The coordinate that a code stands for is zero + step * code.
-struct LabelTile {
-  std::byte* codes = nullptr;    // [kv_heads, blocks, dims, kAttendBlock * bits / 8 bytes]
-  std::int64_t head_stride = 0;  // bytes from a KV head's first block to the next head's
-  float* basis = nullptr;  // [kv_heads, label_basis_floats]: key_map [dims, head_dim], query_map [dims, head_dim],
-                           // zero [dims], step [dims]
-  std::int64_t dims = 0, bits = 0;  // bits: 4 or 8 (codes), 16 (the coordinate as bf16; zero and step are not used)
-};
-
-constexpr std::int64_t label_basis_floats(std::int64_t dims, std::int64_t head_dim) {
-  return 2 * dims * head_dim + 2 * dims;
-}
-constexpr std::int64_t label_block_bytes(std::int64_t dims, std::int64_t bits) {
-  return dims * kAttendBlock * bits / 8;
-}
 
 /// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
 enum class LabelFit : std::uint8_t {
@@ -63,7 +45,17 @@ struct FitLabelsArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+  std::byte* host;  // fit_host_bytes() of pinned host memory, for devices that fit on the host
 };
+constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
+constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
+/// The row of the i-th of them.
+constexpr std::int64_t fit_key(std::int64_t i, std::int64_t rows) { return i * rows / fit_keys(rows); }
+constexpr std::int64_t fit_host_bytes(std::int64_t queries, std::int64_t q_heads, std::int64_t kv_heads,
+                                      std::int64_t head_dim, std::int64_t dims, DType act) {
+  return (queries * q_heads + kFitKeys * 2 * kv_heads) * head_dim * size_of(act) +
+         (kv_heads * label_basis_floats(dims, head_dim) + head_dim) * 4;
+}
 
 /// Writes the labels of the tile's rows.
 struct LabelRowsArgs {
@@ -76,25 +68,33 @@ struct LabelRowsArgs {
 enum class SelectBy : std::uint8_t { labels, mass, none };  // none: sinks and window fill the budget
 enum class Combine : std::uint8_t { mean, max };            // over the query heads of a group, of their softmax
 
-/// The rows that one token attends: the first `sinks`, the last `window` of [0, rows), and of the others those that
-/// score highest (equal scores: the lower row first) up to `budget` rows in all, or with top_p < 1 as few as hold that
-/// share of the estimated attention. Exact. budget >= rows: every row. budget >= sinks + window.
+/// The rows that each span's token attends: the first `sinks`, the last `window` of [0, rows), and of the others those
+/// that score highest (equal scores: the lower row first) up to `budget` rows in all, or with top_p < 1 as few as hold
+/// that share of the estimated attention. Exact. budget >= rows: every row.
 struct SelectArgs {
-  const void* q;  // [q_heads, head_dim] act, after rope; one token
+  const void* q;          // [batch.count, q_heads, head_dim] act, after rope
+  std::int64_t q_stride;  // elements from one token to the next
+  StepBatch batch;
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
   SelectBy by;
   Combine combine;
-  LabelTile labels;   // by labels: rows [0, rows - window) must have one
-  const float* mass;  // by mass: [kv_heads, mass_stride]; -inf: never selected
-  std::int64_t mass_stride;
-  std::int64_t rows, sinks, window, budget;
+  LabelTile labels;                               // by labels: rows [0, rows - window) must have one; by slot
+  const float* mass;                              // by mass: [slots, kv_heads, mass_stride]; -inf: never selected
+  std::int64_t mass_stride, mass_session_stride;  // elements
   float top_p;
-  float* scratch;  // [q_heads + kv_heads, rows rounded up to kAttendBlock]; the CPU leaves the combined scores in the
-                   // last kv_heads, as ordered keys
-  RowList out;     // out.stride >= min(budget, rows)
+  float* scratch;  // select_floats() of them
+  RowList out;     // out.stride >= min(budget, rows) of any span
 };
+/// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
+/// counted of a KV head's keys.
+constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
+                                     std::int64_t capacity) {
+  constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
+  const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
+  return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
+}
 
 /// Where a listed row is: a region and an index into it, in 32 bits.
 enum class Region : std::uint32_t { prefix, ring, cache, staging };
@@ -106,74 +106,97 @@ constexpr Region place_region(std::int32_t place) {
 }
 constexpr std::int64_t place_index(std::int32_t place) { return place & ((1 << 29) - 1); }
 
-/// The regions of one session and layer; index i of a region is i rows from `data`. `first` is not used.
+/// The regions of a layer; index i of a region is i rows from `data`. `first` is not used. prefix, ring and cache lie
+/// by slot, staging by place in the batch.
 struct Regions {
   KvTile prefix, ring, cache, staging;
 };
 
+/// The resident set of a layer, by slot: which row is in which of cache.rows slots of each KV head.
+struct ResidentSet {
+  std::int32_t* slot_of = nullptr;               // [slots, kv_heads, stride] row -> slot, or -1; null: no resident set
+  std::int64_t stride = 0, slot_of_session = 0;  // elements from head to head, from session to session
+  std::int32_t* row_of = nullptr;                // [slots, kv_heads, cache.rows] slot -> row, or -1
+  std::int32_t* used_at = nullptr;               // [slots, kv_heads, cache.rows]
+  std::int64_t rows = 0, row_of_session = 0;     // cache.rows; elements of row_of and of used_at, session to session
+};
+
 /// Finds where each selected row is on the device, and lists those that are not.
-/// A row r is in the prefix (r < prefix_rows), in the ring (r >= ring_first, at r % ring_rows), in the cache
-/// (slot_of[r] >= 0), in staging (the i-th of `staged` at place i), or missing: then it will come to the staging places
-/// that follow the staged ones.
+/// A row r is in the prefix (r < prefix_rows), in the ring (r >= ring_first of its span, at r % ring_rows), in the
+/// resident set, in staging (the i-th of `staged` at place i), or missing: then it will come to the staging places that
+/// follow the staged ones.
 struct LocateArgs {
+  StepBatch batch;
   RowList selected;
-  std::int64_t prefix_rows, ring_first, ring_rows;
-  const std::int32_t* slot_of;  // [kv_heads, slot_stride]; may be null: no cache
-  std::int64_t slot_stride;
+  std::int64_t prefix_rows, ring_rows;
+  ResidentSet resident;
   RowList staged;        // rows may be null: nothing is staged
   RowList missing;       // out
-  std::int32_t* places;  // [kv_heads, selected.stride] out; may be null
+  std::int32_t* places;  // [batch.count, kv_heads, selected.stride] out; may be null
   std::int64_t* tally;   // [kTally] += selected rows, by where they were; may be null
   std::int64_t kv_heads;
 };
 enum Tally : std::uint8_t { kAttended, kCacheHits, kStagedHits, kMissed, kTally };
 
-/// Brings listed rows over the link: the i-th row of a head's list to staging place dst_first[head] + i.
+/// Brings listed rows over the link: the i-th row of a head's list to staging place dst_first + i.
 struct GatherArgs {
+  StepBatch batch;
   RowList rows;
-  KvTile src;                     // host memory; row r is r - src.first rows from src.data
-  KvTile dst;                     // staging
-  const std::int32_t* dst_first;  // [kv_heads]; may be null: 0
+  KvTile src;                     // pinned host memory, by slot; row r is r - src.first rows from src.data
+  KvTile dst;                     // staging, by place in the batch
+  const std::int32_t* dst_first;  // [batch.count, kv_heads]; may be null: 0
   std::int64_t kv_heads, row_bytes;
 };
 
-/// Attention of one token over its listed rows, in blocks of kAttendBlock list entries in ascending order, so that the
-/// same rows give the same bits wherever they are, and a list of all rows gives those of attend().
+/// Attention of each span's token over its listed rows. On the CPU device in blocks of kAttendBlock list entries in
+/// ascending order, so that the same rows give the same bits wherever they are, and a list of all rows gives those of
+/// attend_step().
 struct AttendListArgs {
-  const void* q;  // [q_heads, head_dim] act, after rope
+  const void* q;          // [batch.count, q_heads, head_dim] act, after rope
+  std::int64_t q_stride;  // elements from one token to the next
+  StepBatch batch;
   RowList rows;
-  const std::int32_t* places;  // [kv_heads, rows.stride]; may be null: row r is at index r of the prefix
+  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride]; null: row r is at index r of the prefix
   Regions regions;
-  const std::int32_t* landed;  // [kv_heads] staging places before this hold rows; may be null: all do
-  float* scores;               // [q_heads, rows.stride] of the listed rows, times scale
-  AttnState state;             // out: replaces what it holds; one token
+  const std::int32_t* landed;  // [batch.count, kv_heads] staging places before this hold rows; null: all do
+  const std::int32_t* missed;  // [batch.count, kv_heads] rows of the list that are at places from `landed` on; null: 0
+  float* scores;               // [batch.count, q_heads, rows.stride] of the listed rows, times scale; the CPU device's,
+                               // and where `keep_scores` every device's
+  bool keep_scores;
+  AttnState state;  // out: m and l (o: scratch), of any scale as in AttendArgs
+  float* splits;    // split_floats(batch.count, ...)
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
 };
 
-/// The first half of attend_list, while rows are still on their way: the scores of the rows that have landed.
+/// The first half, while rows are still on their way: what can be done with the rows that have landed.
 struct ScoreListArgs {
   AttendListArgs list;
 };
-/// The second half: the scores of the others (of all, where `scored` is false), the softmax, the values.
+/// The second half: the other rows (all, where `scored` is false), and the output.
 struct FinishListArgs {
   AttendListArgs list;
   bool scored;
+  void* out;  // [batch.count, q_heads, head_dim] act
+  /// [slots, kv_heads, head_dim] the mean value, which stands for those of the rows that are not listed, with
+  /// list.rows.tail as their attention (SparQ, arXiv 2312.04985, section 3). Null: nothing does.
+  const float* mean;
+  std::int64_t mean_session_stride;  // elements
 };
 
-/// Keeps the attended rows that were staged: copies them into cache slots, those least recently used (equal: the lower
-/// slot) and not used now. Rows that find no slot are not kept. Marks the cache rows of the list as used now.
+/// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
+/// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
+/// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows
+/// from step to step.
 struct RetainArgs {
+  StepBatch batch;
   RowList rows;
-  const std::int32_t* places;  // [kv_heads, rows.stride]; null: row r is at index r - staging.first of regions.staging
-  Regions regions;             // cache.rows: slots
-  std::int64_t begin, end;     // only rows of [begin, end) are kept
-  std::int32_t* slot_of;       // [kv_heads, slot_stride] row -> slot, or -1
-  std::int64_t slot_stride;
-  std::int32_t* row_of;   // [kv_heads, cache.rows] slot -> row, or -1
-  std::int32_t* used_at;  // [kv_heads, cache.rows]
-  std::int32_t now;       // grows from call to call
+  const std::int32_t* places;  // [batch.count, kv_heads, rows.stride] of locate, for this resident set; null: row r is
+                               // at index r - staging.first of regions.staging
+  Regions regions;
+  std::int64_t begin;  // only rows of [begin, ring_first of the span) are kept
+  ResidentSet resident;
   std::int64_t kv_heads, row_bytes;
 };
 
@@ -185,14 +208,15 @@ struct FillArgs {
 };
 
 /// Attention mass that rows have received (H2O, arXiv 2306.14048): adds the probabilities of a listed attention, summed
-/// over the query heads of a group. Rows of [0, n) that are not listed are given up: -inf.
+/// over the query heads of a group. Rows of [0, rows) of the span that are not listed are given up: -inf.
 struct AddListMassArgs {
+  StepBatch batch;
   RowList rows;
-  const float* scores;  // [q_heads, rows.stride] as attend_list left them
-  AttnState state;      // of the same attention, before finish
-  float* mass;          // [kv_heads, mass_stride]
-  std::int64_t mass_stride;
-  std::int64_t q_heads, kv_heads, head_dim, n;  // n: rows of the session
+  const float* scores;  // [batch.count, q_heads, rows.stride] as finish_list left them, with keep_scores
+  AttnState state;      // of the same attention
+  float* mass;          // [slots, kv_heads, mass_stride]
+  std::int64_t mass_stride, mass_session_stride;
+  std::int64_t q_heads, kv_heads, head_dim;
 };
 
 /// The same for a prefill chunk over the rows it sees: `state` holds the chunk's final m and l.
@@ -216,20 +240,31 @@ struct RoundRowsArgs {
   std::int64_t kv_heads, head_dim, bits;
 };
 
-/// How good a selection is, against the attention of the same token over all rows of [0, kv.rows).
+/// How good a selection is, against the attention of the same token over all rows of its span.
 struct SelectionQuality {
   float mass;    // kept by the listed rows: mean over the group's query heads
   float best;    // kept by as many rows of the exact group score's top
   float recall;  // share of the listed rows that are in that top; 1 for an empty list
 };
 struct JudgeArgs {
-  const void* q;  // [q_heads, head_dim] act; one token
-  KvTile kv;
+  const void* q;          // [batch.count, q_heads, head_dim] act
+  std::int64_t q_stride;  // elements from one token to the next
+  StepBatch batch;
+  KvTile kv;  // by slot: all rows from row 0
   RowList rows;
-  SelectionQuality* out;  // [kv_heads]
+  SelectionQuality* out;    // [batch.count, kv_heads]
+  std::int64_t out_stride;  // elements from one token to the next
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+};
+
+/// The mean value of the rows.
+struct MeanValuesArgs {
+  KvTile kv;   // at least one row
+  float* out;  // [kv_heads, head_dim]
+  DType act;
+  std::int64_t kv_heads, head_dim;
 };
 
 /// Sums over tokens for one layer, for offline calibration. In double precision, [kv_heads] of each.

@@ -1,5 +1,7 @@
 #include "offload/decode_pass.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 #include "offload/edges.h"
 
@@ -21,97 +23,154 @@ Event& DecodePass::flushed(const Span& span, std::int64_t row) {
 }
 
 void DecodePass::begin(std::span<const Span> spans) {
-  const KvLayout& layout = buffers_.layout;
   spans_.assign(spans.begin(), spans.end());
-  for (const Span& span : spans_) {
-    check(span.tokens == 1 && span.pos < layout.capacity, "a decode step adds one row that fits its slot");
-    SlotState& slot = state(span);
-    if (slot.prefill_pending) {
-      streams_.compute.wait(*slot.prefilled, edge::kPrefillStored);
-      streams_.fetch.wait(*slot.prefilled, edge::kRowsStored);
-      slot.prefill_pending = false;
-      slot.fetchable = slot.stored;
-    }
-    std::int64_t window = layout.window_begin(span.pos + 1);
-    if (window > std::max(slot.fetchable, layout.prefix_rows)) {  // a block has left the window since the last wait
-      streams_.fetch.wait(flushed(span, window - 1), edge::kRowsStored);
-      slot.fetchable = window;
-    }
+  batch_ = {buffers_.spans, std::ssize(spans_), buffers_.layout.capacity};
+  for (const Span& span : spans_) wait_for_store(span);
+  send_spans();
+  fetch_tiles();
+}
+
+void DecodePass::wait_for_store(const Span& span) {
+  const KvLayout& layout = buffers_.layout;
+  check(span.tokens == 1 && span.pos < layout.capacity, "a decode step adds one row that fits its slot");
+  SlotState& slot = state(span);
+  if (slot.prefill_pending) {
+    streams_.compute.wait(*slot.prefilled, edge::kPrefillStored);
+    streams_.fetch.wait(*slot.prefilled, edge::kRowsStored);
+    slot.prefill_pending = false;
+    slot.fetchable = slot.stored;
   }
+  const std::int64_t window = layout.window_begin(span.pos + 1);
+  // A block has left the window since the last wait.
+  if (!layout.all_resident() && window > std::max(slot.fetchable, layout.prefix_rows)) {
+    streams_.fetch.wait(flushed(span, window - 1), edge::kRowsStored);
+    slot.fetchable = window;
+  }
+  if (in_ring(span.pos) && span.pos % kAttendBlock == 0)
+    streams_.compute.wait(flushed(span, span.pos), edge::kRingFree);
+}
+
+void DecodePass::send_spans() {
+  for (std::size_t i = 0; i < spans_.size(); ++i) {
+    const std::int64_t n = spans_[i].pos + 1;
+    check(spans_[i].row == spans_[0].row + static_cast<std::int64_t>(i), "a step's tokens are one run of rows");
+    buffers_.host_spans[i] =
+        step_span(buffers_.policy, spans_[i].slot, n, std::min(n, buffers_.layout.window_begin(n)));
+  }
+  streams_.compute.copy({.dst = buffers_.spans,
+                         .src = buffers_.host_spans,
+                         .width = batch_.count * static_cast<std::int64_t>(sizeof(StepSpan)),
+                         .kind = CopyKind::host_to_device});
+}
+
+void DecodePass::fetch_tiles() {
+  const KvLayout& layout = buffers_.layout;
   std::vector<TileFetch> tiles;
   if (!layout.all_resident())
-    for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer)
-      for (const Span& span : buffers_.plan[static_cast<std::size_t>(layer)].selects ? std::span<const Span>{} : spans)
+    for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
+      if (buffers_.plan[static_cast<std::size_t>(layer)].selects) continue;
+      for (const Span& span : spans_)
         for (std::int64_t row = layout.prefix_rows, end = layout.window_begin(span.pos + 1); row < end;
              row += layout.tile_rows)
           tiles.push_back({span.slot, layer, row, std::min(layout.tile_rows, end - row)});
+    }
   prefetcher_.begin(std::move(tiles));
 }
 
-void DecodePass::append(std::int64_t layer, std::span<const Span> spans, const void* qkv) {
-  const std::int64_t width = buffers_.shape.qkv_width() * size_of(buffers_.shape.act);
-  for (const Span& span : spans)
-    append(layer, span, static_cast<const std::byte*>(qkv) + (span.row - spans[0].row) * width);
+void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* qkv) {
+  const KvShape& shape = buffers_.shape;
+  const bool rounds = buffers_.policy.kv_bits < 16;  // then labels are those of the rounded rows
+  const bool labels = buffers_.plan[static_cast<std::size_t>(layer)].labelled && !rounds;
+  streams_.compute.launch(AppendStepArgs{.qkv = qkv,
+                                         .act = shape.act,
+                                         .batch = batch_,
+                                         .prefix = buffers_.prefixes(layer),
+                                         .ring = buffers_.rings(layer),
+                                         .labels = labels ? buffers_.selection.labels(0, layer) : LabelTile{},
+                                         .q_heads = shape.q_heads,
+                                         .kv_heads = shape.kv_heads,
+                                         .head_dim = shape.head_dim});
+  if (!rounds) return;
+  for (const Span& span : spans_) {
+    const KvTile row = in_ring(span.pos) ? buffers_.ring_tile(span.slot, layer, span.pos, 1)
+                                         : buffers_.prefix_tile(span.slot, layer, span.pos, 1);
+    round_rows(streams_.compute, buffers_, row);
+    labels_.append(span.slot, layer, row);
+  }
 }
 
-void DecodePass::append(std::int64_t layer, const Span& span, const void* qkv) {
-  const KvTile row = in_ring(span.pos) ? buffers_.ring_tile(span.slot, layer, span.pos, 1)
-                                       : buffers_.prefix_tile(span.slot, layer, span.pos, 1);
-  if (in_ring(span.pos) && span.pos % kAttendBlock == 0)
-    streams_.compute.wait(flushed(span, span.pos), edge::kRingFree);
-  streams_.compute.launch(append_args(buffers_.shape, span, qkv, row));
-  round_rows(streams_.compute, buffers_, row);
-  labels_.append(span.slot, layer, row);
-  if (!fills_block(span)) return;
-  streams_.compute.record(*row_written_);
-  streams_.store.wait(*row_written_, edge::kRowWritten);
-  std::int64_t first = std::max({state(span).stored, buffers_.layout.prefix_rows, span.pos + 1 - kAttendBlock});
-  std::int64_t rows = span.pos + 1 - first;
-  copy_rows(streams_.store, buffers_.shape, buffers_.host_tile(span.slot, layer, first, rows),
-            buffers_.ring_tile(span.slot, layer, first, rows), CopyKind::device_to_host);
-}
-
-void DecodePass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
+void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* qkv, void* out,
                         QueryPredictor& predictor) {
   if (buffers_.plan[static_cast<std::size_t>(layer)].selects) {
-    lists_.attend(layer, spans, qkv, out, predictor);
+    lists_.attend(layer, batch_, qkv, out, predictor);
     return;
   }
-  lists_.look_ahead(layer, spans, predictor);
-  const KvShape& shape = buffers_.shape;
-  for (const Span& span : spans) {
-    const std::int64_t row = (span.row - spans[0].row) * size_of(shape.act);
-    attend_all(layer, span, static_cast<const std::byte*>(qkv) + row * shape.qkv_width(),
-               static_cast<std::byte*>(out) + row * shape.q_heads * shape.head_dim);
-  }
+  lists_.look_ahead(layer, batch_, predictor);
+  attend_all(layer, qkv, out);
 }
 
-void DecodePass::attend_all(std::int64_t layer, const Span& span, const void* qkv, void* out) {
+void DecodePass::attend_all(std::int64_t layer, const void* qkv, void* out) {
+  const KvShape& shape = buffers_.shape;
+  AttendStepArgs attention{.q = qkv,
+                           .q_stride = shape.qkv_width(),
+                           .batch = batch_,
+                           .kv = buffers_.prefixes(layer),
+                           .from = StepRows::tile,
+                           .state = buffers_.state,
+                           .splits = buffers_.splits,
+                           .fresh = true,  // also where no row is resident: every state begins empty
+                           .act = shape.act,
+                           .q_heads = shape.q_heads,
+                           .kv_heads = shape.kv_heads,
+                           .head_dim = shape.head_dim,
+                           .scale = shape.scale()};
+  streams_.compute.launch(attention);
+  attention.fresh = false;
+  if (!buffers_.layout.all_resident()) {
+    for (std::size_t i = 0; i < spans_.size(); ++i) attend_tiles(static_cast<std::int64_t>(i), attention);
+    attention.kv = buffers_.rings(layer);
+    attention.from = StepRows::ring;
+    streams_.compute.launch(attention);
+  }
+  streams_.compute.launch(FinishArgs{.state = buffers_.state,
+                                     .out = out,
+                                     .act = shape.act,
+                                     .tokens = batch_.count,
+                                     .heads = shape.q_heads,
+                                     .head_dim = shape.head_dim});
+}
+
+void DecodePass::attend_tiles(std::int64_t place, AttendStepArgs attention) {
   const KvLayout& layout = buffers_.layout;
-  const std::int64_t n = span.pos + 1, window = std::min(layout.window_begin(n), n);
-  bool fresh = true;
-  auto attend = [&](const KvTile& tile) {
-    streams_.compute.launch(attend_args(buffers_, span, qkv, tile, fresh));
-    fresh = false;
-  };
-  if (layout.prefix_rows > 0) attend(buffers_.prefix_tile(span.slot, layer, 0, std::min(n, layout.prefix_rows)));
-  for (std::int64_t row = layout.prefix_rows; row < window; row += layout.tile_rows) {
-    attend(prefetcher_.acquire());
+  const std::int64_t heads = place * attention.q_heads;
+  attention.batch.spans += place;
+  attention.batch.count = 1;
+  attention.q = static_cast<const std::byte*>(attention.q) + place * attention.q_stride * size_of(attention.act);
+  attention.state.o += heads * attention.head_dim;
+  attention.state.m += heads;
+  attention.state.l += heads;
+  const std::int64_t end = layout.window_begin(spans_[static_cast<std::size_t>(place)].pos + 1);
+  for (std::int64_t row = layout.prefix_rows; row < end; row += layout.tile_rows) {
+    attention.kv = prefetcher_.acquire();
+    streams_.compute.launch(attention);
     prefetcher_.release();
   }
-  if (in_ring(span.pos))
-    for_each_piece(window, n, layout.ring_rows, [&](std::int64_t first, std::int64_t rows) {
-      attend(buffers_.ring_tile(span.slot, layer, first, rows));
-    });
-  streams_.compute.launch(finish_args(buffers_, span, out));
 }
 
 void DecodePass::end() {
-  for (const Span& span : spans_)
-    if (fills_block(span)) {
-      streams_.store.record(flushed(span, span.pos));
-      state(span).stored = span.pos + 1;
-    }
+  const KvShape& shape = buffers_.shape;
+  if (std::ranges::none_of(spans_, [&](const Span& span) { return fills_block(span); })) return;
+  streams_.compute.record(*row_written_);
+  streams_.store.wait(*row_written_, edge::kRowWritten);
+  for (const Span& span : spans_) {
+    if (!fills_block(span)) continue;
+    std::int64_t& stored = state(span).stored;
+    const std::int64_t n = span.pos + 1, first = std::max({stored, buffers_.layout.prefix_rows, n - kAttendBlock});
+    copy_rows(streams_.store, shape, buffers_.host_tile(span.slot, 0, first, n - first),
+              buffers_.ring_tile(span.slot, 0, first, n - first), CopyKind::device_to_host, shape.layers);
+    streams_.store.record(flushed(span, span.pos));
+    stored = n;
+  }
 }
 
 }  // namespace longhaul

@@ -1,6 +1,8 @@
 // One decode step: a new row for each session. A layer attends the rows that it selects (ListAttention), or all rows in
-// ascending order: the resident prefix, the streamed tiles, the recent window. A block of the window goes to the host
-// store when its last row is written.
+// ascending order: the resident prefix, the streamed tiles, the recent window. begin() does all that depends on
+// lengths: the waits for earlier steps, and the spans that operators read on the device; where no tile is streamed,
+// what follows is the same launches every step. A block of the window goes to the host store at the end of the step
+// that fills it.
 #pragma once
 #include "offload/kv_cache.h"
 #include "offload/label_builder.h"
@@ -23,8 +25,11 @@ class DecodePass final : public KvPass {
   void end() override;
 
  private:
-  void append(std::int64_t layer, const Span& span, const void* qkv);
-  void attend_all(std::int64_t layer, const Span& span, const void* qkv, void* out);
+  void wait_for_store(const Span& span);
+  void send_spans();
+  void fetch_tiles();
+  void attend_all(std::int64_t layer, const void* qkv, void* out);
+  void attend_tiles(std::int64_t place, AttendStepArgs attention);
   SlotState& state(const Span& span) { return slots_[static_cast<std::size_t>(span.slot)]; }
   Event& flushed(const Span& span, std::int64_t row);
   bool in_ring(std::int64_t row) const { return row >= buffers_.layout.prefix_rows; }
@@ -38,6 +43,7 @@ class DecodePass final : public KvPass {
   ListAttention lists_;
   std::unique_ptr<Event> row_written_;
   std::vector<Span> spans_;
+  StepBatch batch_{};
 };
 
 }  // namespace longhaul

@@ -13,9 +13,9 @@ inline constexpr Edge kTileFree{"tile_free"};    // fetch waits for compute: the
 inline constexpr Edge kRowsStored{
     "rows_stored"};  // fetch waits for store: rows that left the window are in the host store
 // Decode: the recent window's ring.
-inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: the block's last row has been appended
+inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: the block's last rows have been appended
 inline constexpr Edge kRingFree{
-    "ring_free"};  // compute waits for store: the block that a new row overwrites is on the host
+    "ring_free"};  // compute waits for store, when a step begins: the block that a new row overwrites is on the host
 // Decode: listed rows. No edge guards a staging place against being overwritten too early: what is fetched for a layer
 // was listed by compute after it had attended the layer before last, which used the same places. Nor does kRowsStored:
 // compute lists rows after it has itself waited for the store (kPrefillStored, kRingFree).

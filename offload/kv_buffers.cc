@@ -2,49 +2,48 @@
 
 namespace longhaul {
 
-SelectArgs select_args(const KvBuffers& buffers, std::int64_t slot, std::int64_t layer, std::int64_t n, const void* q,
-                       RowList out) {
+StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first) {
+  const std::int64_t budget = policy.budget(n);
+  std::int64_t window = policy.window;
+  if (policy.select == Select::heavy) window = std::max<std::int64_t>(1, budget / 2);
+  if (policy.select == Select::recent) window = std::max<std::int64_t>(1, budget - policy.sinks);
+  window = std::min(window, budget);  // of a session that has just begun
+  const std::int64_t sinks = std::min(policy.sinks, budget - window);
+  auto narrow = [](std::int64_t x) { return static_cast<std::int32_t>(x); };
+  return {.slot = narrow(slot),
+          .rows = narrow(n),
+          .ring_first = narrow(ring_first),
+          .budget = narrow(budget),
+          .sinks = narrow(sinks),
+          .window = narrow(window)};
+}
+
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
+                 std::int64_t q_stride, bool foretold, RowList out) {
   const KvShape& shape = buffers.shape;
   const KvPolicy& policy = buffers.policy;
   const SelectionBuffers& selection = buffers.selection;
-  const std::int64_t budget = policy.budget(n);
-  SelectArgs args{.q = q,
-                  .act = shape.act,
-                  .q_heads = shape.q_heads,
-                  .kv_heads = shape.kv_heads,
-                  .head_dim = shape.head_dim,
-                  .scale = shape.scale(),
-                  .by = SelectBy::none,
-                  .combine = policy.combine,
-                  .labels = {},
-                  .mass = nullptr,
-                  .mass_stride = 0,
-                  .rows = n,
-                  .sinks = policy.sinks,
-                  .window = policy.window,
-                  .budget = budget,
-                  .top_p = static_cast<float>(policy.top_p),
-                  .scratch = selection.scratch(),
-                  .out = out};
-  switch (policy.select) {
-    case Select::labels:
-      args.by = SelectBy::labels;
-      args.labels = selection.labels(slot, layer);
-      break;
-    case Select::heavy:
-      args.by = SelectBy::mass;
-      args.mass = selection.mass(slot, layer);
-      args.mass_stride = buffers.layout.capacity;
-      args.window = std::max<std::int64_t>(1, budget / 2);
-      break;
-    case Select::recent:
-    case Select::all:
-      args.window = std::max<std::int64_t>(1, budget - policy.sinks);
-      break;
-  }
-  args.window = std::min(args.window, budget);  // of a session that has just begun
-  args.sinks = std::min(args.sinks, budget - args.window);
-  return args;
+  const bool by_labels = policy.select == Select::labels, by_mass = policy.select == Select::heavy;
+  compute.launch(SelectArgs{.q = q,
+                            .q_stride = q_stride,
+                            .batch = batch,
+                            .act = shape.act,
+                            .q_heads = shape.q_heads,
+                            .kv_heads = shape.kv_heads,
+                            .head_dim = shape.head_dim,
+                            .scale = shape.scale(),
+                            .by = by_labels ? SelectBy::labels
+                                  : by_mass ? SelectBy::mass
+                                            : SelectBy::none,
+                            .combine = policy.combine,
+                            .labels = by_labels ? selection.labels(0, layer) : LabelTile{},
+                            .mass = by_mass ? selection.mass(0, layer) : nullptr,
+                            .mass_stride = buffers.layout.capacity,
+                            .mass_session_stride = selection.mass_session_floats(),
+                            .top_p = static_cast<float>(policy.top_p),
+                            .scratch = selection.scratch(),
+                            .out = out});
+  if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 
 }  // namespace longhaul

@@ -13,16 +13,24 @@ struct KvBuffers {
         policy(policy),
         plan(plan_layers(policy, shape.layers)),
         layout(layout),
-        prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows),
-        ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows),
+        prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows, shape.layers),
+        ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows, shape.layers),
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),
         prefill(device, "kv prefill buffers", shape, 2, layout.all_resident() ? 0 : layout.capacity),
-        host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows()),
+        host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows(), shape.layers),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state")},
-        selection(shape, layout, policy, extras, device) {}
+        splits(device.take<float>(split_floats(layout.sessions, shape.q_heads, shape.kv_heads, shape.head_dim),
+                                  "attention state")),
+        spans(device.take<StepSpan>(layout.sessions, "step spans")),
+        host_spans(host.take<StepSpan>(layout.sessions, "step spans")),
+        checksums(device.take<std::uint64_t>(extras.checksums ? shape.layers : 0, "checksums")),
+        keeps_checksums(extras.checksums),
+        selection(shape, layout, policy, extras, device, host) {}
 
+  /// Whether what a decode step enqueues between its begin and end is the same whatever the lengths are.
+  bool steps_alike() const { return layout.tile_rows == 0 && policy.kv_bits == 16; }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
   KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
     return prefix.tile(outer(slot, layer), first, first, rows);
@@ -35,6 +43,11 @@ struct KvBuffers {
     return ring.tile(outer(slot, layer), first % layout.ring_rows, first, rows);
   }
 
+  /// The rows of a layer, of all sessions, by slot.
+  KvTile prefixes(std::int64_t layer) const { return prefix_tile(0, layer, 0, layout.prefix_rows); }
+  KvTile rings(std::int64_t layer) const { return ring.tile(outer(0, layer), 0, 0, layout.ring_rows); }
+  KvTile host_rows(std::int64_t layer) const { return host_tile(0, layer, layout.prefix_rows, layout.host_rows()); }
+
   KvShape shape;
   KvPolicy policy;
   std::vector<LayerPlan> plan;
@@ -42,12 +55,19 @@ struct KvBuffers {
   RowBlock prefix, ring, staging, prefill;  // device
   RowBlock host;
   AttnState state;
+  float* splits;                 // of decode attention
+  StepSpan *spans, *host_spans;  // of a decode step, [sessions]: on the device, and what is sent there
+  std::uint64_t* checksums;      // [layers] of the last prefill's rows, from the prefix on
+  bool keeps_checksums;
   SelectionBuffers selection;
 };
 
-/// The rows that a query at row n - 1 attends in a layer that selects.
-SelectArgs select_args(const KvBuffers& buffers, std::int64_t slot, std::int64_t layer, std::int64_t n, const void* q,
-                       RowList out);
+/// A token's part in a step: of the session in `slot`, which has n rows with it and its recent window from ring_first.
+StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first);
+
+/// Lists the rows that the batch attends in a layer that selects; `foretold`: those that look-ahead expects it to.
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
+                 std::int64_t q_stride, bool foretold, RowList out);
 
 /// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
 template <class F>

@@ -1,6 +1,10 @@
 #include "offload/kv_cache.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/base/error.h"
+#include "kernels/cpu/ops.h"
 #include "offload/decode_pass.h"
 #include "offload/label_builder.h"
 #include "offload/prefill_pass.h"
@@ -19,8 +23,9 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
   decode_ = std::make_unique<DecodePass>(device, streams, buffers, *labels_, slots_);
   // Poisoned or not, these are read before they are first written.
   const SelectionBuffers& selection = buffers.selection;
+  selection.send_replay(streams.compute);
   if (buffers.layout.list_rows == 0) return;
-  streams.compute.launch(FillArgs{selection.nothing(), 0, buffers.shape.kv_heads});
+  streams.compute.launch(FillArgs{selection.nothing(), 0, selection.nothing_count()});
   streams.compute.launch(
       FillArgs{reinterpret_cast<std::int32_t*>(selection.tally(0)), 0, buffers.shape.layers * kTally * 2});
 }
@@ -30,6 +35,51 @@ KvCache::~KvCache() = default;
 KvPass& KvCache::begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
   prefill_->begin(slot, rows, inv_freq);
   return *prefill_;
+}
+
+void KvCache::fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk) {
+  const KvShape& shape = buffers_.shape;
+  prefill_->begin(slot, rows, inv_freq);
+  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
+    prefill_->begin_layer(layer);
+    for (std::int64_t pos = 0; pos < rows; pos += chunk) {
+      const Span span{.slot = slot, .pos = pos, .tokens = std::min(chunk, rows - pos), .row = 0};
+      streams_.compute.launch(
+          RandomFillArgs{.out = qkv,
+                         .type = shape.act,
+                         .count = span.tokens * shape.qkv_width(),
+                         .seed = static_cast<std::uint64_t>((slot * shape.layers + layer) * rows + pos),
+                         .spread = std::sqrt(3.0f)});  // a variance of 1
+      prefill_->append(layer, {&span, 1}, qkv);
+      prefill_->keep(layer, span, qkv);
+    }
+    prefill_->end_layer(layer);
+  }
+  prefill_->end();
+}
+
+std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const {
+  check(buffers_.keeps_checksums, "the engine keeps checksums");
+  const KvLayout& layout = buffers_.layout;
+  const SlotState& state = slots_[static_cast<std::size_t>(slot)];
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(buffers_.shape.layers));
+  auto arrived = device.make_event();
+  streams_.compute.copy(
+      {.dst = sums.data(), .src = buffers_.checksums, .width = std::ssize(sums) * 8, .kind = CopyKind::device_to_host});
+  streams_.compute.record(*arrived);
+  device.host_wait(*arrived, {"checksums"});
+  device.host_wait(*state.prefilled, {"checksums"});
+  std::int64_t wrong = 0;
+  for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
+    std::uint64_t stored = 0;
+    const std::int64_t rows = std::max<std::int64_t>(0, state.stored - layout.prefix_rows);
+    cpu::checksum({.kv = buffers_.host_tile(slot, layer, layout.prefix_rows, rows),
+                   .kv_heads = buffers_.shape.kv_heads,
+                   .row_bytes = buffers_.shape.row_bytes(),
+                   .sum = &stored});
+    wrong += stored != sums[static_cast<std::size_t>(layer)];
+  }
+  return wrong;
 }
 
 KvPass& KvCache::begin_decode(std::span<const Span> spans) {
@@ -67,41 +117,6 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
 }
 
 void KvCache::rewind(std::int64_t slot) { labels_->restore_mass(slot); }
-
-AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst) {
-  return {.qkv = qkv,
-          .dst = dst,
-          .act = shape.act,
-          .tokens = span.tokens,
-          .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim};
-}
-
-AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh) {
-  const KvShape& shape = buffers.shape;
-  return {.q = qkv,
-          .q_stride = shape.qkv_width(),
-          .kv = tile,
-          .state = buffers.state,
-          .fresh = fresh,
-          .act = shape.act,
-          .tokens = span.tokens,
-          .q_heads = shape.q_heads,
-          .kv_heads = shape.kv_heads,
-          .head_dim = shape.head_dim,
-          .q_pos = span.pos,
-          .scale = shape.scale()};
-}
-
-FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out) {
-  return {.state = buffers.state,
-          .out = out,
-          .act = buffers.shape.act,
-          .tokens = span.tokens,
-          .heads = buffers.shape.q_heads,
-          .head_dim = buffers.shape.head_dim};
-}
 
 void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows) {
   const KvShape& shape = buffers.shape;

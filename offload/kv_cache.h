@@ -33,6 +33,12 @@ class KvCache {
   /// A prompt of `rows` tokens into `slot`, replacing what the slot held. All its spans, layer by layer, then end().
   /// inv_freq: [head_dim / 2] of its rope, on the device.
   KvPass& begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq);
+  /// A prompt of `rows` tokens with random keys, values and queries, as a model with random weights might have them, in
+  /// the time that storing and labelling takes. qkv: room for `chunk` tokens.
+  void fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk);
+  /// The layers in which the host store does not hold what the last prefill, into `slot`, has computed. Waits for the
+  /// store stream; with SelectionExtras::checksums.
+  std::int64_t layers_not_stored(Device& device, std::int64_t slot) const;
   /// One token for each span. Spans must be attended in this order in each layer.
   KvPass& begin_decode(std::span<const Span> spans);
   /// Makes `slot` what `from`'s slot `from_slot` is after a prefill of `rows` rows, with this cache's own labels. All
@@ -51,10 +57,6 @@ class KvCache {
   std::unique_ptr<DecodePass> decode_;
 };
 
-/// Operator arguments that both passes fill the same way.
-AppendArgs append_args(const KvShape& shape, const Span& span, const void* qkv, const KvTile& dst);
-AttendArgs attend_args(const KvBuffers& buffers, const Span& span, const void* qkv, const KvTile& tile, bool fresh);
-FinishArgs finish_args(const KvBuffers& buffers, const Span& span, void* out);
 /// Rounds new rows to the policy's kv_bits, if those are fewer than the rows have.
 void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows);
 

@@ -31,6 +31,20 @@ LabelFit fit_of(Labels labels) {
 
 }  // namespace
 
+void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
+  const SelectionBuffers& selection = buffers_.selection;
+  if (buffers_.layout.cache_rows == 0) return;
+  // The oldest first, so that the newest query's rows are the last to go. What leaves the window before the first token
+  // is kept too.
+  const std::int64_t queries = warming(rows), ring_first = buffers_.layout.window_begin(rows + 1);
+  for (std::int64_t i = 0; i < queries; ++i)
+    selection.host_warm_spans()[i] = step_span(buffers_.policy, slot, rows - queries + 1 + i, ring_first);
+  compute_.copy({.dst = selection.warm_spans(),
+                 .src = selection.host_warm_spans(),
+                 .width = queries * static_cast<std::int64_t>(sizeof(StepSpan)),
+                 .kind = CopyKind::host_to_device});
+}
+
 void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
   if (!selection.keeps_queries()) return;
@@ -89,9 +103,13 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .q_heads = shape.q_heads,
                       .kv_heads = shape.kv_heads,
                       .head_dim = shape.head_dim,
-                      .scale = shape.scale()});
+                      .scale = shape.scale(),
+                      .host = buffers_.selection.fit_host()});
     append(slot, layer, tile);
   }
+  if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
+    compute_.launch(MeanValuesArgs{
+        .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   if (plan.selects && buffers_.layout.cache_rows > 0) warm(slot, layer, tile);
 }
 
@@ -124,29 +142,24 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   const KvShape& shape = buffers_.shape;
   const KvLayout& layout = buffers_.layout;
   const SelectionBuffers& selection = buffers_.selection;
-  const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
-  compute_.launch(FillArgs{selection.slot_of(slot, layer), -1, shape.kv_heads * layout.capacity});
-  compute_.launch(FillArgs{selection.row_of(slot, layer), -1, shape.kv_heads * layout.cache_rows});
-  compute_.launch(FillArgs{selection.used_at(slot, layer), -1, shape.kv_heads * layout.cache_rows});
-  // The oldest of them first, so that the newest query's rows are the last to go.
-  for (std::int64_t back = std::min(queries, kWarmingQueries); back >= 1; --back) {
-    const std::int64_t n = tile.rows - back + 1;
-    compute_.launch(select_args(buffers_, slot, layer, n,
-                                selection.queries(slot, layer) + (queries - back) * selection.query_bytes(),
-                                selection.selected(0)));
-    compute_.launch(
-        RetainArgs{.rows = selection.selected(0),
-                   .places = nullptr,
-                   .regions = {.prefix = {}, .ring = {}, .cache = selection.cache(slot, layer), .staging = tile},
-                   .begin = layout.prefix_rows,
-                   .end = layout.window_begin(tile.rows + 1),
-                   .slot_of = selection.slot_of(slot, layer),
-                   .slot_stride = layout.capacity,
-                   .row_of = selection.row_of(slot, layer),
-                   .used_at = selection.used_at(slot, layer),
-                   .now = static_cast<std::int32_t>(n - 1),
-                   .kv_heads = shape.kv_heads,
-                   .row_bytes = shape.row_bytes()});
+  const ResidentSet own = selection.resident(layer, slot);
+  compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
+  compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
+  compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
+  const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
+  for (std::int64_t i = 0; i < queries; ++i) {
+    const StepBatch one{selection.warm_spans() + i, 1, layout.capacity};
+    select_rows(compute_, buffers_, layer, one,
+                selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
+                shape.q_heads * shape.head_dim, /*foretold=*/false, selection.selected());
+    compute_.launch(RetainArgs{.batch = one,
+                               .rows = selection.selected(),
+                               .places = nullptr,
+                               .regions = {.prefix = {}, .ring = {}, .cache = selection.cache(layer), .staging = tile},
+                               .begin = layout.prefix_rows,
+                               .resident = selection.resident(layer),
+                               .kv_heads = shape.kv_heads,
+                               .row_bytes = shape.row_bytes()});
   }
 }
 

@@ -1,6 +1,8 @@
 // What a layer's prefill leaves behind for selection, made while its rows are still on the device: labels in a basis
 // fitted to them, and a resident set warmed by the prompt's last queries. All on the compute stream.
 #pragma once
+#include <algorithm>
+
 #include "offload/kv_buffers.h"
 #include "offload/kv_pass.h"
 #include "offload/streams.h"
@@ -11,6 +13,8 @@ class LabelBuilder {
  public:
   LabelBuilder(const Streams& streams, const KvBuffers& buffers) : compute_(streams.compute), buffers_(buffers) {}
 
+  /// Before a prompt of `rows` rows: sends what its last queries' selections depend on.
+  void begin(std::int64_t slot, std::int64_t rows) const;
   /// Keeps the span's queries, as far as they are among the last of a prompt of `rows` rows.
   void keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const;
   /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
@@ -20,13 +24,14 @@ class LabelBuilder {
   /// Notes the attention mass at the prompt's end, and goes back to it.
   void keep_mass(std::int64_t slot) const;
   void restore_mass(std::int64_t slot) const;
-  /// Labels of one new row.
+  /// Labels of new rows.
   void append(std::int64_t slot, std::int64_t layer, const KvTile& row) const;
 
  private:
-  static constexpr std::int64_t kTargets = 1024;       // positions of an answer that labels are fitted to
-  static constexpr std::int64_t kWarmingQueries = 16;  // of the prompt's end
+  static constexpr std::int64_t kTargets = 1024;  // positions of an answer that labels are fitted to
 
+  /// How many of the prompt's last queries warm the resident set.
+  static std::int64_t warming(std::int64_t rows) { return std::min(rows, SelectionBuffers::kWarmingQueries); }
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
 
   Stream& compute_;

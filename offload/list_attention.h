@@ -15,24 +15,25 @@ class ListAttention {
  public:
   ListAttention(Device& device, const Streams& streams, const KvBuffers& buffers);
 
-  /// The spans of one step in a layer that selects. Their new rows are in the cache.
-  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor& predictor);
+  /// One step in a layer that selects. The new rows of its batch are in the cache.
+  void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
   /// Prefetches for layer + 1, where that layer is predicted; a dense layer calls it too.
-  void look_ahead(std::int64_t layer, std::span<const Span> spans, QueryPredictor& predictor);
+  void look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor);
 
  private:
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   bool moves() const { return !buffers_.layout.all_resident(); }
-  Regions regions(std::int64_t layer, std::int64_t i, const Span& span) const;
-  void locate(std::int64_t layer, std::int64_t i, const Span& span, RowList selected, bool ahead);
-  void gather(std::int64_t layer, std::int64_t i, const Span& span, bool ahead);
-  AttendListArgs list_args(std::int64_t layer, std::int64_t i, const Span& span, const void* q) const;
-  void retain(std::int64_t layer, std::int64_t i, const Span& span);
-  void judge(std::int64_t layer, std::int64_t i, const Span& span, const void* q);
+  Regions regions(std::int64_t layer) const;
+  void locate(std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead);
+  void gather(std::int64_t layer, const StepBatch& batch, bool ahead);
+  AttendListArgs list_args(std::int64_t layer, const StepBatch& batch, const void* qkv) const;
+  void add_mass(std::int64_t layer, const AttendListArgs& list);
+  void retain(std::int64_t layer, const StepBatch& batch);
+  void judge(std::int64_t layer, const StepBatch& batch, const void* qkv);
 
-  /// Rows of layer `layer` for the i-th span: made by the true query, or by the predicted one where nothing repairs.
-  RowList listed(std::int64_t layer, std::int64_t i) const {
-    return plan(layer).corrected ? buffers_.selection.selected(i) : buffers_.selection.predicted(layer, i);
+  /// Rows of layer `layer`: made by the true query, or by the predicted one where nothing repairs.
+  RowList listed(std::int64_t layer) const {
+    return plan(layer).corrected ? buffers_.selection.selected() : buffers_.selection.predicted(layer);
   }
 
   Streams streams_;

@@ -29,6 +29,12 @@ enum class Labels : std::uint8_t {
   exact,     // every channel, unrounded: the oracle
 };
 
+/// What stands for the rows that are not attended.
+enum class Tail : std::uint8_t {
+  none,  // nothing
+  mean,  // one row, the mean value, with the attention that the labels estimate
+};
+
 enum class LookAhead : std::uint8_t { none, hidden };  // hidden: from the layer's input and the next layer's weights
 
 /// As policies spell it.
@@ -47,6 +53,7 @@ struct KvPolicy {
   std::int64_t window = 32;         // last rows, always attended
   Combine combine = Combine::mean;  // of the scores of a group's query heads
   Labels labels = Labels::document;
+  Tail tail = Tail::none;
   double label_dims = 32;                     // dimensions of a label; below 1: a share of head_dim
   std::int64_t label_bits = 4;                // 4, 8 or 16
   bool repair = true;                         // the true query selects; false: the predicted one, as published

@@ -35,6 +35,10 @@ const Names<Combine>& names(Combine) {
   static const Names<Combine> all{{"mean", Combine::mean}, {"max", Combine::max}};
   return all;
 }
+const Names<Tail>& names(Tail) {
+  static const Names<Tail> all{{"none", Tail::none}, {"mean", Tail::mean}};
+  return all;
+}
 const Names<LookAhead>& names(LookAhead) {
   static const Names<LookAhead> all{{"none", LookAhead::none}, {"hidden", LookAhead::hidden}};
   return all;
@@ -203,6 +207,8 @@ const std::vector<PolicyField>& policy_fields() {
          if (p.label_bits != 4 && p.label_bits != 8 && p.label_bits != 16) refuse("label_bits", w, "4, 8 or 16");
        },
        [](C p, T t) { t.insert("label_bits", p.label_bits); }, rounded_labels},
+      {"tail", [](N n, P p, W w) { p.tail = read_name<Tail>(n, "tail", w); },
+       [](C p, T t) { t.insert("tail", spelled(p.tail)); }, by_labels},
       {"repair",
        [](N n, P p, W w) {
          auto flag = n.value_exact<bool>();

@@ -19,6 +19,7 @@ void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_f
   slot_ = slot;
   rows_ = rows;
   inv_freq_ = inv_freq;
+  labels_.begin(slot, rows);
 }
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
@@ -33,7 +34,14 @@ void PrefillPass::begin_layer(std::int64_t layer) {
 void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const void* qkv) {
   const Span& span = spans[0];  // a prefill is one session's
   const KvTile tile = rows(layer, span.pos, span.tokens);
-  streams_.compute.launch(append_args(buffers_.shape, span, qkv, tile));
+  const KvShape& shape = buffers_.shape;
+  streams_.compute.launch(AppendArgs{.qkv = qkv,
+                                     .dst = tile,
+                                     .act = shape.act,
+                                     .tokens = span.tokens,
+                                     .q_heads = shape.q_heads,
+                                     .kv_heads = shape.kv_heads,
+                                     .head_dim = shape.head_dim});
   round_rows(streams_.compute, buffers_, tile);
   if (buffers_.layout.all_resident()) return;
   streams_.compute.record(*chunk_written_);
@@ -60,14 +68,43 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
 void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) {
   const Span& span = spans[0];
   const KvTile seen = rows(layer, 0, span.pos + span.tokens);
-  streams_.compute.launch(attend_args(buffers_, span, qkv, seen, /*fresh=*/true));
-  labels_.keep_queries(layer, span, qkv, rows_);
+  const KvShape& shape = buffers_.shape;
+  streams_.compute.launch(AttendArgs{.q = qkv,
+                                     .q_stride = shape.qkv_width(),
+                                     .kv = seen,
+                                     .state = buffers_.state,
+                                     .out = out,
+                                     .act = shape.act,
+                                     .tokens = span.tokens,
+                                     .q_heads = shape.q_heads,
+                                     .kv_heads = shape.kv_heads,
+                                     .head_dim = shape.head_dim,
+                                     .q_pos = span.pos,
+                                     .scale = shape.scale()});
+  keep(layer, span, qkv);
   labels_.add_mass(layer, span, qkv, seen);
-  streams_.compute.launch(finish_args(buffers_, span, out));
+}
+
+void PrefillPass::keep(std::int64_t layer, const Span& span, const void* qkv) {
+  labels_.keep_queries(layer, span, qkv, rows_);
+}
+
+/// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
+void PrefillPass::sum_rows(std::int64_t layer) {
+  const KvLayout& layout = buffers_.layout;
+  if (!buffers_.keeps_checksums) return;
+  std::uint64_t* sum = buffers_.checksums + layer;
+  streams_.compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(sum), 0, 2});
+  if (rows_ > layout.prefix_rows)
+    streams_.compute.launch(ChecksumArgs{.kv = rows(layer, layout.prefix_rows, rows_ - layout.prefix_rows),
+                                         .kv_heads = buffers_.shape.kv_heads,
+                                         .row_bytes = buffers_.shape.row_bytes(),
+                                         .sum = sum});
 }
 
 void PrefillPass::end_layer(std::int64_t layer) {
   labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
+  sum_rows(layer);
   streams_.store.record(*layer_stored_[static_cast<std::size_t>(layer % 2)]);
 }
 

@@ -19,11 +19,14 @@ class PrefillPass final : public KvPass {
   void begin_layer(std::int64_t layer) override;
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) override;
+  /// In place of attend where the queries' attention is not asked for: what they leave behind for selection.
+  void keep(std::int64_t layer, const Span& span, const void* qkv);
   void end_layer(std::int64_t layer) override;
   void end() override;
 
  private:
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
+  void sum_rows(std::int64_t layer);
   void store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end);
 
   Streams streams_;

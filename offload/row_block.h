@@ -12,30 +12,34 @@ namespace longhaul {
 
 class RowBlock {
  public:
-  /// `rows` rows per KV head for each of `outer` (session and layer, slot, ...) indices.
-  RowBlock(Arena& arena, std::string_view name, const KvShape& shape, std::int64_t outer, std::int64_t rows)
+  /// `rows` rows per KV head for each of `outer` (session and layer, slot, ...) indices, of which `session_runs` belong
+  /// to one session; 0: what they hold is not ordered by session.
+  RowBlock(Arena& arena, std::string_view name, const KvShape& shape, std::int64_t outer, std::int64_t rows,
+           std::int64_t session_runs = 0)
       : row_bytes_(shape.row_bytes()),
         head_stride_(rows * row_bytes_),
         outer_stride_(shape.kv_heads * head_stride_),
+        session_stride_(session_runs * outer_stride_),
         data_(arena.take_bytes(outer * outer_stride_, name)) {}
 
   /// The run of `rows` rows that starts at place `index` of run `outer` and holds absolute rows from `first`.
   KvTile tile(std::int64_t outer, std::int64_t index, std::int64_t first, std::int64_t rows) const {
-    return {data_ + outer * outer_stride_ + index * row_bytes_, head_stride_, first, rows};
+    return {data_ + outer * outer_stride_ + index * row_bytes_, head_stride_, first, rows, session_stride_};
   }
 
  private:
-  std::int64_t row_bytes_, head_stride_, outer_stride_;
+  std::int64_t row_bytes_, head_stride_, outer_stride_, session_stride_;
   std::byte* data_;
 };
 
-/// Copies the rows of `src` to `dst`, all KV heads in one strided copy.
-inline void copy_rows(Stream& stream, const KvShape& shape, const KvTile& dst, const KvTile& src, CopyKind kind) {
+/// Copies the rows of `src` to `dst`, all KV heads of `runs` consecutive runs of a block in one strided copy.
+inline void copy_rows(Stream& stream, const KvShape& shape, const KvTile& dst, const KvTile& src, CopyKind kind,
+                      std::int64_t runs = 1) {
   if (src.rows == 0) return;
   stream.copy({.dst = dst.data,
                .src = src.data,
                .width = src.rows * shape.row_bytes(),
-               .height = shape.kv_heads,
+               .height = runs * shape.kv_heads,
                .dst_pitch = dst.head_stride,
                .src_pitch = src.head_stride,
                .kind = kind});

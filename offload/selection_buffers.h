@@ -1,60 +1,68 @@
 // The memory of label selection: labels, lists, staging places, the resident set. Laid out by the plan as KvBuffers is.
 #pragma once
+#include <memory>
+#include <optional>
+
 #include "kernels/arena.h"
 #include "offload/layer_plan.h"
 #include "offload/layout.h"
+#include "offload/replay.h"
 #include "offload/row_block.h"
 
 namespace longhaul {
 
-/// Where labels come from, and what selection also keeps for measurements.
+/// Where labels come from, and what is also kept for measurements.
 struct SelectionExtras {
   bool given_bases = false;  // labels are not made from the document
   bool all_queries = false;  // of a session's recent queries those of all layers, not of one
   bool mass = false, judge = false;
+  bool checksums = false;                     // of the rows that a prefill has made, layer by layer
+  std::shared_ptr<const Replay> replay = {};  // rows to attend in place of those selected; null: none
 };
 
 class SelectionBuffers {
  public:
   static constexpr std::int64_t kRecentQueries = 2048;  // of a prompt; what labels are fitted to
+  static constexpr std::int64_t kWarmingQueries = 16;   // of the prompt's end; what the resident set begins with
 
   SelectionBuffers(const KvShape& shape, const KvLayout& layout, const KvPolicy& policy, const SelectionExtras& extras,
-                   Arena& device);
+                   Arena& device, Arena& host);
 
-  /// Labels of one session's layer.
+  /// Labels of one session's layer; of slot 0's, those of all sessions.
   LabelTile labels(std::int64_t slot, std::int64_t layer) const;
   /// Query of token `index` of the recent queries, in a run that begins a layer.
   std::byte* queries(std::int64_t slot, std::int64_t layer) const;
+  std::byte* fit_host() const { return fit_host_; }  // of fit_labels
   bool given_bases() const { return given_bases_; }
   bool keeps_queries() const { return keeps_queries_; }
   std::int64_t query_bytes() const { return shape_.q_heads * shape_.head_dim * size_of(shape_.act); }
 
-  /// Lists of the i-th span of a step.
-  RowList selected(std::int64_t i) const { return list(selected_, i); }
-  RowList missing(std::int64_t i) const { return list(missing_, i); }
+  /// Lists of a step's tokens, from a place in the batch on.
+  RowList selected(std::int64_t place = 0) const { return list(selected_, place); }
+  RowList missing() const { return list(missing_, 0); }
   /// What the predicted query selects for a layer, and what was prefetched of it: two of each in turn.
-  RowList predicted(std::int64_t layer, std::int64_t i) const {
-    return list(predicted_, layer % 2 * layout_.sessions + i);
+  RowList predicted(std::int64_t layer, std::int64_t place = 0) const {
+    return list(predicted_, layer % 2 * layout_.sessions + place);
   }
-  RowList staged(std::int64_t layer, std::int64_t i) const { return list(staged_, layer % 2 * layout_.sessions + i); }
-  std::int32_t* places(std::int64_t i) const { return places_ + i * shape_.kv_heads * layout_.list_rows; }
-  KvTile staging(std::int64_t layer, std::int64_t i) const {
-    return staging_rows_.tile(layer % 2 * layout_.sessions + i, 0, 0, layout_.staged_rows);
+  RowList staged(std::int64_t layer) const { return list(staged_, layer % 2 * layout_.sessions); }
+  std::int32_t* places() const { return places_; }  // of the rows attended
+  KvTile staging(std::int64_t layer) const {        // by place in the batch
+    return staging_rows_.tile(layer % 2 * layout_.sessions, 0, 0, layout_.staged_rows);
   }
-  std::int32_t* nothing() const { return nothing_; }  // [kv_heads] zeros
+  std::int32_t* nothing() const { return nothing_; }  // [sessions, kv_heads] zeros
+  std::int64_t nothing_count() const { return layout_.sessions * shape_.kv_heads; }
 
-  KvTile cache(std::int64_t slot, std::int64_t layer) const {
-    return cache_rows_.tile(outer(slot, layer), 0, 0, layout_.cache_rows);
+  /// The resident sets of a layer, by slot: the rows, and what they are; of one session's from its slot on.
+  KvTile cache(std::int64_t layer) const { return cache_rows_.tile(outer(0, layer), 0, 0, layout_.cache_rows); }
+  ResidentSet resident(std::int64_t layer, std::int64_t slot = 0) const;
+  StepSpan* warm_spans() const { return warm_spans_; }  // [kWarmingQueries]: on the device, and what is sent there
+  StepSpan* host_warm_spans() const { return host_warm_spans_; }
+  /// The mean value of a session's prompt, [kv_heads, head_dim] a layer; null where nothing stands for rows that are
+  /// not attended. Of slot 0's, those of all sessions, mean_session_floats() apart.
+  float* mean_values(std::int64_t slot, std::int64_t layer) const {
+    return tails_ ? mean_values_ + outer(slot, layer) * shape_.kv_heads * shape_.head_dim : nullptr;
   }
-  std::int32_t* slot_of(std::int64_t slot, std::int64_t layer) const {
-    return layout_.cache_rows > 0 ? slot_of_ + outer(slot, layer) * shape_.kv_heads * layout_.capacity : nullptr;
-  }
-  std::int32_t* row_of(std::int64_t slot, std::int64_t layer) const {
-    return row_of_ + outer(slot, layer) * shape_.kv_heads * layout_.cache_rows;
-  }
-  std::int32_t* used_at(std::int64_t slot, std::int64_t layer) const {
-    return used_at_ + outer(slot, layer) * shape_.kv_heads * layout_.cache_rows;
-  }
+  std::int64_t mean_session_floats() const { return shape_.layers * shape_.kv_heads * shape_.head_dim; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -66,42 +74,56 @@ class SelectionBuffers {
   }
   bool has_mass() const { return mass_floats_ > 0; }
   std::int64_t mass_floats() const { return mass_floats_; }  // of one session's layer
+  std::int64_t mass_session_floats() const { return shape_.layers * mass_floats_; }
 
-  /// Of the i-th span of a step; with `judge`.
-  SelectionQuality* quality(bool of_prediction, std::int64_t i, std::int64_t layer) const {
-    return quality_ + ((of_prediction * layout_.sessions + i) * shape_.layers + layer) * shape_.kv_heads;
+  /// Of a step's tokens, from a place in the batch on, quality_stride() apart; with `judge`.
+  SelectionQuality* quality(bool of_prediction, std::int64_t layer, std::int64_t place = 0) const {
+    return quality_ + (of_prediction * layout_.sessions + place) * quality_stride() + layer * shape_.kv_heads;
   }
+  std::int64_t quality_stride() const { return shape_.layers * shape_.kv_heads; }
   bool judges() const { return judges_; }
 
-  float* scratch() const { return scratch_; }                                                       // of select
-  float* scores(std::int64_t i) const { return scores_ + i * shape_.q_heads * layout_.list_rows; }  // of listed rows
+  /// What takes the place of a layer's selection, or of the one that look-ahead foretells; none: queries select.
+  std::optional<ReplayArgs> replay(std::int64_t layer, const StepBatch& batch, bool foretold, RowList out) const;
+  /// Brings the rows to replay to the device, once.
+  void send_replay(Stream& compute) const;
+
+  float* scratch() const { return scratch_; }  // of select
+  float* scores() const { return scores_; }    // of listed rows
 
  private:
   struct Lists {
     std::int32_t *rows, *count;
+    float* tail;  // null: these have none
   };
-  Lists take_lists(Arena& device, std::int64_t lists) const;
+  Lists take_lists(Arena& device, std::int64_t lists, bool tail) const;
   RowList list(const Lists& lists, std::int64_t i) const {
-    return {lists.rows + i * shape_.kv_heads * layout_.list_rows, lists.count + i * shape_.kv_heads, layout_.list_rows};
+    return {.rows = lists.rows + i * shape_.kv_heads * layout_.list_rows,
+            .count = lists.count + i * shape_.kv_heads,
+            .stride = layout_.list_rows,
+            .tail = lists.tail == nullptr ? nullptr : lists.tail + i * shape_.q_heads};
   }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape_.layers + layer; }
 
   KvShape shape_;
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
-  bool given_bases_, all_queries_, keeps_queries_, judges_;
+  bool given_bases_, all_queries_, keeps_queries_, judges_, tails_;
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
-  std::byte* queries_;
+  std::byte *queries_, *fit_host_;
   Lists selected_, missing_, predicted_, staged_;
   std::int32_t *places_, *nothing_;
   RowBlock staging_rows_, cache_rows_;
   std::int32_t *slot_of_, *row_of_, *used_at_;
+  StepSpan *warm_spans_, *host_warm_spans_;
   std::int64_t* tally_;
-  float *mass_, *prompt_mass_;
+  float *mass_, *prompt_mass_, *mean_values_;
   SelectionQuality* quality_;
   float *scratch_, *scores_;
+  std::shared_ptr<const Replay> replay_;
+  std::int32_t *replay_rows_, *replay_counts_;
 };
 
 }  // namespace longhaul

@@ -6,52 +6,27 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
 #include "offload/edges.h"
 #include "offload/kv_cache.h"
 #include "runtime/engine_memory.h"
 #include "runtime/label_bases.h"
 #include "runtime/layer.h"
+#include "runtime/pinned_memory.h"
+#include "runtime/prefill_work.h"
+#include "runtime/recorded_steps.h"
 #include "runtime/step_recorder.h"
 
 namespace longhaul {
-namespace {
-
-/// Host memory that the device can reach by DMA.
-class PinnedMemory {
- public:
-  PinnedMemory(Device& device, std::int64_t bytes) : device_(device), memory_(bytes, "host memory", {.touch = true}) {
-    if (bytes > 0) device_.pin(memory_.data(), bytes);
-  }
-  PinnedMemory(PinnedMemory&&) = delete;
-  ~PinnedMemory() {
-    if (memory_.size() > 0) device_.unpin(memory_.data());
-  }
-  std::byte* data() const { return memory_.data(); }
-
- private:
-  Device& device_;
-  HostMemory memory_;
-};
-
-/// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
-double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
-  const double linear =
-      static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
-  const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
-  return tokens * (linear + attention);
-}
-
-}  // namespace
-
 struct Engine::Impl {
-  Impl(Device& device, const ModelConfig& config, const Safetensors& file, const EngineOptions& options)
+  /// `file` may be null: random weights.
+  Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options,
+       const PinReport& pinning = {})
       : device(device),
         config(config),
         options(options),
         plan(plan_memory(config, options)),
         device_memory(device.allocate(plan.device_bytes, "device memory")),
-        host_memory(device, plan.host_bytes),
+        host_memory(device, plan.host_bytes, pinning),
         device_arena(device_memory.data(), plan.device_bytes, "device arena"),
         host_arena(host_memory.data(), plan.host_bytes, "host arena"),
         memory(this->config, this->options, device_arena, host_arena),
@@ -61,16 +36,15 @@ struct Engine::Impl {
         token_ready(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
         layer(this->config, memory.kv.shape, memory.weights, memory.act),
-        recorder(this->config, this->options, memory, *compute) {
+        recorder(this->config, this->options, memory, *compute),
+        steps(device, {compute.get(), fetch.get(), store.get()}, options.replay_steps && memory.kv.steps_alike()) {
     check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
           "at most kDecodeTokens sessions together");
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
-    if ((options.policy.selects() || options.policy.kv_bits < 16) && !device.selects_rows())
-      throw UserError(Exit::usage, "policy '{}': {} cannot select rows yet; use --policy stream, or --device cpu",
-                      options.policy.name, device.describe());
-    memory.weights.load(device, *fetch, file);
+    if (file != nullptr) memory.weights.load(device, *fetch, *file);
+    else memory.weights.randomize(*compute);
     send_bases();
     if (options.probes.moments) clear_moments();
     if (options.probes.noise) send_noise();
@@ -158,13 +132,17 @@ struct Engine::Impl {
                               .vocab = config.vocab});
   }
 
-  /// Samples the `rows` rows of logits and waits for the tokens: the one host wait of a step.
+  /// Samples the `rows` rows of logits and brings the tokens to the host.
   void sample(std::int64_t rows) {
     const Activations& act = memory.act;
     send(act.params, act.host_params, rows);
     compute->launch(SampleArgs{
         .logits = act.logits, .params = act.params, .out = act.sampled, .tokens = rows, .vocab = config.vocab});
     compute->copy({.dst = act.host_sampled, .src = act.sampled, .width = rows * 4, .kind = CopyKind::device_to_host});
+  }
+
+  /// The one host wait of a step.
+  void wait_for_tokens() {
     compute->record(*token_ready);
     device.host_wait(*token_ready, edge::kTokenReady);
   }
@@ -187,6 +165,7 @@ struct Engine::Impl {
   }
 
   void prefill(Session& session, const PrefillReport& report);
+  void fill(Session& session);
   void add_moments(std::int64_t layer, std::int64_t tokens);
   void adopt(Session& session, Impl& from, const Session& source);
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
@@ -211,6 +190,7 @@ struct Engine::Impl {
   LogitsTap tap;
   StepTap step_tap;
   std::vector<float> tapped;
+  RecordedSteps steps;
   RowCounts rows;  // what the host knows of them
 };
 
@@ -259,7 +239,17 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   layer.head(*compute, n - 1, 1);
   act.host_params[0] = session.next_sampling();
   sample(1);
+  wait_for_tokens();
   session.accept(act.host_sampled[0], n);
+}
+
+void Engine::Impl::fill(Session& session) {
+  const std::int64_t n = session.prompt_size();
+  check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
+  cache.fill(session.slot(), n, memory.act.inv_freq, memory.act.qkv, memory.act.chunk);
+  finish_compute();
+  session.accept(session.tokens().back(), n);
 }
 
 void Engine::Impl::add_moments(std::int64_t l, std::int64_t tokens) {
@@ -315,18 +305,31 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (length_dependent_rope()) send_frequencies(0, count, lengths);
   embed(count);
   KvPass& kv = cache.begin_decode(spans);
-  for (std::int64_t l = 0; l < config.layers; ++l) {
-    kv.begin_layer(l);
-    recorder.before_layer(l, count);
-    layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()}, kv);
-    recorder.after_layer(l, count);
-    kv.end_layer(l);
+  auto layers = [&] {
+    for (std::int64_t l = 0; l < config.layers; ++l) {
+      kv.begin_layer(l);
+      recorder.before_layer(l, count);
+      layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()},
+                kv);
+      recorder.after_layer(l, count);
+      kv.end_layer(l);
+    }
+  };
+  if (tap || step_tap) {
+    layers();
+    kv.end();
+    recorder.end(count);
+    tap ? tap_rows(0, count) : layer.head(*compute, 0, count);
+    sample(count);
+  } else {
+    steps.run(count, [&] {
+      layers();
+      layer.head(*compute, 0, count);
+      sample(count);
+    });
+    kv.end();
   }
-  kv.end();
-  recorder.end(count);
-  if (tap) tap_rows(0, count);
-  else layer.head(*compute, 0, count);
-  sample(count);
+  wait_for_tokens();
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
     session.accept(act.host_sampled[i], session.rows() + 1);
@@ -334,11 +337,18 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (step_tap) step_tap(recorder.view(), sessions);
 }
 
-Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options)
-    : impl_(std::make_unique<Impl>(device, config, weights, options)) {}
+Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
+               const PinReport& pinning)
+    : impl_(std::make_unique<Impl>(device, config, &weights, options, pinning)) {}
+Engine::Engine(Device& device, const ModelConfig& config, const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(device, config, nullptr, options)) {}
 Engine::~Engine() = default;
 
 void Engine::prefill(Session& session, const PrefillReport& report) { impl_->prefill(session, report); }
+void Engine::fill(Session& session) { impl_->fill(session); }
+std::int64_t Engine::layers_not_stored(const Session& session) const {
+  return impl_->cache.layers_not_stored(impl_->device, session.slot());
+}
 void Engine::step(std::span<Session* const> sessions) { impl_->step(sessions); }
 void Engine::adopt(Session& session, Engine& from, const Session& source) {
   impl_->adopt(session, *from.impl_, source);

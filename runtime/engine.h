@@ -48,13 +48,22 @@ struct RowCounts {
 
 class Engine {
  public:
-  /// Allocates exactly plan_memory(config, options) and loads the weights. Throws OutOfMemory, UserError{bad_model}.
-  Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options);
+  /// Allocates exactly plan_memory(config, options), pins the host's part and loads the weights. Throws OutOfMemory,
+  /// UserError{bad_model}.
+  Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
+         const PinReport& pinning = {});
+  /// The same with random weights, for measurements of speed.
+  Engine(Device& device, const ModelConfig& config, const EngineOptions& options);
   Engine(Engine&&) = delete;
   ~Engine();
 
   /// Runs the session's prompt through all layers and samples the first answer token.
   void prefill(Session& session, const PrefillReport& report = {});
+  /// What prefill does, with random rows in place of computed ones: a long session in the time of its storing.
+  void fill(Session& session);
+  /// How many layers of the host store differ from what the last prefill, that of `session`, has computed. Waits for
+  /// the store; with probes.checksums.
+  std::int64_t layers_not_stored(const Session& session) const;
   /// One decode step: one more token for each session (none may be done). One host wait.
   void step(std::span<Session* const> sessions);
   /// Makes `session` (of this engine, at its start, same prompt) what `from`'s session `source` is after its prefill:

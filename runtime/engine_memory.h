@@ -16,7 +16,9 @@ struct EngineMemory {
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
             .all_queries = options.probes.adoptable,
             .mass = options.probes.mass,
-            .judge = options.probes.steps},
+            .judge = options.probes.steps,
+            .checksums = options.probes.checksums,
+            .replay = options.replay},
            act.chunk, device, host),
         probes(config, options, kv.layout, device, host) {}
 

@@ -7,6 +7,7 @@
 
 #include "kernels/arena.h"
 #include "offload/layout.h"
+#include "offload/replay.h"
 #include "runtime/model_config.h"
 
 namespace longhaul {
@@ -24,6 +25,7 @@ struct Probes {
   bool moments = false;    // adds up the moments of q and k, for calibration
   bool steps = false;      // records what each decode step selected and how good that was (Engine::set_step_tap)
   bool lists = false;      // records which rows each step selected, and no more: for a trace
+  bool checksums = false;  // sums up the rows of a prefill, so that the host store can be checked
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };
 
@@ -36,7 +38,9 @@ struct EngineOptions {
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
   double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
   std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
+  std::shared_ptr<const Replay> replay = {};     // rows to attend in place of selected ones; null: queries select
   Probes probes = {};
+  bool replay_steps = true;  // enqueues decode steps that are alike by one call, where the device can
 };
 
 struct MemoryPlan {

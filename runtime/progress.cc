@@ -8,6 +8,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "kernels/base/bytes.h"
 #include "runtime/utf8.h"
 
 namespace longhaul {
@@ -79,6 +80,12 @@ void Progress::tokenizing(std::int64_t documents_read) {
   if (due())
     show(static_cast<double>(documents_read) / static_cast<double>(options_.documents),
          fmt::format("tokenizing document {}", documents_read));
+}
+
+void Progress::pinning(std::int64_t done, std::int64_t total) {
+  if (due())
+    show(static_cast<double>(done) / static_cast<double>(total),
+         fmt::format("pinning host memory, {} of {}", format_bytes(done), format_bytes(total)));
 }
 
 void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {

@@ -23,6 +23,8 @@ class Progress {
   void prefill(const std::string& document, std::int64_t tokens, double share);
   void decode(std::int64_t sessions, std::int64_t tokens, double seconds);
   void tokenizing(std::int64_t documents_read);
+  /// Bytes of host memory that the device reaches by DMA.
+  void pinning(std::int64_t done, std::int64_t total);
   void document_done(const std::string& document, const std::string& outcome);
   /// Takes the rewritten line off the terminal, before something else is printed.
   void clear();

@@ -52,11 +52,11 @@ void StepRecorder::after_layer(std::int64_t layer, std::int64_t sessions) {
     else std::fill_n(probes.counts + at, heads, 0);  // no step is in flight: the host has waited for the last one
     if (probes.judged == 0) continue;
     SelectionQuality* quality = probes.quality + at;
-    if (plan.selects) bring(quality, selection.quality(false, s, layer), heads);
+    if (plan.selects) bring(quality, selection.quality(false, layer, s), heads);
     else std::fill_n(quality, heads, SelectionQuality{1, 1, 1});
     if (plan.predicted) {
       record(selection.predicted(layer, s), probes.predicted_rows, probes.predicted_counts);
-      bring(quality + probes.judged, selection.quality(true, s, layer), heads);
+      bring(quality + probes.judged, selection.quality(true, layer, s), heads);
     } else {
       std::fill_n(quality + probes.judged, heads, SelectionQuality{kNone, kNone, kNone});
     }

@@ -1,6 +1,7 @@
 #include "runtime/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "kernels/base/error.h"
@@ -74,6 +75,23 @@ void Weights::load(Device& device, Stream& stream, const Safetensors& file) {
     }
   }
   for (auto& event : arrived) device.host_wait(*event, {"weights_arrived"});
+}
+
+void Weights::randomize(Stream& stream) const {
+  std::uint64_t seed = 0;
+  for (const Source& source : sources()) {
+    const bool norm = source.shape.size() == 1, embedding = source.to == embedding_;
+    std::int64_t count = 1;
+    for (std::int64_t d : source.shape) count *= d;
+    // The sum over the inputs of a row then has the variance of one input.
+    const float spread = std::sqrt(3.0f / (embedding ? 1.0f : static_cast<float>(source.shape.back())));
+    stream.launch(RandomFillArgs{.out = source.to,
+                                 .type = DType::bf16,
+                                 .count = count,
+                                 .seed = ++seed,
+                                 .mean = norm ? 1.0f : 0.0f,
+                                 .spread = norm ? 0.0f : spread});
+  }
 }
 
 }  // namespace longhaul

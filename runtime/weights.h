@@ -28,6 +28,8 @@ class Weights {
   /// Reads every tensor and copies it to the device on `stream`; returns when all have arrived.
   /// Throws UserError{bad_model} for an absent, misshapen or unknown tensor, before the first byte is read.
   void load(Device& device, Stream& stream, const Safetensors& file);
+  /// Random weights instead: norms of 1, all else scaled so that activations keep their size. Enqueues on `stream`.
+  void randomize(Stream& stream) const;
 
   const LayerWeights& layer(std::int64_t l) const { return layers_[static_cast<std::size_t>(l)]; }
   const bf16* embedding() const { return embedding_; }  // [vocab, hidden]

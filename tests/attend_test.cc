@@ -1,7 +1,9 @@
-// attend on the CPU: against the definition over head sizes, groups, tiles and positions; and law 1, bit for bit.
+// attend on the CPU: against the definition over head sizes, groups and positions; attend_step: law 1, bit for bit.
+#include "kernels/base/bytes.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/simd/simd.h"
+#include "tests/support/batch.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/isa.h"
@@ -16,7 +18,7 @@ namespace {
 /// Queries and a cache of `rows` rows. Queries are wider than needed and heads have rows to spare, all NaN.
 struct Case {
   DType act;
-  std::int64_t tokens, group, kv_heads, d, rows, q_pos;
+  std::int64_t tokens, group, kv_heads, d, rows, q_pos, first = 0;
   std::int64_t q_heads = group * kv_heads, q_stride = q_heads * d + 8, head_stride = (rows + 3) * 2 * d;
   Tensor q{act, tokens*q_stride}, kv{act, kv_heads*head_stride};
   float scale = 1 / std::sqrt(static_cast<float>(d));
@@ -41,43 +43,110 @@ struct Case {
         tops.push_back(one.m);
       }
   }
-  std::int64_t visible(std::int64_t t) const { return std::clamp<std::int64_t>(q_pos + t + 1, 0, rows); }
+  std::int64_t visible(std::int64_t t) const { return std::clamp<std::int64_t>(q_pos + t + 1 - first, 0, rows); }
 };
 
-/// A state with everything NaN, and a way to attend tile by tile, the cuts being row numbers.
-struct State {
-  Tensor o, m, l;
-  explicit State(const Case& c)
-      : o(DType::f32, c.tokens * c.q_heads * c.d),
-        m(DType::f32, c.tokens * c.q_heads),
-        l(DType::f32, c.tokens * c.q_heads) {}
-  AttnState view() { return {o.floats(), m.floats(), l.floats()}; }
-};
-
-State attend_tiles(Case& c, const std::vector<std::int64_t>& cuts) {
-  State state(c);
-  for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
-    KvTile tile{c.kv.at(cuts[i] * 2 * c.d), c.head_stride * size_of(c.act), cuts[i], cuts[i + 1] - cuts[i]};
-    cpu::attend({c.q.data(), c.q_stride, tile, state.view(), i == 0, c.act, c.tokens, c.q_heads, c.kv_heads, c.d,
-                 c.q_pos, c.scale});
+/// What an attention leaves; everything NaN before.
+struct Result {
+  Tensor o, m, l, out;
+  Result(DType act, std::int64_t heads, std::int64_t d)
+      : o(DType::f32, heads * d), m(DType::f32, heads), l(DType::f32, heads), out(act, heads * d) {}
+  /// From the i-th (token, head) on.
+  AttnState view(std::int64_t i = 0) { return {o.floats() + i * o.size / m.size, m.floats() + i, l.floats() + i}; }
+  bool operator==(const Result& other) const {
+    return m.bytes == other.m.bytes && l.bytes == other.l.bytes && out.bytes == other.out.bytes;
   }
-  return state;
-}
+};
 
-void check_case(Case& c, const std::vector<std::int64_t>& cuts) {
+void check_case(Case& c) {
   INFO(name_of(c.act) << " tokens " << c.tokens << " group " << c.group << " d " << c.d << " rows " << c.rows << " at "
                       << c.q_pos);
-  State state = attend_tiles(c, cuts);
-  Tensor out(DType::f32, state.o.size);
-  cpu::finish({state.view(), out.data(), DType::f32, c.tokens, c.q_heads, c.d});
+  Result got(c.act, c.tokens * c.q_heads, c.d);
+  const KvTile tile{c.kv.at(0), c.head_stride * size_of(c.act), c.first, c.rows};
+  cpu::attend({c.q.data(), c.q_stride, tile, got.view(), got.out.data(), c.act, c.tokens, c.q_heads, c.kv_heads, c.d,
+               c.q_pos, c.scale});
   for (std::size_t i = 0; i < c.tops.size(); ++i)
-    if (std::isinf(c.tops[i])) CHECK(state.m.get(i) == c.tops[i]);
-    else CHECK(state.m.get(i) == Approx(c.tops[i]).epsilon(1e-5).margin(1e-5));
-  // The matrix path rounds probabilities to bf16, as GPU kernels do.
-  const double limit = c.act == DType::bf16 && c.tokens > 16 ? 4e-6 : 1e-12;
-  INFO(first_bad(out.values(), c.want, c.d, 100 * std::sqrt(limit)));
-  CHECK(nmse(out.values(), c.want) <= limit);
+    if (std::isinf(c.tops[i])) CHECK(got.m.get(i) == c.tops[i]);
+    else CHECK(got.m.get(i) == Approx(c.tops[i]).epsilon(1e-5).margin(1e-5));
+  // Rounding the output costs 1.3e-6; the matrix path rounds probabilities to bf16 too, as GPU kernels do.
+  const double limit = c.act == DType::f32 ? 1e-12 : c.tokens > 16 ? 8e-6 : 4e-6;
+  INFO(first_bad(got.out.values(), c.want, c.d, 100 * std::sqrt(limit)));
+  CHECK(nmse(got.out.values(), c.want) <= limit);
 }
+
+/// Sessions of which a step attends all rows: a prefix, tiles of a store, a ring.
+struct Step {
+  DType act;
+  std::int64_t group, kv_heads, d;
+  Batch batch;
+  std::int64_t prefix_rows, ring_rows;
+  std::int64_t q_heads = group * kv_heads, q_stride = q_heads * d + 8, row = 2 * d;
+  Tensor q{act, batch.count*q_stride}, store{act, batch.slots*kv_heads*batch.capacity*row},
+      prefix{act, batch.slots*kv_heads*prefix_rows*row}, ring{act, batch.slots*kv_heads*ring_rows*row};
+  float scale = 1 / std::sqrt(static_cast<float>(d));
+
+  void fill(Random& random) {
+    q = random.normal(act, q.size);
+    for (StepSpan& span : batch.spans) {
+      span.rows = static_cast<std::int32_t>(random.integer(1, batch.capacity));
+      const std::int64_t oldest = round_up(std::max<std::int64_t>(span.rows - ring_rows, 0), kAttendBlock);
+      const std::int64_t first = ring_rows > 0 ? std::max(prefix_rows, oldest) : span.rows;
+      span.ring_first = static_cast<std::int32_t>(std::min<std::int64_t>(first, span.rows));
+      for (std::int64_t h = 0; h < kv_heads; ++h) {
+        const std::int64_t head = span.slot * kv_heads + h;
+        const Tensor rows = random.normal(act, span.rows * row);
+        for (std::int64_t r = 0; r < span.rows; ++r) {
+          auto put = [&](Tensor& to, std::int64_t at) {
+            std::memcpy(to.at(at * row), rows.bytes.data() + r * row * size_of(act), row * size_of(act));
+          };
+          put(store, head * batch.capacity + r);
+          if (r < prefix_rows) put(prefix, head * prefix_rows + r);
+          if (r >= span.ring_first) put(ring, head * ring_rows + r % ring_rows);
+        }
+      }
+    }
+  }
+  KvTile tile(Tensor& t, std::int64_t rows) {
+    const std::int64_t stride = rows * row * size_of(act);
+    return {t.at(0), stride, 0, rows, kv_heads * stride};
+  }
+  void attend(Result& to, const StepBatch& spans, std::int64_t place, const KvTile& kv, StepRows from, bool fresh) {
+    cpu::attend_step({q.at(place * q_stride), q_stride, spans, kv, from, to.view(place * q_heads), nullptr, fresh, act,
+                      q_heads, kv_heads, d, scale});
+  }
+  Result finished(Result r) {
+    cpu::finish({r.view(), r.out.data(), act, batch.count, q_heads, d});
+    return r;
+  }
+  /// Every session's rows in one run.
+  Result whole() {
+    Result r(act, batch.count * q_heads, d);
+    const KvTile all = tile(store, batch.capacity);
+    for (std::int64_t t = 0; t < batch.count; ++t) {
+      const StepSpan& span = batch.spans[t];
+      const KvTile own{all.data + span.slot * all.session_stride, all.head_stride, 0, span.rows};
+      cpu::attend({q.at(t * q_stride), q_stride, own, r.view(t * q_heads), r.out.at(t * q_heads * d), act, 1, q_heads,
+                   kv_heads, d, span.rows - 1, scale});
+    }
+    return r;
+  }
+  /// As a decode step does it, the store's rows in tiles of so many.
+  Result cut(std::int64_t tile_rows) {
+    Result r(act, batch.count * q_heads, d);
+    attend(r, batch.view(), 0, tile(prefix, prefix_rows), StepRows::tile, true);
+    for (std::int64_t t = 0; t < batch.count; ++t) {
+      const StepSpan& span = batch.spans[t];
+      for (std::int64_t first = prefix_rows; first < span.ring_first; first += tile_rows) {
+        KvTile part = tile(store, batch.capacity);
+        part.data += span.slot * part.session_stride + first * row * size_of(act);
+        part.session_stride = 0, part.first = first, part.rows = std::min(tile_rows, span.ring_first - first);
+        attend(r, batch.one(t), t, part, StepRows::tile, false);
+      }
+    }
+    if (ring_rows > 0) attend(r, batch.view(), 0, tile(ring, ring_rows), StepRows::ring, false);
+    return finished(std::move(r));
+  }
+};
 
 }  // namespace
 
@@ -90,8 +159,7 @@ TEST_CASE("attend: few tokens") {
           const std::int64_t rows = random.integer(1, 300), tokens = random.integer(1, 5);
           Case c{act, tokens, group, 2, d, rows, random.integer(0, rows)};
           c.fill(random);
-          check_case(c, {0, rows});
-          check_case(c, {0, std::min<std::int64_t>(64, rows), rows});
+          check_case(c);
         });
 }
 
@@ -106,45 +174,47 @@ TEST_CASE("attend: many tokens") {
         for (bool bf16_gemm : {true, false})
           for_each_isa([&] {
             cpu::set_bf16_gemm(bf16_gemm);
-            check_case(c, {0, rows});
-            check_case(c, {0, std::min<std::int64_t>(192, rows), rows});
+            check_case(c);
             cpu::set_bf16_gemm(true);
           });
       }
 }
 
-TEST_CASE("attend: tiles that some or all tokens do not see, and empty tiles") {
+TEST_CASE("attend: a tile that some or all tokens do not see, one that begins later, an empty one") {
   Random random(22);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t tokens : {3, 5, 40, 270})
       for (std::int64_t q_pos : {-2, 0, 62, 63, 64, 100, 511})
-        for_each_isa([&] {
-          Case c{act, tokens, 2, 1, 64, 576, q_pos};
-          c.fill(random);
-          check_case(c, {0, 64, 128, 128, 320, 576});
-          check_case(c, {0, 0, 576});
-        });
+        for (std::int64_t first : {0, 64})
+          for (std::int64_t rows : {0, 1, 576})
+            for_each_isa([&] {
+              Case c{act, tokens, 2, 1, 64, rows, q_pos, first};
+              c.fill(random);
+              check_case(c);
+            });
 }
 
-TEST_CASE("attend: any cut into tiles leaves the same bits (law 1)") {
+TEST_CASE("attend_step: prefix, tiles and ring of a batch leave the bits of one run (law 1)") {
   Random random(23);
   for (DType act : {DType::bf16, DType::f32})
-    for (std::int64_t d : {24, 64, 128})
-      for (std::int64_t tokens : {1, 16, 100})
-        for_each_isa([&] {
-          // The matrix path promises it for tiles that are multiples of its own block of 512 rows.
-          const std::int64_t unit = tokens > 16 ? 512 : kAttendBlock, rows = unit * 5 + 17;
-          Case c{act, tokens, 3, 2, d, rows, rows - tokens};
-          c.fill(random);
-          State whole = attend_tiles(c, {0, rows});
-          for (auto cuts : {std::vector<std::int64_t>{0, unit, rows},
-                            {0, 3 * unit, 4 * unit, rows},
-                            {0, unit, 2 * unit, 3 * unit, 4 * unit, 5 * unit, rows},
-                            {0, 2 * unit, 2 * unit, rows}}) {
-            State parts = attend_tiles(c, cuts);
-            CHECK(parts.o.bytes == whole.o.bytes);
-            CHECK(parts.m.bytes == whole.m.bytes);
-            CHECK(parts.l.bytes == whole.l.bytes);
-          }
-        });
+    for (std::int64_t d : {8, 64, 80, 128})
+      for (std::int64_t group : {1, 3, 4})
+        for (std::int64_t prefix : {0, 64, 192})
+          for (std::int64_t ring : {64, 192})
+            for_each_isa([&] {
+              Step s{act, group, 2, d, Batch(random, random.integer(1, 4), 640), prefix, ring};
+              s.fill(random);
+              const Result want = s.whole();
+              for (std::int64_t tile_rows : {64, 128, 1024}) CHECK(s.cut(tile_rows) == want);
+            });
+}
+
+TEST_CASE("attend_step: every row resident, and no ring") {
+  Random random(24);
+  for (DType act : {DType::bf16, DType::f32})
+    for_each_isa([&] {
+      Step s{act, 2, 3, 24, Batch(random, 3, 320), 320, 0};
+      s.fill(random);
+      CHECK(s.cut(64) == s.whole());
+    });
 }

@@ -1,6 +1,7 @@
 // The CUDA device behind the Device's interface: copies, pinning, budget, counters; and the engine on it.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 
@@ -157,4 +158,36 @@ TEST_CASE("cuda: laws 7 and 11 hold on the device", "[cuda][engine]") {
   for (int i = 0; i < 30; ++i) engine.step(both);
   CHECK(device->counters().host_waits - before == 30);
   CHECK(device->peak_bytes() == reserved + plan.device_bytes);
+}
+
+TEST_CASE("cuda: a recording on two streams replays with what memory holds then", "[cuda]") {
+  if (cuda_rig() == nullptr) return;
+  auto device = make_cuda_device(0, 256 * kMiB);
+  auto compute = device->make_stream("compute"), fetch = device->make_stream("fetch");
+  auto before = device->make_event(), there = device->make_event(), done = device->make_event();
+  Buffer a = device->allocate(kMiB, "a"), b = device->allocate(kMiB, "b");
+  std::vector<std::int32_t> out(kMiB / 4);
+  fetch->launch(FillArgs{reinterpret_cast<std::int32_t*>(a.data()), 1, kMiB / 4});
+  fetch->record(*before);
+  const DeviceCounters counters = device->counters();
+  Stream* const streams[] = {compute.get(), fetch.get()};
+  auto recording = device->record(streams, [&] {
+    compute->wait(*before, {"before"});  // left out: a replay comes after all that
+    compute->copy({b.data(), a.data(), kMiB});
+    compute->record(*there);
+    fetch->wait(*there, {"there"});
+    fetch->copy({out.data(), b.data(), kMiB, 1, 0, 0, CopyKind::device_to_host});
+  });
+  REQUIRE(recording != nullptr);
+  CHECK(device->counters().copies == counters.copies);  // nothing has run
+  for (std::int32_t value : {1, 7, 9}) {
+    // On the other stream: the replay waits for it, and what follows waits for the replay.
+    fetch->launch(FillArgs{reinterpret_cast<std::int32_t*>(a.data()), value, kMiB / 4});
+    recording->replay();
+    fetch->record(*done);
+    device->host_wait(*done, {"test"});
+    CHECK(std::ranges::all_of(out, [&](std::int32_t x) { return x == value; }));
+  }
+  CHECK(device->counters().copies == counters.copies + 6);
+  CHECK(device->counters().d2h_bytes == counters.d2h_bytes + 3 * kMiB);
 }

@@ -1,4 +1,6 @@
 // Law 8: every operator, CPU and CUDA within a normalised error, on fresh inputs with poisoned outputs.
+#include <algorithm>
+
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 
@@ -174,11 +176,44 @@ TEST_CASE("cuda: linear in bf16", "[cuda]") {
   if (Rig* cuda = cuda_rig()) check_linear(*cuda, DType::bf16);
 }
 
+TEST_CASE("cuda: linear gives a token the same bits whatever other tokens are there", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(9);
+  struct Shape {
+    std::int64_t in, out;
+  };
+  for (Shape s : {Shape{4096, 300}, {14336, 72}, {1000, 4097}, {8, 16}})
+    for (DType out_type : kTypes) {
+      const Tensor x = random.normal(DType::bf16, kDecodeTokens * s.in);
+      const Tensor w = random.normal(DType::bf16, s.out * s.in, 0.1);
+      const Tensor old = random.normal(out_type, kDecodeTokens * s.out);
+      auto first = [&](Rig& rig, std::int64_t tokens) {
+        std::byte* out = rig.put(old);
+        rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), out, DType::bf16, out_type, true,
+                                      tokens, s.in, s.out});
+        return rig.get(out, out_type, kDecodeTokens * s.out);
+      };
+      const auto all = on_both(*cuda, [&](Rig& rig) { return first(rig, kDecodeTokens); });
+      CAPTURE(s.in, s.out, name_of(out_type));
+      check_close(all, s.out, 5 * bound(out_type));
+      for (std::int64_t tokens : {1, 2, 7, 8, 9, 16, 17, 31, 33, 63}) {
+        Tensor want = old;  // those that are not in the call keep what they had
+        const std::size_t bytes = static_cast<std::size_t>(tokens * s.out * size_of(out_type));
+        std::copy_n(all.second.bytes.begin(), bytes, want.bytes.begin());
+        CAPTURE(tokens);
+        CHECK(first(*cuda, tokens).bytes == want.bytes);
+        cuda->clear();
+      }
+    }
+}
+
 TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(7);
-  const std::int64_t in = 8192, out_dim = 96, tokens = 16;  // few outputs, long sums: split over the workspace
+  const std::int64_t in = 8192, out_dim = 96,
+                     tokens = kDecodeTokens + 16;  // few outputs, long sums: split over the workspace
   const Tensor x = random.normal(DType::bf16, tokens * in), w = random.normal(DType::bf16, out_dim * in, 0.1);
   const auto r = on_both(*cuda, [&](Rig& rig) {
     auto other = rig.device->make_stream("other");
@@ -196,30 +231,23 @@ TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda
   check_close(r, out_dim, bound(DType::f32));
 }
 
-TEST_CASE("cuda: merge and finish, the empty state among them", "[cuda]") {
+TEST_CASE("cuda: finish, the empty state among them", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(8);
   const std::int64_t tokens = 4, heads = 3, states = tokens * heads;
   for (std::int64_t d : kHeadDims) {
-    Tensor o[2] = {random.normal(DType::f32, states * d), random.normal(DType::f32, states * d)};
-    Tensor m[2] = {random.normal(DType::f32, states, 9), random.normal(DType::f32, states, 9)};
-    Tensor l[2] = {Tensor(DType::f32, states, 3), Tensor(DType::f32, states, 5)};
-    for (auto [which, i] : std::initializer_list<std::pair<int, std::int64_t>>{{0, 0}, {1, 1}, {0, 2}, {1, 2}}) {
-      m[which].set(i, -std::numeric_limits<double>::infinity()), l[which].set(i, 0);
-      for (std::int64_t j = 0; j < d; ++j) o[which].set(i * d + j, 0);
-    }
+    Tensor o = random.normal(DType::f32, states * d), m = random.normal(DType::f32, states, 9),
+           l(DType::f32, states, 3);
+    m.set(2, -std::numeric_limits<double>::infinity()), l.set(2, 0);
+    for (std::int64_t j = 0; j < d; ++j) o.set(2 * d + j, 0);
     for (DType act : kTypes)
       check_close(on_both(*cuda,
                           [&](Rig& rig) {
-                            auto put = [&](int i) {
-                              auto up = [&](const Tensor& t) { return reinterpret_cast<float*>(rig.put(t)); };
-                              return AttnState{up(o[i]), up(m[i]), up(l[i])};
-                            };
-                            const AttnState into = put(0);
+                            auto up = [&](const Tensor& t) { return reinterpret_cast<float*>(rig.put(t)); };
+                            const AttnState state{up(o), up(m), up(l)};
                             std::byte* out = rig.put(Tensor(act, states * d));
-                            rig.stream->launch(MergeArgs{into, put(1), tokens, heads, d});
-                            rig.stream->launch(FinishArgs{into, out, act, tokens, heads, d});
+                            rig.stream->launch(FinishArgs{state, out, act, tokens, heads, d});
                             return rig.get(out, act, states * d);
                           }),
                   d, bound(act));

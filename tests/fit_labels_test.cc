@@ -2,6 +2,7 @@
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
 #include <cmath>
+#include <cstring>
 
 #include "kernels/cpu/label_basis.h"
 #include "kernels/cpu/ops.h"
@@ -65,9 +66,26 @@ struct Layer {
       q.set(i, more(i / (q_heads * d), i % (q_heads * d)) * std::exp(-0.05 * static_cast<double>(i % d)));
   }
   KvTile tile() { return {kv.bytes.data(), rows * 2 * d * size_of(act), 0, rows}; }
+  FitLabelsArgs args(LabelFit how, std::int64_t target = 5000, std::int64_t targets = 300) {
+    return {.kv = tile(),
+            .q = q.data(),
+            .queries = queries,
+            .q_pos = rows - queries,
+            .inv_freq = inv_freq.data(),
+            .target = target,
+            .targets = targets,
+            .labels = labels.tile(),
+            .fit = how,
+            .share = 0.1,
+            .act = act,
+            .q_heads = q_heads,
+            .kv_heads = kv_heads,
+            .head_dim = d,
+            .scale = 1 / std::sqrt(static_cast<float>(d)),
+            .host = nullptr};
+  }
   void fit(LabelFit how, std::int64_t target = 5000, std::int64_t targets = 300) {
-    cpu::fit_labels({tile(), q.data(), queries, rows - queries, inv_freq.data(), target, targets, labels.tile(), how,
-                     0.1, act, q_heads, kv_heads, d, 1 / std::sqrt(static_cast<float>(d))});
+    cpu::fit_labels(args(how, target, targets));
   }
   bool finite() const {
     return std::all_of(labels.basis.begin(), labels.basis.end(), [](float x) { return std::isfinite(x); });
@@ -206,6 +224,31 @@ TEST_CASE("fit_labels: queries are turned to where decoding will be") {
   }
 }
 
+TEST_CASE("fit_labels: a packed sample gives what all rows give") {
+  Random random(107);
+  for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::q, LabelFit::k, LabelFit::qk, LabelFit::abs,
+                       LabelFit::rms, LabelFit::pairs})
+    for (std::int64_t rows : {60, 4096, 9000}) {
+      Layer layer{DType::bf16, 2, 2, 24, rows, 50, 5, 4};
+      layer.fill(random);
+      layer.fit(how);
+      const std::vector<float> want = layer.labels.basis;
+      std::fill(layer.labels.basis.begin(), layer.labels.basis.end(), std::nanf(""));
+      const std::int64_t n = fit_keys(rows), key = 24 * 2, from = rows * 2 * key, to = n * 2 * key;
+      std::vector<std::byte> packed(static_cast<std::size_t>(2 * to), std::byte{0xff});
+      for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t i = 0; i < n; ++i) {
+          std::byte* row = packed.data() + h * to + i * 2 * key;
+          std::memcpy(row, layer.kv.bytes.data() + h * from + fit_key(i, rows) * 2 * key, key);
+          if (i < 50) std::memcpy(row + key, layer.kv.bytes.data() + h * from + (rows - 50 + i) * 2 * key, key);
+        }
+      FitLabelsArgs args = layer.args(how);
+      args.kv = {packed.data(), to, 0, n};
+      cpu::fit_labels(args, {packed.data() + key, to, 0, 50});
+      CHECK(layer.labels.basis == want);
+    }
+}
+
 TEST_CASE("fit_labels: few keys, equal keys and keys that are not finite leave the labels finite") {
   Random random(105);
   for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::rms})
@@ -236,14 +279,17 @@ TEST_CASE("fit_labels: the document's fit keeps at least the mass that its candi
       cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, 64});
       double sum = 0;
       for (std::int64_t t = 0; t < layer.queries; ++t) {
-        std::vector<float> scratch((layer.q_heads + 2) * 3008);
+        std::vector<float> scratch(select_floats(1, layer.q_heads, 2, 3000));
         std::vector<std::int32_t> rows(2 * 300), count(2);
         SelectionQuality quality[2];
         const RowList list{rows.data(), count.data(), 300};
         const void* q = layer.q.at(t * layer.q_heads * 64);
-        cpu::select({q, DType::f32, layer.q_heads, 2, 64, 0.125f, SelectBy::labels, Combine::mean, layer.labels.tile(),
-                     nullptr, 0, 3000, 0, 0, 300, 1.0f, scratch.data(), list});
-        cpu::judge({q, layer.tile(), list, quality, DType::f32, layer.q_heads, 2, 64, 0.125f});
+        const StepSpan span{.slot = 0, .rows = 3000, .ring_first = 3000, .budget = 300, .sinks = 0, .window = 0};
+        const StepBatch batch{&span, 1, 3000};
+        const std::int64_t q_stride = layer.q_heads * 64;
+        cpu::select({q, q_stride, batch, DType::f32, layer.q_heads, 2, 64, 0.125f, SelectBy::labels, Combine::mean,
+                     layer.labels.tile(), nullptr, 0, 0, 1.0f, scratch.data(), list});
+        cpu::judge({q, q_stride, batch, layer.tile(), list, quality, 2, DType::f32, layer.q_heads, 2, 64, 0.125f});
         for (const auto& one : quality) sum += one.mass;
       }
       kept[at++] = sum / static_cast<double>(2 * layer.queries);

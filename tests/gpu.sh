@@ -1,67 +1,129 @@
 #!/bin/bash
-# The CUDA tests on a GPU machine that has no network and need not have our libraries.
-#   tests/gpu.sh pack BUILD FOLDER   here: copies the test programs of a cuda build, stripped, and the libraries they need
-#   FOLDER/gpu.sh run [FILTER]       there: runs them, then under compute-sanitizer; a table comes last
-# cuBLASLt is not packed (half a gigabyte): it is looked for on the GPU machine.
+# What can only be checked on a GPU machine; that needs no network and none of our libraries.
+#   tests/gpu.sh build                    here: builds the preset cuda and packs it into build-cuda/gpu
+#   tests/gpu.sh pack BUILD FOLDER        here: copies the programs of a cuda build, stripped, and the libraries they need
+#   FOLDER/gpu.sh run [FILTER]            there: the tests, then the four sanitizers, each with a planted error first
+#   FOLDER/gpu.sh figures [ARGS]          there: bench_cuda_figures; results go to FOLDER/results, or $OUT
+#   FOLDER/gpu.sh short                   there: all of it, within ten minutes
+# A table comes last; the exit code is 1 when anything in it failed.
+# cuBLASLt and cuDNN are not packed (half a gigabyte each): they are looked for on the GPU machine.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
+rows=()
+
+build() {
+  (cd "$here/.." && cmake --preset cuda && cmake --build --preset cuda \
+    --target longhaul_tests longhaul golden_check bench_cuda_figures) || exit 1
+  pack "$here/../build-cuda" "$here/../build-cuda/gpu"
+}
 
 pack() {
-  local build=$1 folder=$2
+  local build=$1 folder=$2 program from
   mkdir -p "$folder/lib"
   cp "$here/gpu.sh" "$folder/"
-  for program in longhaul_tests longhaul golden_check; do
-    local from=$(find "$build" -maxdepth 2 -type f -name $program -perm -u+x | head -1)
+  for program in longhaul_tests longhaul golden_check bench_cuda_figures; do
+    from=$(find "$build" -maxdepth 2 -type f -name $program -perm -u+x | head -1)
     [ -n "$from" ] && strip -o "$folder/$program" "$from"
   done
-  for program in "$folder"/longhaul_tests "$folder"/longhaul; do [ -f "$program" ] && ldd "$program"; done |
+  for program in longhaul_tests longhaul bench_cuda_figures; do [ -f "$folder/$program" ] && ldd "$folder/$program"; done |
     awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|libcublas|libcublasLt|ld-linux[^/]*)\.so' |
+    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|libcublas|libcublasLt|libcudnn|ld-linux[^/]*)\.so' |
     while read -r library; do cp -L "$library" "$folder/lib/"; done
   du -sh "$folder"
 }
 
-# The folder of the first libcublasLt: the toolkit's, the loader's, or else whatever the disk holds (a Python package's).
-cublas_folder() {
+# folder_of LIBRARY: the toolkit's, the loader's, or else whatever the disk holds (a Python package's); empty: none.
+folder_of() {
   local found
-  for found in /usr/local/cuda*/lib64/libcublasLt.so.1? "$(ldconfig -p | awk '/libcublasLt.so.1/ { print $NF; exit }')"; do
+  for found in /usr/local/cuda*/lib64/$1 "$(ldconfig -p | awk -v name="${1%%\**}" 'index($1, name) { print $NF; exit }')"; do
     [ -f "$found" ] && dirname "$found" && return
   done
-  dirname "$(find / -xdev -name 'libcublasLt.so.1?' 2>/dev/null | head -1)"
+  found=$(find / -xdev -name "$1" 2>/dev/null | head -1)
+  [ -n "$found" ] && dirname "$found"
 }
 
-run() {
-  local filter=${1:-[cuda]} row
-  export LD_LIBRARY_PATH=$here/lib:$(cublas_folder):${LD_LIBRARY_PATH:-}
+find_tools() {
+  export LD_LIBRARY_PATH=$here/lib:$(folder_of 'libcublasLt.so.1*'):$(folder_of 'libcudnn.so.9'):${LD_LIBRARY_PATH:-}
   export PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
-  local rows=()
-  measured() {  # name, command...
-    local name=$1 start=$(date +%s) log=$(mktemp)
-    shift
-    echo "== $name: $*"
-    timeout 240 "$@" >"$log" 2>&1
-    local code=$?
-    tail -n 60 "$log"
-    rows+=("$(printf '%-10s | %-6s | %4ss | %s' "$name" "$([ $code = 0 ] && echo ok || echo "rc $code")" \
-              $(($(date +%s) - start)) "$(grep -hE 'All tests passed|test cases:|ERROR SUMMARY|RACECHECK SUMMARY' "$log" |
-              tr '\n' ' ')")")
-  }
-  local tests=$here/longhaul_tests
-  measured tests "$tests" "$filter"
-  if command -v compute-sanitizer >/dev/null; then
-    measured memcheck compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 "$tests" "$filter~[large]"
-    measured racecheck compute-sanitizer --tool racecheck --error-exitcode 9 "$tests" "$filter[shared]"
-  else
-    rows+=("sanitizer  | absent | compute-sanitizer is not on this machine")
+}
+
+# measured NAME WANTED LIMIT COMMAND...: runs it with its output in $log/NAME, and writes its row of the table there, too.
+measured() {
+  local name=$1 wanted=$2 limit=$3 start
+  shift 3
+  start=$(date +%s)
+  timeout "$limit" "$@" >"$log/$name" 2>&1
+  local code=$?
+  printf '%-16s | %-6s | %4ss | %s\n' "$name" "$([ $code = "$wanted" ] && echo ok || echo "rc $code")" \
+    $(($(date +%s) - start)) "$(grep -hE 'All tests passed|test cases:|ERROR SUMMARY|RACECHECK SUMMARY' "$log/$name" |
+    tr '\n' ' ')" >"$log/$name.row"
+}
+
+told() {  # told LINES NAME...: the ends of their outputs, and their rows for the table
+  local lines=$1 name
+  shift
+  for name in "$@"; do
+    echo "== $name"
+    tail -n "$lines" "$log/$name"
+    rows+=("$(cat "$log/$name.row")")
+  done
+}
+
+# A tool must find the error planted for it (exit code 9), and none in the tests.
+sanitizer() {
+  local tool=$1 filter=$2
+  shift 2
+  local check=(compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" "$tests")
+  measured "$tool-planted" 9 60 "${check[@]}" "[planted][$tool]"
+  measured "$tool" 0 400 "${check[@]}" "$filter"
+}
+
+run_tests() {
+  local filter=${1:-[cuda]}
+  tests=$here/longhaul_tests
+  measured tests 0 240 "$tests" "$filter"
+  measured fatal 0 60 "$tests" "[planted][fatal]"
+  told 40 tests fatal
+  if ! command -v compute-sanitizer >/dev/null; then
+    rows+=("sanitizers       | absent | compute-sanitizer is not on this machine")
+    return
   fi
+  # Side by side: they are bound by the host. cuBLASLt's own kernels race on purpose, so racecheck takes our cases alone.
+  sanitizer memcheck "$filter~[large]" --report-api-errors no &
+  sanitizer racecheck "$filter[shared]~[large]" &
+  sanitizer initcheck "$filter~[large]" --report-api-errors no &
+  sanitizer synccheck "$filter[shared]~[large]" &
+  wait
+  for tool in memcheck racecheck initcheck synccheck; do told 8 $tool-planted; told 25 $tool; done
+}
+
+figures() {
+  measured figures 0 "${limit:-580}" "$here/bench_cuda_figures" --results "${OUT:-$here/results}" "$@"
+  told 100 figures
+}
+
+table() {
   echo
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-  printf '%s\n' 'step       | result | time  | summary' "${rows[@]}"
-  case "${rows[*]}" in *'| rc '*) return 1 ;; esac
+  printf '%s\n' 'step             | result | time  | summary' "${rows[@]}"
+  case "${rows[*]}" in *'| rc '*) exit 1 ;; esac
 }
 
-case ${1:-} in
-  pack) pack "$2" "$3" ;;
-  run) run "${2:-}" ;;
-  *) sed -n '2,5p' "$0" >&2; exit 2 ;;
+verb=${1:-}
+[ $# -gt 0 ] && shift
+case $verb in
+  build) build ;;
+  pack) pack "$1" "$2" ;;
+  run | figures | short)
+    find_tools
+    log=$(mktemp -d)
+    trap 'rm -rf "$log"' EXIT
+    case $verb in
+      run) run_tests "$@" ;;
+      figures) figures "$@" ;;
+      short) run_tests; limit=240 figures --short ;;
+    esac
+    table
+    ;;
+  *) sed -n '2,10p' "$0" >&2; exit 2 ;;
 esac

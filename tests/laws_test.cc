@@ -168,10 +168,15 @@ TEST_CASE("law 9: prefill of n + 1 tokens equals prefill of n and a decode step"
 TEST_CASE("law 10: a batch of sessions equals single runs") {
   for (const char* policy : {"dense", "stream"}) {
     RunOptions options{.policy = policy, .resident = 0.3, .prompts = {150, 1, 64, 97, 30}, .steps = 80};
-    const RunResult batch = run_tiny(options);
     options.together = false;
-    CAPTURE(policy);
-    CHECK(same(batch, run_tiny(options)));
+    const RunResult single = run_tiny(options);
+    options.together = true;
+    options.device.poison = true;
+    for (bool scattered : {false, true}) {
+      options.scattered = scattered;
+      CAPTURE(policy, scattered);
+      CHECK(same(run_tiny(options), single));
+    }
   }
 }
 
@@ -203,7 +208,7 @@ TEST_CASE("stream moves the bytes that its layout says, and dense none") {
     const KvLayout layout = make_layout(eo.policy, resident, 0, 1, eo.max_len);
     const std::int64_t rows =
         std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
-    const std::int64_t input = 4 + 4 + static_cast<std::int64_t>(sizeof(SampleParams));  // id, position, sampling
+    const auto input = static_cast<std::int64_t>(4 + 4 + sizeof(SampleParams) + sizeof(StepSpan));  // 4: id, position
     CHECK(device->counters().h2d_bytes - before == rows * s.layers * s.kv_heads * 2 * s.head_dim * 2 + input);
   }
 }

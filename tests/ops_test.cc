@@ -6,9 +6,11 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/simd/simd.h"
+#include "tests/support/batch.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/isa.h"
+#include "tests/support/labels.h"
 #include "tests/support/random.h"
 #include "tests/support/reference.h"
 
@@ -170,35 +172,74 @@ TEST_CASE("linear: a token's bits do not depend on the other tokens of a call (l
     });
 }
 
-TEST_CASE("merge and finish, the empty state among them") {
-  Random random(8);
+TEST_CASE("finish divides, and an empty state gives zeros") {
+  Random random(9);
   const std::int64_t tokens = 4, heads = 3, d = 24, states = tokens * heads;
   for (DType act : {DType::bf16, DType::f32})
     for_each_isa([&] {
-      Tensor o[2] = {random.normal(DType::f32, states * d), random.normal(DType::f32, states * d)};
-      Tensor m[2] = {random.normal(DType::f32, states, 9), random.normal(DType::f32, states, 9)};
-      Tensor l[2] = {Tensor(DType::f32, states, 3), Tensor(DType::f32, states, 5)};
-      auto empty = [&](int which, std::int64_t i) {
-        m[which].set(i, -kInf), l[which].set(i, 0);
-        for (std::int64_t j = 0; j < d; ++j) o[which].set(i * d + j, 0);
-      };
-      empty(0, 0), empty(1, 1), empty(0, 2), empty(1, 2);
+      Tensor o = random.normal(DType::f32, states * d), m = random.normal(DType::f32, states, 9), l(DType::f32, states);
+      for (std::int64_t i = 0; i < states; ++i) l.set(i, 1 + static_cast<double>(random.integer(0, 1000)) / 7);
+      m.set(2, -kInf), l.set(2, 0);
+      for (std::int64_t j = 0; j < d; ++j) o.set(2 * d + j, 0);
       Doubles want;
-      for (std::int64_t i = 0; i < states; ++i)
-        for (std::int64_t j = 0; j < d; ++j) {
-          const double top = std::max(m[0].get(i), m[1].get(i));
-          double up = 0, down = 0;
-          for (int k : {0, 1})
-            if (l[k].get(i) > 0)
-              up += std::exp(m[k].get(i) - top) * o[k].get(i * d + j),
-                  down += std::exp(m[k].get(i) - top) * l[k].get(i);
-          want.push_back(down > 0 ? up / down : 0);
-        }
-      AttnState into{o[0].floats(), m[0].floats(), l[0].floats()}, from{o[1].floats(), m[1].floats(), l[1].floats()};
-      cpu::merge({into, from, tokens, heads, d});
+      for (std::int64_t i = 0; i < states * d; ++i) want.push_back(i / d == 2 ? 0 : o.get(i) / l.get(i / d));
       Tensor out(act, states * d);
-      cpu::finish({into, out.data(), act, tokens, heads, d});
-      CHECK(m[0].get(2) == -kInf);
+      cpu::finish({{o.floats(), m.floats(), l.floats()}, out.data(), act, tokens, heads, d});
       check_close(out, want, d, bound(act));
+      for (std::int64_t j = 0; j < d; ++j) CHECK(out.get(2 * d + j) == 0);
     });
+}
+
+TEST_CASE("append_step writes each token's row and label where its span says, and nothing else") {
+  Random random(10);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t bits : {0, 4, 8, 16})  // 0: no labels
+      for (int repeat = 0; repeat < 8; ++repeat)
+        for_each_isa([&] {
+          const std::int64_t q_heads = 6, kv_heads = 3, d = 24, dims = 5, capacity = 256, ring_rows = 64;
+          const std::int64_t prefix_rows = 64 * random.integer(0, 4), width = (q_heads + 2 * kv_heads) * d;
+          Batch batch(random, random.integer(1, 3), capacity);
+          Tensor qkv = random.normal(act, batch.count * width);
+          Tensor prefix(act, batch.slots * kv_heads * prefix_rows * 2 * d, 9);
+          Tensor ring(act, batch.slots * kv_heads * ring_rows * 2 * d, 9);
+          std::vector<Labels> labels(batch.slots, Labels{kv_heads, d, capacity, dims, bits == 0 ? 8 : bits});
+          std::vector<std::byte> codes;
+          std::vector<float> basis;
+          for (Labels& l : labels) {
+            l.random_basis(random);
+            codes.insert(codes.end(), l.codes.begin(), l.codes.end());
+            basis.insert(basis.end(), l.basis.begin(), l.basis.end());
+          }
+          Tensor want_prefix = prefix, want_ring = ring;
+          for (std::int64_t t = 0; t < batch.count; ++t) {
+            StepSpan& span = batch.spans[t];
+            const std::int64_t r = random.integer(0, capacity - 1);
+            span.rows = static_cast<std::int32_t>(r + 1);
+            Tensor row(act, kv_heads * 2 * d);
+            for (std::int64_t h = 0; h < kv_heads; ++h)
+              for (std::int64_t e = 0; e < 2 * d; ++e) {
+                const std::int64_t part = e < d ? q_heads + h : q_heads + kv_heads + h, head = span.slot * kv_heads + h;
+                const double x = qkv.get(t * width + part * d + e % d);
+                row.set(h * 2 * d + e, x);
+                if (r < prefix_rows) want_prefix.set((head * prefix_rows + r) * 2 * d + e, x);
+                else want_ring.set((head * ring_rows + r % ring_rows) * 2 * d + e, x);
+              }
+            if (bits > 0)
+              cpu::label_rows({{row.at(0), 2 * d * size_of(act), r, 1}, labels[span.slot].tile(), act, kv_heads, d});
+          }
+          auto tile = [&](Tensor& t, std::int64_t rows) {
+            const std::int64_t stride = rows * 2 * d * size_of(act);
+            return KvTile{t.at(0), stride, 0, rows, kv_heads * stride};
+          };
+          LabelTile into = labels[0].tile();
+          into.codes = bits > 0 ? codes.data() : nullptr, into.basis = basis.data();
+          into.session_stride = std::ssize(labels[0].codes), into.basis_stride = std::ssize(labels[0].basis);
+          cpu::append_step({qkv.data(), act, batch.view(), tile(prefix, prefix_rows), tile(ring, ring_rows), into,
+                            q_heads, kv_heads, d});
+          CHECK(prefix.bytes == want_prefix.bytes);
+          CHECK(ring.bytes == want_ring.bytes);
+          for (std::int64_t slot = 0; slot < batch.slots; ++slot)
+            CHECK(std::equal(labels[slot].codes.begin(), labels[slot].codes.end(),
+                             codes.begin() + slot * std::ssize(labels[0].codes)));
+        });
 }

@@ -120,15 +120,19 @@ TEST_CASE("comparison policies give the same wherever rows are") {
 }
 
 TEST_CASE("law 10 for selection: a batch of sessions equals single runs") {
-  for (const char* policy : {"offload", "published-offload", "h2o"}) {
+  for (const char* policy : {"offload", "published-offload", "h2o", "streaming-llm"}) {
     RunOptions options = offload(1);
     options.policy = policy;
     options.sets = {"rows=48"};
     options.prompts = {150, 1, 64, 297, 30};
-    const RunResult batch = run_tiny(options);
     options.together = false;
-    CAPTURE(policy);
-    CHECK(same(batch, run_tiny(options)));
+    const RunResult single = run_tiny(options);
+    options.together = true;
+    for (bool scattered : {false, true}) {
+      options.scattered = scattered;
+      CAPTURE(policy, scattered);
+      CHECK(same(run_tiny(options), single));
+    }
   }
 }
 

@@ -1,8 +1,10 @@
-// Attention over listed rows: the bits of attend(), wherever the rows are and whenever they came.
+// Attention over listed rows: the bits of attend(), wherever the rows are, whenever they came, and whoever else is in
+// the batch.
 #include <functional>
 #include <numeric>
 
 #include "kernels/cpu/ops.h"
+#include "tests/support/batch.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/isa.h"
@@ -19,62 +21,72 @@ using Ints = std::vector<std::int32_t>;
 struct Case {
   DType act;
   std::int64_t kv_heads, group, d, rows;
-  std::int64_t q_heads = kv_heads * group, stride = rows + 5, row_bytes = 2 * d * size_of(act);
+  Batch batch;
+  std::int64_t q_heads = kv_heads * group, q_stride = q_heads * d + 8, stride = rows + 5;
+  std::int64_t row_bytes = 2 * d * size_of(act), lists = batch.count * kv_heads;
   float scale = 1 / std::sqrt(static_cast<float>(d));
-  Tensor q{act, q_heads*d}, kv{act, kv_heads*rows * 2 * d};
-  Ints list = Ints(kv_heads * stride, -1), count = Ints(kv_heads), places = list, landed = Ints(kv_heads);
-  std::vector<Tensor> regions{};  // prefix, ring, cache, staging: each [kv_heads, rows] rows, NaN where none is
+  Tensor q{act, batch.count*q_stride}, kv{act, batch.slots*kv_heads*rows * 2 * d};
+  Ints list = Ints(lists * stride, -1), count = Ints(lists), places = list, landed = count, missed = count;
+  std::vector<Tensor> regions{};  // prefix, ring, cache, staging: each [slots, kv_heads, rows] rows, NaN where none is
 
   /// What an attention leaves.
   struct Result {
-    Tensor o, m, l, scores;
+    Tensor o, m, l, scores, out;
     bool operator==(const Result& other) const {
-      return o.bytes == other.o.bytes && m.bytes == other.m.bytes && l.bytes == other.l.bytes;
+      return m.bytes == other.m.bytes && l.bytes == other.l.bytes && out.bytes == other.out.bytes;
     }
   };
 
-  explicit Case(DType act_, Random& random, std::int64_t kv_heads_, std::int64_t group_, std::int64_t d_,
-                std::int64_t rows_)
-      : act(act_), kv_heads(kv_heads_), group(group_), d(d_), rows(rows_) {
-    q = random.normal(act, q_heads * d);
-    kv = random.normal(act, kv_heads * rows * 2 * d);
+  Case(DType act_, Random& random, std::int64_t kv_heads_, std::int64_t group_, std::int64_t d_, std::int64_t rows_)
+      : act(act_), kv_heads(kv_heads_), group(group_), d(d_), rows(rows_), batch(random, random.integer(1, 3), rows_) {
+    q = random.normal(act, q.size);
+    kv = random.normal(act, kv.size);
+    for (StepSpan& span : batch.spans) span.rows = static_cast<std::int32_t>(rows);
   }
 
-  KvTile tile(Tensor& t) { return {t.bytes.data(), rows * row_bytes, 0, rows}; }
+  KvTile tile(Tensor& t) { return {t.bytes.data(), rows * row_bytes, 0, rows, kv_heads * rows * row_bytes}; }
+  /// Of the n-th list's session and KV head.
+  std::int64_t head(std::int64_t n) const { return batch.spans[n / kv_heads].slot * kv_heads + n % kv_heads; }
   Result result() const {
     const DType f = DType::f32;
-    return {{f, q_heads * d}, {f, q_heads}, {f, q_heads}, {f, q_heads * stride}};
+    const std::int64_t heads = batch.count * q_heads;
+    return {{f, heads * d}, {f, heads}, {f, heads}, {f, heads * stride}, {act, heads * d}};
   }
 
   /// Lists each row with this chance in percent.
   void list_some(Random& random, std::int64_t percent) {
-    for (std::int64_t h = 0; h < kv_heads; ++h) {
-      count[h] = 0;
+    for (std::int64_t n = 0; n < lists; ++n) {
+      count[n] = 0;
       for (std::int64_t r = 0; r < rows; ++r)
-        if (random.integer(0, 99) < percent) list[h * stride + count[h]++] = static_cast<std::int32_t>(r);
+        if (random.integer(0, 99) < percent) list[n * stride + count[n]++] = static_cast<std::int32_t>(r);
     }
   }
 
   /// Puts every listed row into a region at random; a few of those in staging are said to have landed.
   void scatter(Random& random) {
     regions.assign(4, Tensor(act, kv.size));
-    for (std::int64_t h = 0; h < kv_heads; ++h) {
+    for (std::int64_t n = 0; n < lists; ++n) {
       std::int64_t used[4] = {};
-      for (std::int64_t i = 0; i < count[h]; ++i) {
+      for (std::int64_t i = 0; i < count[n]; ++i) {
         const auto region = static_cast<Region>(random.integer(0, 3));
         const std::int64_t index = used[static_cast<int>(region)]++;
-        places[h * stride + i] = row_place(region, index);
-        std::memcpy(regions[static_cast<int>(region)].bytes.data() + (h * rows + index) * row_bytes,
-                    kv.bytes.data() + (h * rows + list[h * stride + i]) * row_bytes, row_bytes);
+        places[n * stride + i] = row_place(region, index);
+        const std::int64_t run = region == Region::staging ? n : head(n);
+        std::memcpy(regions[static_cast<int>(region)].bytes.data() + (run * rows + index) * row_bytes,
+                    kv.bytes.data() + (head(n) * rows + list[n * stride + i]) * row_bytes, row_bytes);
       }
-      landed[h] = static_cast<std::int32_t>(random.integer(0, used[3]));
+      landed[n] = static_cast<std::int32_t>(random.integer(0, used[3]));
+      missed[n] = static_cast<std::int32_t>(used[3]) - landed[n];
     }
   }
 
   AttendListArgs args(Result& out, bool placed) {
     AttendListArgs a{.q = q.data(),
+                     .q_stride = q_stride,
+                     .batch = batch.view(),
                      .rows = {list.data(), count.data(), stride},
                      .scores = out.scores.floats(),
+                     .keep_scores = true,
                      .state = {out.o.floats(), out.m.floats(), out.l.floats()},
                      .act = act,
                      .q_heads = q_heads,
@@ -84,6 +96,7 @@ struct Case {
     if (placed) {
       a.places = places.data();
       a.landed = landed.data();
+      a.missed = missed.data();
       a.regions = {tile(regions[0]), tile(regions[1]), tile(regions[2]), tile(regions[3])};
     } else {
       a.regions.prefix = tile(kv);
@@ -93,18 +106,18 @@ struct Case {
 
   Result at_once(bool placed) {
     Result out = result();
-    cpu::finish_list({args(out, placed), false});
+    cpu::finish_list({args(out, placed), false, out.out.data()});
     return out;
   }
   /// Rows that have not landed are not there before the second half.
   Result in_halves() {
     Result out = result();
     const std::vector<Tensor> all = regions;
-    for (std::int64_t h = 0; h < kv_heads; ++h)
-      for (std::int64_t i = (h * rows + landed[h]) * 2 * d; i < (h + 1) * rows * 2 * d; ++i) regions[3].set(i, NAN);
+    for (std::int64_t n = 0; n < lists; ++n)
+      for (std::int64_t i = (n * rows + landed[n]) * 2 * d; i < (n + 1) * rows * 2 * d; ++i) regions[3].set(i, NAN);
     cpu::score_list({args(out, true)});
     regions = all;
-    cpu::finish_list({args(out, true), true});
+    cpu::finish_list({args(out, true), true, out.out.data()});
     return out;
   }
 };
@@ -127,18 +140,10 @@ TEST_CASE("attend_list: a list of all rows has the bits of attend") {
   for_each_case(random, [&](Case& c) {
     c.list_some(random, 100);
     Case::Result want = c.result();
-    cpu::attend({c.q.data(),
-                 c.q_heads * c.d,
-                 c.tile(c.kv),
-                 {want.o.floats(), want.m.floats(), want.l.floats()},
-                 true,
-                 c.act,
-                 1,
-                 c.q_heads,
-                 c.kv_heads,
-                 c.d,
-                 c.rows - 1,
-                 c.scale});
+    const AttnState state{want.o.floats(), want.m.floats(), want.l.floats()};
+    cpu::attend_step({c.q.data(), c.q_stride, c.batch.view(), c.tile(c.kv), StepRows::tile, state, nullptr, true, c.act,
+                      c.q_heads, c.kv_heads, c.d, c.scale});
+    cpu::finish({state, want.out.data(), c.act, c.batch.count, c.q_heads, c.d});
     CHECK(c.at_once(false) == want);
     c.scatter(random);
     CHECK(c.at_once(true) == want);
@@ -160,20 +165,20 @@ TEST_CASE("attend_list: the same rows give the same bits anywhere, and those of 
         CHECK(halves.scores.bytes == want.scores.bytes);
       }
       const Doubles queries = c.q.values(), cache = c.kv.values();
-      for (std::int64_t h = 0; h < c.q_heads; ++h) {
+      for (std::int64_t i = 0; i < c.batch.count * c.q_heads; ++i) {
+        const std::int64_t n = i / c.group, count = c.count[n];
         Doubles rows;
-        const std::int64_t head = h / c.group;
-        for (std::int64_t i = 0; i < c.count[head]; ++i) {
-          auto at = cache.begin() + (head * c.rows + c.list[head * c.stride + i]) * 2 * c.d;
+        for (std::int64_t e = 0; e < count; ++e) {
+          auto at = cache.begin() + (c.head(n) * c.rows + c.list[n * c.stride + e]) * 2 * c.d;
           rows.insert(rows.end(), at, at + 2 * c.d);
         }
-        const auto one = reference_attend({queries.begin() + h * c.d, queries.begin() + (h + 1) * c.d}, rows,
-                                          c.count[head], c.scale);
+        auto q = queries.begin() + i / c.q_heads * c.q_stride + i % c.q_heads * c.d;
+        const auto one = reference_attend({q, q + c.d}, rows, count, c.scale);
         Doubles got(c.d);
-        for (std::int64_t i = 0; i < c.d; ++i) got[i] = want.l.get(h) > 0 ? want.o.get(h * c.d + i) / want.l.get(h) : 0;
-        CHECK(nmse(got, one.finished()) <= 1e-10);
-        if (c.count[head] == 0) CHECK((want.m.get(h) == -INFINITY && want.l.get(h) == 0 && want.o.get(h * c.d) == 0));
-        else CHECK(want.m.get(h) == Approx(one.m).epsilon(1e-5).margin(1e-5));
+        for (std::int64_t e = 0; e < c.d; ++e) got[e] = want.out.get(i * c.d + e);
+        CHECK(nmse(got, one.finished()) <= (c.act == DType::bf16 ? 1e-5 : 1e-10));
+        if (count == 0) CHECK((want.m.get(i) == -INFINITY && want.l.get(i) == 0 && want.out.get(i * c.d) == 0));
+        else CHECK(want.m.get(i) == Approx(one.m).epsilon(1e-5).margin(1e-5));
       }
     }
   });

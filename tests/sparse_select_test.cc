@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/top_rows.h"
+#include "tests/support/batch.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
 #include "tests/support/isa.h"
@@ -26,8 +27,10 @@ struct Case {
   std::int64_t q_heads = kv_heads * group, stride = round_up(rows, kAttendBlock);
   float scale = 1 / std::sqrt(static_cast<float>(d));
 
+  std::int32_t slot = 0;
+
   Labels labels{kv_heads, d, rows, dims, bits};
-  Tensor q{act, q_heads*d}, scratch{DType::f32, (q_heads + kv_heads) * stride};
+  Tensor q{act, q_heads*d}, scratch{DType::f32, select_floats(1, q_heads, kv_heads, rows)};
   std::vector<float> mass{};
   Rows out{}, count{};
 
@@ -52,7 +55,10 @@ struct Case {
     const std::int64_t most = std::min(budget, rows);
     out.assign(kv_heads * (most + 3), -7);
     count.assign(kv_heads, -7);
+    const StepSpan span = this->span();
     cpu::select({q.data(),
+                 q_heads * d,
+                 {&span, 1, rows},
                  act,
                  q_heads,
                  kv_heads,
@@ -63,14 +69,15 @@ struct Case {
                  labels.tile(),
                  mass.data(),
                  rows,
-                 rows,
-                 sinks,
-                 window,
-                 budget,
+                 0,
                  top_p,
                  scratch.floats(),
                  {out.data(), count.data(), most + 3}});
     for (std::int64_t h = 0; h < kv_heads; ++h) REQUIRE((count[h] >= 0 && count[h] <= most));
+  }
+  StepSpan span() const {
+    auto narrow = [](std::int64_t x) { return static_cast<std::int32_t>(x); };
+    return {slot, narrow(rows), 0, narrow(budget), narrow(sinks), narrow(window)};
   }
   Rows list(std::int64_t h) const {
     const auto at = out.begin() + h * static_cast<std::int64_t>(out.size()) / kv_heads;
@@ -233,6 +240,74 @@ TEST_CASE("select: a budget of all rows lists all, and by none the ends") {
   c.by = SelectBy::none;
   c.run();
   CHECK(c.list(0) == Rows{0, 1, 2, 46, 47, 48, 49});
+}
+
+TEST_CASE("select: a batch gives each token the list that it gets alone") {
+  Random random(74);
+  for (int repeat = 0; repeat < 40; ++repeat)
+    for (SelectBy by : {SelectBy::labels, SelectBy::mass, SelectBy::none})
+      for_each_isa([&] {
+        const std::int64_t kv_heads = random.integer(1, 3), group = random.integer(1, 3), d = 16, dims = 6, bits = 4;
+        const std::int64_t capacity = random.integer(2, random.integer(0, 3) ? 500 : 20000), q_heads = kv_heads * group;
+        Batch batch(random, random.integer(1, 4), capacity);
+        std::vector<Case> alone;
+        std::vector<float> mass(batch.slots * kv_heads * capacity);
+        Labels all{kv_heads * batch.slots, d, capacity, dims, bits};
+        all.random_basis(random);
+        const std::int64_t q_stride = q_heads * d + 8, stride = capacity + 3;
+        Tensor q(DType::f32, batch.count * q_stride);
+        Tensor scratch(DType::f32, select_floats(batch.count, q_heads, kv_heads, capacity));
+        for (StepSpan& span : batch.spans) {
+          const std::int64_t rows = random.integer(1, capacity),
+                             sinks = random.integer(0, std::min<std::int64_t>(3, rows));
+          const std::int64_t window = random.integer(0, std::min<std::int64_t>(9, rows - sinks));
+          Case c{kv_heads, group, d, rows, sinks, window, random.integer(sinks + window, rows), dims, bits};
+          c.by = by, c.slot = span.slot;
+          c.fill(random);
+          for (std::int64_t i = 0; i < kv_heads * rows; ++i)
+            c.mass.push_back(static_cast<float>(random.integer(0, 50)));
+          const std::int64_t place = std::ssize(alone), block = label_block_bytes(dims, bits);
+          span = c.span();
+          for (std::int64_t i = 0; i < q_heads * d; ++i) q.set(place * q_stride + i, c.q.get(i));
+          for (std::int64_t h = 0; h < kv_heads; ++h) {
+            const std::int64_t head = span.slot * kv_heads + h;
+            std::copy_n(c.mass.begin() + h * rows, rows, mass.begin() + head * capacity);
+            std::copy_n(c.labels.codes.begin() + h * c.labels.blocks * block, (c.labels.blocks - 1) * block,
+                        all.codes.begin() + head * all.blocks * block);
+            std::copy_n(c.labels.key_map(h), label_basis_floats(dims, d), all.key_map(head));
+          }
+          alone.push_back(std::move(c));
+        }
+        LabelTile labels = all.tile();
+        labels.session_stride = kv_heads * labels.head_stride;
+        labels.basis_stride = kv_heads * label_basis_floats(dims, d);
+        Rows out(batch.count * kv_heads * stride, -7), count(batch.count * kv_heads, -7);
+        cpu::select({q.data(),
+                     q_stride,
+                     batch.view(),
+                     DType::f32,
+                     q_heads,
+                     kv_heads,
+                     d,
+                     alone[0].scale,
+                     by,
+                     Combine::mean,
+                     labels,
+                     mass.data(),
+                     capacity,
+                     kv_heads * capacity,
+                     1,
+                     scratch.floats(),
+                     {out.data(), count.data(), stride}});
+        for (std::int64_t t = 0; t < batch.count; ++t) {
+          alone[t].slot = 0;
+          alone[t].run();
+          for (std::int64_t h = 0; h < kv_heads; ++h) {
+            const std::int64_t n = t * kv_heads + h;
+            CHECK(Rows(out.begin() + n * stride, out.begin() + n * stride + count[n]) == alone[t].list(h));
+          }
+        }
+      });
 }
 
 TEST_CASE("select: queries and labels that are not finite still give a list") {

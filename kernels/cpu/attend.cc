@@ -1,10 +1,12 @@
-// attend: few tokens walk the rows in fixed blocks, so that tiles do not change a bit; many tokens use matrix products.
+// attend, attend_step: few tokens walk the rows in fixed blocks, so that tiles do not change a bit; many tokens use
+// matrix products.
 #include <algorithm>
 #include <limits>
 
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/block_scores.h"
+#include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -12,43 +14,60 @@
 namespace longhaul::cpu {
 namespace {
 
-constexpr std::int64_t kDecodeTokens = 16;
+constexpr std::int64_t kFewTokens = 16;
 
 /// Rows of the tile that token t sees.
 std::int64_t visible_rows(const AttendArgs& a, std::int64_t t) {
   return std::clamp<std::int64_t>(a.q_pos + t + 1 - a.kv.first, 0, a.kv.rows);
 }
 
-void clear(const AttendArgs& a, std::int64_t t, std::int64_t head, std::int64_t heads) {
-  const std::int64_t i = t * a.q_heads + head;
-  std::fill_n(a.state.o + i * a.head_dim, heads * a.head_dim, 0.0f);
-  std::fill_n(a.state.m + i, heads, -std::numeric_limits<float>::infinity());
-  std::fill_n(a.state.l + i, heads, 0.0f);
+/// `heads` heads from the i-th (token, head) on become empty.
+void clear(const AttnState& state, std::int64_t i, std::int64_t heads, std::int64_t head_dim) {
+  std::fill_n(state.o + i * head_dim, heads * head_dim, 0.0f);
+  std::fill_n(state.m + i, heads, -std::numeric_limits<float>::infinity());
+  std::fill_n(state.l + i, heads, 0.0f);
 }
 
-void decode(const AttendArgs& a) {
-  const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim;
+/// One token's queries of one KV head's group.
+class GroupQueries {
+ public:
+  template <class Args>
+  GroupQueries(const Args& a, std::int64_t t, std::int64_t h, Scratch& scratch)
+      : act_(a.act), heads_(a.q_heads / a.kv_heads), d_(a.head_dim), q_(scratch.get<float>(2 * heads_ * d_)) {
+    const std::int64_t n = heads_ * d_, i = t * a.q_heads + h * heads_;
+    simd().scale(read_row(at(a.q, a.act, t * a.q_stride + h * n), a.act, n, q_ + n), a.scale, q_, n);
+    state_ = {a.state.o + i * d_, a.state.m + i, a.state.l + i};
+  }
+
+  /// Adds rows in blocks from the first of them.
+  void add(const std::byte* rows, std::int64_t count) const {
+    if (count <= 0) return;
+    const AttendRowsArgs args{.rows = rows,
+                              .q = q_,
+                              .o = state_.o,
+                              .m = state_.m,
+                              .l = state_.l,
+                              .count = count,
+                              .heads = heads_,
+                              .head_dim = d_,
+                              .block = kAttendBlock};
+    act_ == DType::bf16 ? simd().attend_rows_bf16(args) : simd().attend_rows_f32(args);
+  }
+
+ private:
+  DType act_;
+  std::int64_t heads_, d_;
+  float* q_;
+  AttnState state_;
+};
+
+void attend_few(const AttendArgs& a) {
   parallel_for(a.kv_heads * a.tokens, 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
-    float* space = scratch.get<float>(2 * group * d);
-    float* q = space + group * d;
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t h = i / a.tokens, t = i % a.tokens, state = t * a.q_heads + h * group;
-      if (a.fresh) clear(a, t, h * group, group);
-      const std::int64_t rows = visible_rows(a, t);
-      if (rows == 0) continue;
-      simd().scale(read_row(at(a.q, a.act, t * a.q_stride + h * group * d), a.act, group * d, space), a.scale, q,
-                   group * d);
-      const AttendRowsArgs args{.rows = a.kv.data + h * a.kv.head_stride,
-                                .q = q,
-                                .o = a.state.o + state * d,
-                                .m = a.state.m + state,
-                                .l = a.state.l + state,
-                                .count = rows,
-                                .heads = group,
-                                .head_dim = d,
-                                .block = kAttendBlock};
-      a.act == DType::bf16 ? simd().attend_rows_bf16(args) : simd().attend_rows_f32(args);
+      const std::int64_t h = i / a.tokens, t = i % a.tokens, group = a.q_heads / a.kv_heads;
+      clear(a.state, t * a.q_heads + h * group, group, a.head_dim);
+      GroupQueries(a, t, h, scratch).add(a.kv.data + h * a.kv.head_stride, visible_rows(a, t));
     }
   });
 }
@@ -62,8 +81,7 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
   void* p = narrow ? static_cast<void*>(p_scratch.get<bf16>(kQueryBlock * kKeyBlock)) : s;
   const std::byte* rows = a.kv.data + h / (a.q_heads / a.kv_heads) * a.kv.head_stride;
   float* o = a.state.o + (t0 * a.q_heads + h) * d;
-  if (a.fresh)
-    for (std::int64_t t = t0; t < t0 + tokens; ++t) clear(a, t, h, 1);
+  for (std::int64_t t = t0; t < t0 + tokens; ++t) clear(a.state, t * a.q_heads + h, 1, d);
   const std::int64_t last = visible_rows(a, t0 + tokens - 1);
   for (std::int64_t k0 = 0, k1; k0 < last; k0 = k1) {
     k1 = std::min(round_down(a.kv.first + k0, kKeyBlock) + kKeyBlock - a.kv.first, last);
@@ -100,17 +118,49 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
   }
 }
 
-}  // namespace
-
-void attend(const AttendArgs& a) {
-  check(a.kv.first % kAttendBlock == 0 || a.kv.rows == 0, "attend: a tile starts on an attend block");
-  check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
-  if (a.tokens <= kDecodeTokens) return decode(a);
+void attend_many(const AttendArgs& a) {
   const std::int64_t blocks = ceil_div(a.tokens, kQueryBlock);
   parallel_for(blocks * a.q_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t t = i / a.q_heads * kQueryBlock;
       prefill_block(a, i % a.q_heads, t, std::min(kQueryBlock, a.tokens - t));
+    }
+  });
+}
+
+template <class Args>
+void check_attend(const Args& a) {
+  check(a.kv.first % kAttendBlock == 0 || a.kv.rows == 0, "attend: a tile starts on an attend block");
+  check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
+}
+
+}  // namespace
+
+void attend(const AttendArgs& a) {
+  check_attend(a);
+  a.tokens <= kFewTokens ? attend_few(a) : attend_many(a);
+  finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim});
+}
+
+void attend_step(const AttendStepArgs& a) {
+  check_attend(a);
+  const std::int64_t row_bytes = 2 * a.head_dim * size_of(a.act);
+  if (a.fresh) clear(a.state, 0, a.batch.count * a.q_heads, a.head_dim);
+  parallel_for(a.kv_heads * a.batch.count, 1, [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t h = i / a.batch.count, t = i % a.batch.count;
+      const StepSpan& span = a.batch.spans[t];
+      const std::byte* rows = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
+      const GroupQueries queries(a, t, h, scratch);
+      if (a.from == StepRows::tile) {
+        queries.add(rows, std::min(span.rows - a.kv.first, a.kv.rows));
+        continue;
+      }
+      for (std::int64_t r = span.ring_first, next; r < span.rows; r = next) {
+        next = std::min<std::int64_t>(round_down(r, a.kv.rows) + a.kv.rows, span.rows);
+        queries.add(rows + r % a.kv.rows * row_bytes, next - r);
+      }
     }
   });
 }

@@ -1,10 +1,12 @@
 // score_list, finish_list: attention over listed rows, block by block of the list, wherever the rows are.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
+#include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -18,16 +20,18 @@ void check_list(const AttendListArgs& a) {
   check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend_list: head_dim is a multiple of 8 up to 256");
 }
 
-/// One KV head's list.
+/// The n-th list of the batch.
 class Listed {
  public:
-  Listed(const AttendListArgs& a, std::int64_t head)
+  Listed(const AttendListArgs& a, std::int64_t n)
       : row_bytes_(2 * a.head_dim * size_of(a.act)),
-        rows_(a.rows.rows + head * a.rows.stride),
-        places_(a.places ? a.places + head * a.rows.stride : nullptr),
-        landed_(a.landed ? a.landed[head] : std::numeric_limits<std::int32_t>::max()) {
-    const KvTile* tiles[] = {&a.regions.prefix, &a.regions.ring, &a.regions.cache, &a.regions.staging};
-    for (int i = 0; i < 4; ++i) regions_[i] = tiles[i]->data + head * tiles[i]->head_stride;
+        rows_(a.rows.rows + n * a.rows.stride),
+        places_(a.places ? a.places + n * a.rows.stride : nullptr),
+        landed_(a.landed ? a.landed[n] : std::numeric_limits<std::int32_t>::max()) {
+    const std::int64_t place = n / a.kv_heads, slot = a.batch.spans[place].slot;
+    const KvTile tiles[] = {tile_of(a.regions.prefix, slot), tile_of(a.regions.ring, slot),
+                            tile_of(a.regions.cache, slot), tile_of(a.regions.staging, place)};
+    for (int i = 0; i < 4; ++i) regions_[i] = tiles[i].data + n % a.kv_heads * tiles[i].head_stride;
   }
 
   RowPointer operator[](std::int64_t i) const {
@@ -51,16 +55,17 @@ void call(const AttendListArgs& a, const ListedRowsArgs& rows, bool values) {
   else values ? s.add_listed_f32(rows) : s.score_listed_f32(rows);
 }
 
-/// The group's queries of one KV head, times scale.
-float* scaled_queries(const AttendListArgs& a, std::int64_t head, Scratch& scratch) {
-  const std::int64_t n = a.q_heads / a.kv_heads * a.head_dim;
-  float* space = scratch.get<float>(2 * n);
-  simd().scale(read_row(at(a.q, a.act, head * n), a.act, n, space), a.scale, space + n, n);
-  return space + n;
+/// The group's queries that the n-th list is for, times scale.
+float* scaled_queries(const AttendListArgs& a, std::int64_t n, Scratch& scratch) {
+  const std::int64_t size = a.q_heads / a.kv_heads * a.head_dim;
+  const std::byte* q = at(a.q, a.act, n / a.kv_heads * a.q_stride + n % a.kv_heads * size);
+  float* space = scratch.get<float>(2 * size);
+  simd().scale(read_row(q, a.act, size, space), a.scale, space + size, size);
+  return space + size;
 }
 
-ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t head, const float* q) {
-  const std::int64_t group = a.q_heads / a.kv_heads, first = head * group;
+ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t n, const float* q) {
+  const std::int64_t group = a.q_heads / a.kv_heads, first = n * group;
   return {.q = q,
           .scores = a.scores + first * a.rows.stride,
           .score_stride = a.rows.stride,
@@ -88,23 +93,40 @@ void score_some(const AttendListArgs& a, const Listed& list, ListedRowsArgs rows
     for (std::int64_t i = 0; i < n; ++i) to[h * a.rows.stride + entries[i]] = some[h * kAttendBlock + i];
 }
 
+/// The rows that are not listed, as one, for query head g of the group of list n.
+void add_tail(const FinishListArgs& args, std::int64_t n, std::int64_t g, const ListedRowsArgs& rows) {
+  const AttendListArgs& a = args.list;
+  const float tail = a.rows.tail[n * rows.heads + g];
+  if (!(tail > 0)) return;  // the bits of a list of all rows stay those of dense attention
+  const StepSpan& span = a.batch.spans[n / a.kv_heads];
+  const std::int64_t count = a.rows.count[n], d = a.head_dim;
+  float before = rows.l[g];  // of the window
+  for (std::int64_t i = std::max<std::int64_t>(0, count - span.window); i < count; ++i)
+    before -= std::exp(rows.scores[g * a.rows.stride + i] - rows.m[g]);
+  const float weight = tail * std::max(before, 0.0f);
+  const float* mean = args.mean + span.slot * args.mean_session_stride + n % a.kv_heads * d;
+  for (std::int64_t i = 0; i < d; ++i) rows.o[g * d + i] += weight * mean[i];
+  rows.l[g] += weight;
+}
+
 }  // namespace
 
 void score_list(const ScoreListArgs& args) {
   const AttendListArgs& a = args.list;
   check_list(a);
   constexpr std::int64_t kPiece = 4 * kAttendBlock;
+  const std::int64_t lists = a.batch.count * a.kv_heads;
   std::int64_t most = 0;
-  for (std::int64_t h = 0; h < a.kv_heads; ++h) most = std::max<std::int64_t>(most, a.rows.count[h]);
+  for (std::int64_t n = 0; n < lists; ++n) most = std::max<std::int64_t>(most, a.rows.count[n]);
   const std::int64_t pieces = ceil_div(most, kPiece);
-  parallel_for(a.kv_heads * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(lists * pieces, 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
     for (std::int64_t p = begin; p < end; ++p) {
-      const std::int64_t h = p / pieces, first = p % pieces * kPiece;
-      const std::int64_t last = std::min<std::int64_t>(first + kPiece, a.rows.count[h]);
+      const std::int64_t n = p / pieces, first = p % pieces * kPiece;
+      const std::int64_t last = std::min<std::int64_t>(first + kPiece, a.rows.count[n]);
       if (first >= last) continue;
-      const Listed list(a, h);
-      const ListedRowsArgs rows = arguments(a, h, scaled_queries(a, h, scratch));
+      const Listed list(a, n);
+      const ListedRowsArgs rows = arguments(a, n, scaled_queries(a, n, scratch));
       for (std::int64_t i = first; i < last; i += kAttendBlock)
         score_some(a, list, rows, i, std::min(i + kAttendBlock, last), [&](std::int64_t e) { return list.landed(e); });
     }
@@ -115,15 +137,15 @@ void finish_list(const FinishListArgs& args) {
   const AttendListArgs& a = args.list;
   check_list(a);
   const std::int64_t group = a.q_heads / a.kv_heads;
-  parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(a.batch.count * a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch q_scratch, scratch;
-    for (std::int64_t h = begin; h < end; ++h) {
-      const Listed list(a, h);
-      ListedRowsArgs rows = arguments(a, h, scaled_queries(a, h, q_scratch));
+    for (std::int64_t l = begin; l < end; ++l) {
+      const Listed list(a, l);
+      ListedRowsArgs rows = arguments(a, l, scaled_queries(a, l, q_scratch));
       std::fill_n(rows.o, group * a.head_dim, 0.0f);
       std::fill_n(rows.m, group, -std::numeric_limits<float>::infinity());
       std::fill_n(rows.l, group, 0.0f);
-      const std::int64_t count = a.rows.count[h];
+      const std::int64_t count = a.rows.count[l];
       RowPointer* pointers = scratch.get<RowPointer>(count);
       for (std::int64_t i = 0; i < count; ++i) pointers[i] = list[i];
       float* const scores = rows.scores;
@@ -135,8 +157,11 @@ void finish_list(const FinishListArgs& args) {
         call(a, rows, true);
         rows.scores = scores;
       }
+      if (args.mean == nullptr || a.rows.tail == nullptr) continue;
+      for (std::int64_t g = 0; g < group; ++g) add_tail(args, l, g, rows);
     }
   });
+  finish({a.state, args.out, a.act, a.batch.count, a.q_heads, a.head_dim});
 }
 
 }  // namespace longhaul::cpu

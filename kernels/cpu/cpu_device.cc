@@ -39,7 +39,7 @@ class CpuDevice final : public Device {
     machine_.rethrow_failure();
   }
 
-  void pin(std::byte* data, std::int64_t bytes) override {
+  void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
     check(bytes >= 0 && reinterpret_cast<std::uintptr_t>(data) % kPage == 0, "pinned memory starts on a page");
     if (bytes == 0) return;
     auto next = pins_.lower_bound(data);
@@ -49,6 +49,7 @@ class CpuDevice final : public Device {
     if (bytes > left) throw OutOfMemory("pinned host memory", bytes, left);
     pins_.emplace(data, bytes);
     pinned_ += bytes;
+    if (report) report(bytes, bytes);
   }
 
   void unpin(std::byte* data) noexcept override {
@@ -60,7 +61,6 @@ class CpuDevice final : public Device {
   }
 
   DeviceCounters counters() const override { return machine_.counters(); }
-  bool selects_rows() const override { return true; }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override try {

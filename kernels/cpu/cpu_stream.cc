@@ -21,7 +21,8 @@ void call(const RopeArgs& a) { cpu::rope(a); }
 void call(const SiluMulArgs& a) { cpu::silu_mul(a); }
 void call(const AppendArgs& a) { cpu::append(a); }
 void call(const AttendArgs& a) { cpu::attend(a); }
-void call(const MergeArgs& a) { cpu::merge(a); }
+void call(const AppendStepArgs& a) { cpu::append_step(a); }
+void call(const AttendStepArgs& a) { cpu::attend_step(a); }
 void call(const FinishArgs& a) { cpu::finish(a); }
 void call(const SampleArgs& a) { cpu::sample(a); }
 void call(const FitLabelsArgs& a) { cpu::fit_labels(a); }
@@ -37,6 +38,10 @@ void call(const AddMassArgs& a) { cpu::add_mass(a); }
 void call(const RoundRowsArgs& a) { cpu::round_rows(a); }
 void call(const JudgeArgs& a) { cpu::judge(a); }
 void call(const MomentsArgs& a) { cpu::moments(a); }
+void call(const MeanValuesArgs& a) { cpu::mean_values(a); }
+void call(const RandomFillArgs& a) { cpu::random_fill(a); }
+void call(const ReplayArgs& a) { cpu::replay(a); }
+void call(const ChecksumArgs& a) { cpu::checksum(a); }
 
 void copy_pieces(const CopyArgs& a) {
   check(a.width >= 0 && a.height >= 0, "a copy's width and height are not negative");

@@ -31,7 +31,8 @@ class CpuStream final : public Stream {
   void launch(const SiluMulArgs& a) override { push(a); }
   void launch(const AppendArgs& a) override { push(a); }
   void launch(const AttendArgs& a) override { push(a); }
-  void launch(const MergeArgs& a) override { push(a); }
+  void launch(const AppendStepArgs& a) override { push(a); }
+  void launch(const AttendStepArgs& a) override { push(a); }
   void launch(const FinishArgs& a) override { push(a); }
   void launch(const SampleArgs& a) override { push(a); }
 
@@ -49,6 +50,11 @@ class CpuStream final : public Stream {
   void launch(const RoundRowsArgs& a) override { push(a); }
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
+  void launch(const MeanValuesArgs& a) override { push(a); }
+
+  void launch(const RandomFillArgs& a) override { push(a); }
+  void launch(const ReplayArgs& a) override { push(a); }
+  void launch(const ChecksumArgs& a) override { push(a); }
 
  private:
   struct Record {
@@ -66,9 +72,10 @@ class CpuStream final : public Stream {
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
   using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
-                            AppendArgs, AttendArgs, MergeArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs,
-                            SelectArgs, LocateArgs, GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs,
-                            AddListMassArgs, AddMassArgs, RoundRowsArgs, JudgeArgs, MomentsArgs>;
+                            AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
+                            FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
+                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, RoundRowsArgs,
+                            JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

@@ -71,18 +71,4 @@ void silu_mul(const SiluMulArgs& a) {
   });
 }
 
-void append(const AppendArgs& a) {
-  check(a.dst.rows == a.tokens, "append: as many rows as tokens");
-  const std::int64_t d = a.head_dim, width = (a.q_heads + 2 * a.kv_heads) * d, bytes = d * size_of(a.act);
-  parallel_for(a.tokens, row_grain(2 * a.kv_heads * d), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t)
-      for (std::int64_t h = 0; h < a.kv_heads; ++h) {
-        std::byte* row = a.dst.data + h * a.dst.head_stride + t * 2 * bytes;
-        const std::byte* k = at(a.qkv, a.act, t * width + (a.q_heads + h) * d);
-        std::memcpy(row, k, bytes);
-        std::memcpy(row + bytes, k + a.kv_heads * bytes, bytes);
-      }
-  });
-}
-
 }  // namespace longhaul::cpu

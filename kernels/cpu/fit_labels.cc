@@ -21,8 +21,7 @@
 namespace longhaul::cpu {
 namespace {
 
-constexpr std::int64_t kMostKeys = 4096;  // of a head that are looked at, evenly spread
-constexpr std::int64_t kTrials = 32;      // queries that candidates are compared with
+constexpr std::int64_t kTrials = 32;  // queries that candidates are compared with
 
 /// A question asks with queries that the document has not seen: of every direction a little is expected, as a share of
 /// the mean variance (DESIGN.md, "A prior for queries not seen").
@@ -36,24 +35,19 @@ std::int64_t target_of(const FitLabelsArgs& a, std::int64_t i) {
   return a.target + static_cast<std::int64_t>(static_cast<std::uint64_t>(spread) * a.targets >> 32);
 }
 
-/// All queries at their target positions, [queries, q_heads * head_dim].
-Floats turned_queries(const FitLabelsArgs& a) {
-  const std::int64_t d = a.head_dim, half = d / 2, width = a.q_heads * d;
-  Floats out(a.queries * width);
+/// By what each query is turned: cosines, then sines, [queries, head_dim]; none for a given basis.
+Floats turns_of(const FitLabelsArgs& a) {
+  if (a.fit == LabelFit::given) return {};
+  const std::int64_t d = a.head_dim, half = d / 2;
+  Floats out(a.queries * d);
   parallel_for(a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
-    thread_local Scratch scratch;
-    float *cosine = scratch.get<float>(d), *sine = cosine + half;
     for (std::int64_t i = begin; i < end; ++i) {
       const auto by = static_cast<double>(target_of(a, i) - (a.q_pos + i));
       for (std::int64_t c = 0; c < half; ++c) {
         const double angle = by * a.inv_freq[c];
-        cosine[c] = static_cast<float>(std::cos(angle));
-        sine[c] = static_cast<float>(std::sin(angle));
+        out[i * d + c] = static_cast<float>(std::cos(angle));
+        out[i * d + half + c] = static_cast<float>(std::sin(angle));
       }
-      float* x = &out[i * width];
-      const float* from = read_row(at(a.q, a.act, i * width), a.act, width, x);
-      if (from != x) std::copy_n(from, width, x);
-      for (std::int64_t h = 0; h < a.q_heads; ++h) simd().rotate(x + h * d, cosine, sine, half);
     }
   });
   return out;
@@ -62,21 +56,22 @@ Floats turned_queries(const FitLabelsArgs& a) {
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const Floats& queries, std::int64_t head)
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const Floats& turns, std::int64_t head)
       : a_(a),
-        queries_(queries),
+        at_queries_(at_queries),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
-        count_(std::min(a.kv.rows, kMostKeys)),
+        count_(fit_keys(a.kv.rows)),
         padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
         keys_(count_ * d_),
         basis_(basis_of(a.labels, head, d_)) {
     for (std::int64_t i = 0; i < count_; ++i) {
-      const std::byte* row = a.kv.data + head * a.kv.head_stride + i * a.kv.rows / count_ * 2 * d_ * size_of(a.act);
+      const std::byte* row = a.kv.data + head * a.kv.head_stride + fit_key(i, a.kv.rows) * 2 * d_ * size_of(a.act);
       const float* from = read_row(row, a.act, d_, &keys_[i * d_]);
       if (from != &keys_[i * d_]) std::copy_n(from, d_, &keys_[i * d_]);
     }
+    if (a.fit != LabelFit::given) turn_queries(turns);
   }
 
   void run() {
@@ -107,7 +102,21 @@ class HeadFit {
   }
 
  private:
-  const float* query(std::int64_t i) const { return &queries_[(i * a_.q_heads + head_ * group_) * d_]; }
+  /// The group's queries at their target positions.
+  void turn_queries(const Floats& turns) {
+    const std::int64_t width = group_ * d_;
+    queries_.resize(a_.queries * width);
+    parallel_for(a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        float* x = &queries_[i * width];
+        const float* from = read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, width, x);
+        if (from != x) std::copy_n(from, width, x);
+        const float* turn = &turns[i * d_];
+        for (std::int64_t g = 0; g < group_; ++g) simd().rotate(x + g * d_, turn, turn + d_ / 2, d_ / 2);
+      }
+    });
+  }
+  const float* query(std::int64_t i) const { return &queries_[i * group_ * d_]; }
   std::int64_t trial(std::int64_t t) const { return (2 * t + 1) * a_.queries / (2 * trials()); }
   std::int64_t trials() const { return std::min(a_.queries, kTrials); }
 
@@ -121,7 +130,7 @@ class HeadFit {
     k_moment_.assign(d_ * d_, 0.0);
     add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());
     for (std::int64_t g = 0; g < group_; ++g)
-      add_gram({query(0) + g * d_, DType::f32, a_.q_heads * d_, a_.queries, d_}, nullptr, q_moment_.data());
+      add_gram({query(0) + g * d_, DType::f32, group_ * d_, a_.queries, d_}, nullptr, q_moment_.data());
     for (std::int64_t i = 0; i < a_.queries; ++i)
       for (std::int64_t g = 0; g < group_; ++g)
         for (std::int64_t c = 0; c < d_; ++c) q_abs[c] += std::abs(query(i)[g * d_ + c]);
@@ -164,7 +173,7 @@ class HeadFit {
     for (std::int64_t i = 0; i < a_.queries; ++i) {
       const float* query =
           read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, group_ * d_, q.data());
-      const std::byte* row = a_.kv.data + head_ * a_.kv.head_stride + (a_.q_pos + i) * 2 * d_ * size_of(a_.act);
+      const std::byte* row = at_queries_.data + head_ * at_queries_.head_stride + i * 2 * d_ * size_of(a_.act);
       const float* key = read_row(row, a_.act, d_, k.data());
       for (std::int64_t j = 0; j < group_ * d_; ++j) sums[j % d_] += std::abs(query[j] * key[j % d_]);
     }
@@ -195,9 +204,9 @@ class HeadFit {
       std::fill_n(basis_.step, a_.labels.dims, 1.0f);
       return;
     }
-    const Floats x = coordinates();
+    coordinates_ = coordinates();
     for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
-      const auto [low, high] = range_of(&x[j * padded_]);
+      const auto [low, high] = range_of(&coordinates_[j * padded_]);
       const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
       basis_.zero[j] = low;
       basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
@@ -275,10 +284,10 @@ class HeadFit {
     });
   }
 
-  /// The share of the trial queries' attention that goes to the keys which their labels choose.
+  /// The share of the trial queries' attention that goes to the keys which their labels choose, after fit_range().
   double kept_mass() {
     const std::int64_t dims = a_.labels.dims;
-    Floats labels = coordinates(), q(trials() * group_ * dims);
+    Floats labels = a_.labels.bits == 16 ? coordinates() : std::move(coordinates_), q(trials() * group_ * dims);
     parallel_for(dims, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t j = begin; j < end; ++j) quantise(&labels[j * padded_], j);
     });
@@ -323,12 +332,14 @@ class HeadFit {
   }
 
   const FitLabelsArgs& a_;
-  const Floats& queries_;
+  const KvTile& at_queries_;
   std::int64_t head_, d_, group_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_;                  // [count, d]
+  Floats queries_;               // [queries, group * d], turned
   Basis basis_;
   std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
+  Floats coordinates_;                           // [dims, padded] of the keys, by fit_range(), but for 16 bits
   Floats scores_;                                // [trials * group, padded]
   std::vector<std::uint32_t> truth_, estimate_;  // [trials, padded] combined probabilities as ordered keys
 };
@@ -336,11 +347,17 @@ class HeadFit {
 }  // namespace
 
 void fit_labels(const FitLabelsArgs& a) {
+  KvTile at_queries = a.kv;
+  at_queries.data += a.q_pos * 2 * a.head_dim * size_of(a.act);
+  fit_labels(a, at_queries);
+}
+
+void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries) {
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
-  const Floats queries = a.fit == LabelFit::given ? Floats{} : turned_queries(a);
+  const Floats turns = turns_of(a);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, queries, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, turns, h).run();
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/parallel.h"
+#include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -15,17 +16,19 @@ namespace {
 
 constexpr std::int64_t kChunk = 8192;
 
-/// The exact scores of the group's heads over all rows, [group, stride].
-std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t h, std::int64_t stride) {
+/// The exact scores of the group's heads over all rows of span t, [group, stride].
+std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t t, std::int64_t h, std::int64_t stride) {
   const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim, row_bytes = 2 * d * size_of(a.act);
   std::vector<float> scores(group * stride), q(group * d), space(group * d);
-  const float* wide = read_row(at(a.q, a.act, h * group * d), a.act, group * d, space.data());
+  const float* wide = read_row(at(a.q, a.act, t * a.q_stride + h * group * d), a.act, group * d, space.data());
+  const StepSpan& span = a.batch.spans[t];
+  const std::byte* data = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
   simd().scale(wide, a.scale, q.data(), group * d);
-  parallel_for(ceil_div(a.kv.rows, kAttendBlock), 8, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(ceil_div(span.rows, kAttendBlock), 8, [&](std::int64_t begin, std::int64_t end) {
     const void* rows[kAttendBlock];
     for (std::int64_t b = begin; b < end; ++b) {
-      const std::int64_t first = b * kAttendBlock, n = std::min(kAttendBlock, a.kv.rows - first);
-      for (std::int64_t r = 0; r < n; ++r) rows[r] = a.kv.data + h * a.kv.head_stride + (first + r) * row_bytes;
+      const std::int64_t first = b * kAttendBlock, n = std::min(kAttendBlock, span.rows - first);
+      for (std::int64_t r = 0; r < n; ++r) rows[r] = data + (first + r) * row_bytes;
       const ListedRowsArgs args{.rows = rows,
                                 .q = q.data(),
                                 .scores = scores.data() + first,
@@ -40,9 +43,9 @@ std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t h, std::int64_t
   return scores;
 }
 
-SelectionQuality judge_head(const JudgeArgs& a, std::int64_t h) {
-  const std::int64_t group = a.q_heads / a.kv_heads, n = a.kv.rows, stride = round_up(n, kAttendBlock);
-  std::vector<float> scores = exact_scores(a, h, stride), factors(group);
+SelectionQuality judge_list(const JudgeArgs& a, std::int64_t t, std::int64_t h) {
+  const std::int64_t group = a.q_heads / a.kv_heads, n = a.batch.spans[t].rows, stride = round_up(n, kAttendBlock);
+  std::vector<float> scores = exact_scores(a, t, h, stride), factors(group);
   for (std::int64_t g = 0; g < group; ++g) {
     float* s = &scores[g * stride];
     const float top = simd().top_score(s, n);
@@ -53,8 +56,9 @@ SelectionQuality judge_head(const JudgeArgs& a, std::int64_t h) {
   std::vector<std::uint32_t> keys(stride);
   simd().combine(scores.data(), stride, factors.data(), group, false, keys.data(), n);
 
-  const std::int64_t count = a.rows.count[h];
-  const std::int32_t* listed = a.rows.rows + h * a.rows.stride;
+  const RowList list = list_of(a.rows, t * a.kv_heads + h);
+  const std::int64_t count = *list.count;
+  const std::int32_t* listed = list.rows;
   TopRows top({.keys = keys.data(), .first = 0, .rows = n, .chunk = n, .lowest = 0, .wanted = count});
   for (int digit = 0; digit < kKeyDigits; ++digit) top.count(0, digit), top.pick(digit);
   std::vector<std::int32_t> best(top.place()), both;
@@ -71,8 +75,11 @@ SelectionQuality judge_head(const JudgeArgs& a, std::int64_t h) {
 }  // namespace
 
 void judge(const JudgeArgs& a) {
-  parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) a.out[h] = judge_head(a, h);
+  parallel_for(a.batch.count * a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t t = i / a.kv_heads, h = i % a.kv_heads;
+      a.out[t * a.out_stride + h] = judge_list(a, t, h);
+    }
   });
 }
 

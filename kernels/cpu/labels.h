@@ -16,6 +16,13 @@ inline Basis basis_of(const LabelTile& l, std::int64_t head, std::int64_t head_d
   return {at, at + map, at + 2 * map, at + 2 * map + l.dims};
 }
 
+/// One session's labels of a tile that lies by slot.
+inline LabelTile labels_of(LabelTile l, std::int64_t slot) {
+  l.codes += slot * l.session_stride;
+  l.basis += slot * l.basis_stride;
+  return l;
+}
+
 inline std::byte* label_block(const LabelTile& l, std::int64_t head, std::int64_t block) {
   return l.codes + head * l.head_stride + block * label_block_bytes(l.dims, l.bits);
 }

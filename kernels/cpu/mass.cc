@@ -12,13 +12,16 @@
 namespace longhaul::cpu {
 namespace {
 
-void add_list_head(const AddListMassArgs& a, std::int64_t h) {
+/// The n-th list of the batch.
+void add_one_list(const AddListMassArgs& a, std::int64_t n) {
   thread_local Scratch scratch;
-  const std::int64_t group = a.q_heads / a.kv_heads, count = a.rows.count[h], padded = round_up(count, kMostLanes);
-  const std::int32_t* rows = a.rows.rows + h * a.rows.stride;
-  float *sums = scratch.get<float>(2 * padded), *p = sums + padded, *mass = a.mass + h * a.mass_stride;
+  const std::int64_t group = a.q_heads / a.kv_heads, count = a.rows.count[n], padded = round_up(count, kMostLanes);
+  const StepSpan& span = a.batch.spans[n / a.kv_heads];
+  const std::int32_t* rows = a.rows.rows + n * a.rows.stride;
+  float *sums = scratch.get<float>(2 * padded), *p = sums + padded;
+  float* mass = a.mass + span.slot * a.mass_session_stride + n % a.kv_heads * a.mass_stride;
   std::fill_n(sums, count, 0.0f);
-  for (std::int64_t g = h * group; g < (h + 1) * group; ++g) {
+  for (std::int64_t g = n * group; g < (n + 1) * group; ++g) {
     std::copy_n(a.scores + g * a.rows.stride, count, p);
     std::fill(p + count, p + padded, 0.0f);
     simd().exp_scores(p, a.state.m[g], count);
@@ -30,7 +33,7 @@ void add_list_head(const AddListMassArgs& a, std::int64_t h) {
     mass[rows[i]] += sums[i];
     next = rows[i] + 1;
   }
-  std::fill(mass + next, mass + std::max(a.n, next), -std::numeric_limits<float>::infinity());
+  std::fill(mass + next, mass + std::max<std::int64_t>(span.rows, next), -std::numeric_limits<float>::infinity());
 }
 
 /// The columns [k0, k0 + cols) of one KV head: no one else adds to them.
@@ -64,8 +67,8 @@ void add_columns(const AddMassArgs& a, std::int64_t h, std::int64_t k0, std::int
 }  // namespace
 
 void add_list_mass(const AddListMassArgs& a) {
-  parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) add_list_head(a, h);
+  parallel_for(a.batch.count * a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) add_one_list(a, n);
   });
 }
 

@@ -1,6 +1,7 @@
 // The operators on host threads: what a CpuStream runs. Each is synchronous and parallel inside.
 #pragma once
 #include "kernels/sparse_ops.h"
+#include "kernels/synthetic_ops.h"
 
 namespace longhaul::cpu {
 
@@ -11,11 +12,15 @@ void rope(const RopeArgs&);
 void silu_mul(const SiluMulArgs&);
 void append(const AppendArgs&);
 void attend(const AttendArgs&);
-void merge(const MergeArgs&);
+void append_step(const AppendStepArgs&);
+void attend_step(const AttendStepArgs&);
 void finish(const FinishArgs&);
 void sample(const SampleArgs&);
 
 void fit_labels(const FitLabelsArgs&);
+/// The same from a sample: `a.kv` holds the keys that stand for all, fit_key() of each, and `at_queries` [queries] those
+/// at the queries' own positions, which LabelFit::qk looks at. Gives what all rows would.
+void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries);
 void label_rows(const LabelRowsArgs&);
 void select(const SelectArgs&);
 void locate(const LocateArgs&);
@@ -29,5 +34,10 @@ void add_mass(const AddMassArgs&);
 void round_rows(const RoundRowsArgs&);
 void judge(const JudgeArgs&);
 void moments(const MomentsArgs&);
+void mean_values(const MeanValuesArgs&);
+
+void random_fill(const RandomFillArgs&);
+void replay(const ReplayArgs&);
+void checksum(const ChecksumArgs&);
 
 }  // namespace longhaul::cpu

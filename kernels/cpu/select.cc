@@ -4,6 +4,7 @@
 // (the softmax's maximum and sum, the threshold), their results are combined in order. So the list never depends on
 // how the work was cut.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/labels.h"
+#include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -25,23 +27,31 @@ constexpr std::uint32_t kAnyKey = 0, kAboveMinusInfinity = 0x00800000;
 
 class Selection {
  public:
-  explicit Selection(const SelectArgs& a)
+  /// Token t of the batch, whose span selects from more rows than its budget.
+  Selection(const SelectArgs& a, std::int64_t t)
       : a_(a),
+        span_(a.batch.spans[t]),
+        out_(list_of(a.out, t * a.kv_heads)),
         group_(a.q_heads / a.kv_heads),
-        scored_(a.rows - a.window),
-        stride_(round_up(a.rows, kAttendBlock)),
+        scored_(span_.rows - span_.window),
+        stride_(round_up(a.batch.capacity, kAttendBlock)),
+        q_(at(a.q, a.act, t * a.q_stride)),
+        scratch_(a.scratch + t * (a.q_heads + a.kv_heads) * stride_),
+        mass_(a.mass == nullptr ? nullptr : a.mass + span_.slot * a.mass_session_stride),
+        labels_(a.by == SelectBy::labels ? labels_of(a.labels, span_.slot) : a.labels),
         chunks_(ceil_div(scored_, kChunk)),
-        softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1)),
+        tail_(a.out.tail == nullptr ? nullptr : a.out.tail + t * a.q_heads),
+        softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1 || tail_ != nullptr)),
         weights_(a.by == SelectBy::labels ? a.q_heads * a.labels.dims : 0),
         tops_(softmax_ ? a.q_heads * chunks_ : 0),
         sums_(tops_.size()) {
     for (std::int64_t h = 0; h < a.kv_heads; ++h)
       tops_of_.emplace_back(TopRows::Options{.keys = keys(h, 0),
-                                             .first = a.sinks,
+                                             .first = span_.sinks,
                                              .rows = scored_,
                                              .chunk = kChunk,
                                              .lowest = a.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey,
-                                             .wanted = a.budget - a.sinks - a.window,
+                                             .wanted = span_.budget - span_.sinks - span_.window,
                                              .top_p = a.top_p,
                                              .mass = a.by == SelectBy::mass ? total_mass(h) : 1.0});
   }
@@ -52,7 +62,7 @@ class Selection {
       each_head([&](std::int64_t h) {
         weigh(h), score(h, 0), sum(h, 0), combine(h, 0);
         for (int digit = 0; digit < kKeyDigits; ++digit) tops_of_[h].count(0, digit), tops_of_[h].pick(digit);
-        place(h), emit(h, 0);
+        place(h), emit(h, 0), tail(h);
       });
       return;
     }
@@ -68,6 +78,7 @@ class Selection {
     }
     each_head([&](std::int64_t h) { place(h); });
     each_chunk([&](std::int64_t h, std::int64_t c) { emit(h, c); });
+    each_head([&](std::int64_t h) { tail(h); });
   }
 
  private:
@@ -85,11 +96,11 @@ class Selection {
   }
 
   std::int64_t rows_of(std::int64_t c) const { return std::min(kChunk, scored_ - c * kChunk); }
-  float* scores(std::int64_t q_head, std::int64_t c) const { return a_.scratch + q_head * stride_ + c * kChunk; }
+  float* scores(std::int64_t q_head, std::int64_t c) const { return scratch_ + q_head * stride_ + c * kChunk; }
   std::uint32_t* keys(std::int64_t h, std::int64_t c) const {
     return reinterpret_cast<std::uint32_t*>(scores(a_.q_heads + h, c));
   }
-  const float* mass(std::int64_t h, std::int64_t c) const { return a_.mass + h * a_.mass_stride + c * kChunk; }
+  const float* mass(std::int64_t h, std::int64_t c) const { return mass_ + h * a_.mass_stride + c * kChunk; }
 
   double total_mass(std::int64_t h) const {
     double total = 0;
@@ -105,10 +116,10 @@ class Selection {
     thread_local Scratch scratch;
     const std::int64_t d = a_.head_dim, dims = a_.labels.dims;
     float* space = scratch.get<float>(2 * d);
-    const Basis basis = basis_of(a_.labels, h, d);
+    const Basis basis = basis_of(labels_, h, d);
     for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
       float *q = space + d, *w = &weights_[g * dims];
-      simd().scale(read_row(at(a_.q, a_.act, g * d), a_.act, d, space), a_.scale, q, d);
+      simd().scale(read_row(at(q_, a_.act, g * d), a_.act, d, space), a_.scale, q, d);
       simd().dots(basis.query_map, dims, d, q, w);
       if (a_.labels.bits == 16) continue;
       for (std::int64_t j = 0; j < dims; ++j) w[j] *= basis.step[j];
@@ -118,7 +129,7 @@ class Selection {
   void score(std::int64_t h, std::int64_t c) {
     if (a_.by != SelectBy::labels) return;
     const std::int64_t first = h * group_, n = rows_of(c);
-    simd().scan_labels({.codes = label_block(a_.labels, h, c * kChunk / kAttendBlock),
+    simd().scan_labels({.codes = label_block(labels_, h, c * kChunk / kAttendBlock),
                         .weights = &weights_[first * a_.labels.dims],
                         .out = scores(first, c),
                         .out_stride = stride_,
@@ -160,17 +171,40 @@ class Selection {
 
   /// The rows that are in without a score, around the others.
   void place(std::int64_t h) {
-    std::int32_t* out = a_.out.rows + h * a_.out.stride;
+    std::int32_t *out = out_.rows + h * out_.stride, sinks = span_.sinks;
     const std::int64_t chosen = tops_of_[h].place();
-    std::iota(out, out + a_.sinks, 0);
-    std::iota(out + a_.sinks + chosen, out + a_.sinks + chosen + a_.window, static_cast<std::int32_t>(scored_));
-    a_.out.count[h] = static_cast<std::int32_t>(a_.sinks + chosen + a_.window);
+    std::iota(out, out + sinks, 0);
+    std::iota(out + sinks + chosen, out + sinks + chosen + span_.window, static_cast<std::int32_t>(scored_));
+    out_.count[h] = static_cast<std::int32_t>(sinks + chosen + span_.window);
   }
 
-  void emit(std::int64_t h, std::int64_t c) { tops_of_[h].emit(c, a_.out.rows + h * a_.out.stride + a_.sinks); }
+  void emit(std::int64_t h, std::int64_t c) { tops_of_[h].emit(c, out_.rows + h * out_.stride + span_.sinks); }
+
+  /// What the listed rows have not got of the softmax of each query head.
+  void tail(std::int64_t h) {
+    if (tail_ == nullptr) return;
+    const std::int32_t* rows = out_.rows + h * out_.stride;
+    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
+      tail_[g] = 0;
+      if (!softmax_) continue;
+      const float *sums = &sums_[g * chunks_], *shares = scores(g, 0);
+      const double all = std::accumulate(sums, sums + chunks_, 0.0);
+      double listed = 0;
+      for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) listed += shares[rows[i]];
+      if (listed > 0 && std::isfinite(all)) tail_[g] = static_cast<float>(std::max(all / listed - 1, 0.0));
+    }
+  }
 
   const SelectArgs& a_;
-  std::int64_t group_, scored_, stride_, chunks_;
+  const StepSpan& span_;
+  RowList out_;
+  std::int64_t group_, scored_, stride_;
+  const void* q_;
+  float* scratch_;
+  const float* mass_;
+  LabelTile labels_;
+  std::int64_t chunks_;
+  float* tail_;  // [q_heads] or null
   bool softmax_;
   std::vector<float> weights_;      // [q_heads, dims]
   std::vector<float> tops_, sums_;  // [q_heads, chunks]
@@ -178,24 +212,32 @@ class Selection {
 };
 
 /// No scores: the sinks, and the rest of the budget at the end.
-void select_ends(const SelectArgs& a, std::int64_t sinks, std::int64_t window) {
-  for (std::int64_t h = 0; h < a.kv_heads; ++h) {
-    std::int32_t* out = a.out.rows + h * a.out.stride;
+void select_ends(const RowList& list, std::int64_t heads, std::int32_t rows, std::int32_t sinks, std::int32_t window) {
+  for (std::int64_t h = 0; h < heads; ++h) {
+    std::int32_t* out = list.rows + h * list.stride;
     std::iota(out, out + sinks, 0);
-    std::iota(out + sinks, out + sinks + window, static_cast<std::int32_t>(a.rows - window));
-    a.out.count[h] = static_cast<std::int32_t>(sinks + window);
+    std::iota(out + sinks, out + sinks + window, rows - window);
+    list.count[h] = sinks + window;
   }
+}
+
+void select_rows(const SelectArgs& a, std::int64_t t) {
+  const StepSpan& span = a.batch.spans[t];
+  check(span.rows <= a.batch.capacity, "select: no span has more rows than the batch's capacity");
+  check(span.budget >= span.sinks + span.window, "select: the budget holds the sinks and the window");
+  check(a.out.stride >= std::min(span.budget, span.rows), "select: the list has room for the budget");
+  const RowList out = list_of(a.out, t * a.kv_heads);
+  if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, 0.0f);
+  if (span.budget >= span.rows) return select_ends(out, a.kv_heads, span.rows, 0, span.rows);
+  if (a.by == SelectBy::none) return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
+  Selection(a, t).run();
 }
 
 }  // namespace
 
 void select(const SelectArgs& a) {
-  check(a.budget >= a.sinks + a.window, "select: the budget holds the sinks and the window");
-  check(a.out.stride >= std::min(a.budget, a.rows), "select: the list has room for the budget");
-  if (a.budget >= a.rows) return select_ends(a, 0, a.rows);
-  if (a.by == SelectBy::none) return select_ends(a, a.sinks, a.budget - a.sinks);
   if (a.by == SelectBy::labels) check_labels(a.labels, a.head_dim);
-  Selection(a).run();
+  for (std::int64_t t = 0; t < a.batch.count; ++t) select_rows(a, t);
 }
 
 }  // namespace longhaul::cpu

@@ -1,5 +1,5 @@
-// attend for a prefill chunk: tiles of 64 query rows by 64 KV rows in plain float32 products, for both types and any
-// head_dim. A query row is a (token, head of the group) pair, so the heads that share a KV head share its loads.
+// attend where no library serves: tiles of 64 query rows by 64 KV rows in plain float32 products, for both types and
+// any head_dim. A query row is a (token, head of the group) pair, so the heads that share a KV head share its loads.
 #include <cmath>
 
 #include "kernels/base/bytes.h"
@@ -71,13 +71,8 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
     const bool there = row <= last;
     state[i] = there ? row / group * a.q_heads + h * group + row % group : -1;
     seen[i] = there ? visible(row) : 0;
-    m[i] = there && !a.fresh ? a.state.m[state[i]] : -INFINITY;
-    l[i] = there && !a.fresh ? a.state.l[state[i]] : 0.0f;
-#pragma unroll
-    for (int j = 0; j < kColumns; ++j) {
-      const int c = j * 64 + tx * 4;
-      if (there && !a.fresh && c < d) o[i][j] = load<4>(a.state.o + state[i] * d + c);
-    }
+    m[i] = -INFINITY;
+    l[i] = 0;
   }
 
   const T* rows = reinterpret_cast<const T*>(a.kv.data + h * a.kv.head_stride);
@@ -150,10 +145,13 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
   for (int i = 0; i < 4; ++i) {
     if (state[i] < 0) continue;
     if (tx == 0) a.state.m[state[i]] = m[i], a.state.l[state[i]] = l[i];
+    const float share = l[i] == 0 ? 0 : 1 / l[i];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       const int c = j * 64 + tx * 4;
-      if (c < d) store<4>(a.state.o + state[i] * d + c, o[i][j]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) o[i][j].v[e] *= share;
+      if (c < d) store<4>(static_cast<T*>(a.out) + state[i] * d + c, o[i][j]);
     }
   }
 }

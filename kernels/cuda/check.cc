@@ -9,10 +9,47 @@ std::string where(const std::source_location& at) {
   return fmt::format("{}:{} ({})", at.file_name(), at.line(), at.function_name());
 }
 
+/// What a user can do, by error; else by severity.
+std::string advice(cudaError_t error) {
+  switch (error) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorNvlinkUncorrectable:
+      return "the GPU's memory or link has failed: check it with nvidia-smi -q, and use another until then";
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+      return "this build has no code for this GPU: configure with -DCMAKE_CUDA_ARCHITECTURES=native, or --device cpu";
+    case cudaErrorInsufficientDriver:
+    case cudaErrorCompatNotSupportedOnDevice:
+      return "the driver is older than this build's CUDA: update it, or use --device cpu";
+    case cudaErrorDevicesUnavailable:
+      return "another process has the GPU for itself: try again later, or use another";
+    default:
+      break;
+  }
+  switch (severity_of(error)) {
+    case Severity::fatal:
+      return "the device is lost to this process";
+    case Severity::retryable:
+      return "it may succeed when tried again";
+    case Severity::refused:
+      break;
+  }
+  return {};
+}
+
 }  // namespace
 
-bool is_sticky(cudaError_t error) {
+Severity severity_of(cudaError_t error) {
   switch (error) {
+    case cudaErrorMemoryAllocation:
+    case cudaErrorNotReady:
+    case cudaErrorSystemNotReady:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorMpsServerNotReady:
+    case cudaErrorMpsMaxClientsReached:
+    case cudaErrorMpsMaxConnectionsReached:
+      return Severity::retryable;
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchTimeout:
     case cudaErrorAssert:
@@ -29,18 +66,22 @@ bool is_sticky(cudaError_t error) {
     case cudaErrorExternalDevice:
     case cudaErrorMpsClientTerminated:
     case cudaErrorContextIsDestroyed:
-      return true;
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorCudartUnloading:
+    case cudaErrorUnknown:
+      return Severity::fatal;
     default:
-      return false;
+      return Severity::refused;
   }
 }
 
 void check(cudaError_t error, std::source_location at) {
   if (error == cudaSuccess) return;
-  if (!is_sticky(error)) cudaGetLastError();  // so that a later call does not report it again
+  if (severity_of(error) != Severity::fatal) cudaGetLastError();  // so that a later call does not report it again
   if (error == cudaErrorMemoryAllocation) throw OutOfMemory(fmt::format("the CUDA runtime, at {}", where(at)), 0, 0);
-  throw DeviceError(fmt::format("{}: {}: {}{}", where(at), cudaGetErrorName(error), cudaGetErrorString(error),
-                                is_sticky(error) ? "; the device is lost to this process" : ""));
+  const std::string help = advice(error);
+  throw DeviceError(fmt::format("{}: {}: {}{}{}", where(at), cudaGetErrorName(error), cudaGetErrorString(error),
+                                help.empty() ? "" : "; ", help));
 }
 
 void check(cublasStatus_t status, std::source_location at) {

@@ -1,12 +1,10 @@
 #include "kernels/cuda_device.h"
 
 #include <chrono>
-#include <set>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
-#include "kernels/cuda/cuda_stream.h"
+#include "kernels/cuda/cuda_recording.h"
 #include "kernels/cuda/ops.h"
 
 namespace longhaul {
@@ -21,11 +19,11 @@ int use(int ordinal) {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int ordinal, std::int64_t budget)
+  CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
-        workspace_(allocate(Matmul::kWorkspaceBytes, "matrix-product workspace")),
-        machine_(ordinal, workspace_.data()) {}
+        workspace_(allocate(Machine::kWorkspaceBytes, "workspace of the libraries")),
+        machine_(ordinal, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
     cudaDeviceSynchronize();
@@ -34,9 +32,9 @@ class CudaDevice final : public Device {
   std::string describe() const override {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{})", properties.name,
+    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
                        format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor);
+                       properties.minor, machine_.attention.describe());
   }
   std::unique_ptr<Stream> make_stream(std::string_view) override {
     machine_.enter();
@@ -57,9 +55,23 @@ class CudaDevice final : public Device {
     machine_.enter();  // a kernel before the event may have found a fault
   }
 
-  void pin(std::byte* data, std::int64_t bytes) override;
-  void unpin(std::byte* data) noexcept override;
-  DeviceCounters counters() const override { return machine_.counters; }
+  void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
+    machine_.enter();
+    machine_.pins.pin(data, bytes, report);
+  }
+  void unpin(std::byte* data) noexcept override {
+    cudaSetDevice(ordinal_);
+    cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
+    machine_.pins.unpin(data);
+  }
+  std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue) override {
+    return std::make_unique<CudaRecording>(machine_, streams, enqueue);
+  }
+  DeviceCounters counters() const override {
+    DeviceCounters counters = machine_.counters;
+    counters.h2d_bytes += machine_.gatherer.bytes();
+    return counters;
+  }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override {
@@ -73,6 +85,7 @@ class CudaDevice final : public Device {
     check(error);
     return static_cast<std::byte*>(data);
   }
+  std::int64_t raw_left() const override { return cuda_free_memory(ordinal_); }
   void raw_free(std::byte* data, std::int64_t) noexcept override {
     cudaSetDevice(ordinal_);
     cudaFree(data);  // waits for the device
@@ -82,41 +95,71 @@ class CudaDevice final : public Device {
   int ordinal_;
   Buffer workspace_;
   Machine machine_;
-  std::set<std::byte*> pins_;  // starts
 };
 
-/// In one piece: a copy that crosses from one registration to the next is refused (cudaErrorInvalidValue, H100).
-void CudaDevice::pin(std::byte* data, std::int64_t bytes) {
-  longhaul::check(bytes >= 0 && !pins_.contains(data), "memory is pinned once");
-  if (bytes == 0) return;
-  machine_.enter();
-  const cudaError_t error = cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw OutOfMemory("pinned host memory", bytes, available_host_memory());
+const char* fault_text(Fault fault) {
+  switch (fault) {
+    case kNoFault:
+      break;
+    case kTokenOutsideVocabulary:
+      return "embed: a token id outside the vocabulary";
+    case kMissingRowsDoNotFit:
+      return "locate: the list of missing rows has no room for them";
+    case kRowsDoNotFitStaging:
+      return "gather: the rows do not fit in staging";
+    case kRowOutsideSource:
+      return "gather: the source does not hold a row";
+    case kHostGatherSilent:
+      return "gather: the host's threads do not answer";
   }
-  check(error);
-  pins_.insert(data);
-}
-
-void CudaDevice::unpin(std::byte* data) noexcept {
-  if (pins_.erase(data) == 0) return;
-  cudaSetDevice(ordinal_);
-  cudaDeviceSynchronize();  // after an exception on the host, copies may still be under way
-  cudaHostUnregister(data);
+  return "no fault";
 }
 
 }  // namespace
 
+Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
+    : matmul(workspace),
+      attention(workspace + Matmul::kWorkspaceBytes),
+      pins({.add =
+                [ordinal](std::byte* data, std::int64_t bytes) {
+                  use(ordinal);
+                  const cudaError_t error =
+                      cudaHostRegister(data, static_cast<std::size_t>(bytes), cudaHostRegisterPortable);
+                  if (error != cudaErrorHostMemoryAlreadyRegistered && severity_of(error) != Severity::fatal) {
+                    cudaGetLastError();  // told by the result
+                    return error == cudaSuccess;
+                  }
+                  check(error);
+                  return false;
+                },
+            .remove =
+                [ordinal](std::byte* data) {
+                  cudaSetDevice(ordinal);
+                  cudaHostUnregister(data);
+                }},
+           kPinnedChunk),
+      gatherer(choice),
+      ordinal_(ordinal) {
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
+}
+
 void Machine::enter() const {
   check(cudaSetDevice(ordinal_));
-  if (fault_.read() == kTokenOutsideVocabulary) throw DeviceError("embed: a token id outside the vocabulary");
+  if (const int fault = fault_.read(); fault != kNoFault) throw DeviceError(fault_text(static_cast<Fault>(fault)));
+  if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(failure_);
+}
+
+void Machine::fail(std::exception_ptr failure) noexcept {
+  std::lock_guard lock(mutex_);
+  if (failed_.load(std::memory_order_relaxed)) return;
+  failure_ = std::move(failure);
+  failed_.store(true, std::memory_order_release);
 }
 
 void attend(const AttendArgs& a, cudaStream_t stream) {
-  constexpr std::int64_t kFewTokens = 16;
   if (a.tokens == 0) return;
-  a.tokens <= kFewTokens ? attend_few(a, stream) : attend_many(a, stream);
+  if (a.act == DType::bf16 && a.head_dim <= 128) return attend_bf16(a, stream);
+  attend_many(a, stream);
 }
 
 }  // namespace cuda
@@ -128,6 +171,22 @@ int cuda_device_count() {
   return 0;
 }
 
+std::string cuda_absence() {
+  if (cuda_device_count() > 0) return {};
+  int driver = 0;
+  const cudaError_t asked = cudaDriverGetVersion(&driver);
+  auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+  if (asked != cudaSuccess || driver == 0) return "this machine has no NVIDIA driver: install one";
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    return fmt::format("the NVIDIA driver has CUDA {} and this build needs {}: update the driver", version(driver),
+                       version(CUDART_VERSION));
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  return fmt::format("the NVIDIA driver shows no GPU ({}): see nvidia-smi and CUDA_VISIBLE_DEVICES",
+                     cudaGetErrorString(error));
+}
+
 std::int64_t cuda_free_memory(int ordinal) {
   std::size_t free = 0, total = 0;
   cuda::use(ordinal);
@@ -135,11 +194,12 @@ std::int64_t cuda_free_memory(int ordinal) {
   return static_cast<std::int64_t>(free);
 }
 
-std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget) {
+std::unique_ptr<Device> make_cuda_device(int ordinal, std::int64_t budget, const GatherChoice& choice) {
   const int count = cuda_device_count();
+  if (count == 0) throw DeviceError(cuda_absence());
   if (ordinal < 0 || ordinal >= count)
     throw DeviceError(fmt::format("there is no CUDA device {}; this process can use {}", ordinal, count));
-  return std::make_unique<cuda::CudaDevice>(ordinal, budget);
+  return std::make_unique<cuda::CudaDevice>(ordinal, budget, choice);
 }
 
 }  // namespace longhaul

@@ -9,13 +9,16 @@ class CudaEvent final : public Event {
   cudaEvent_t get() const { return event_.get(); }
 
  private:
+  friend class CudaStream;
   EventHandle event_;
+  std::uint64_t capture_ = 0;  // in which it was last recorded; 0: in none
 };
 
 class CudaStream final : public Stream {
  public:
   explicit CudaStream(Machine& machine) : machine_(machine) {}
   ~CudaStream() override;
+  cudaStream_t get() const { return stream_.get(); }
 
   void copy(const CopyArgs&) override;
   void record(Event&) override;
@@ -28,12 +31,34 @@ class CudaStream final : public Stream {
   void launch(const SiluMulArgs&) override;
   void launch(const AppendArgs&) override;
   void launch(const AttendArgs&) override;
-  void launch(const MergeArgs&) override;
+  void launch(const AppendStepArgs&) override;
+  void launch(const AttendStepArgs&) override;
   void launch(const FinishArgs&) override;
   void launch(const SampleArgs&) override;
+  void launch(const RandomFillArgs&) override;
+  void launch(const ReplayArgs&) override;
+  void launch(const ChecksumArgs&) override;
+
+  void launch(const FitLabelsArgs&) override;
+  void launch(const LabelRowsArgs&) override;
+  void launch(const FillArgs&) override;
+  void launch(const AddListMassArgs&) override;
+  void launch(const AddMassArgs&) override;
+  void launch(const RoundRowsArgs&) override;
+  void launch(const JudgeArgs&) override;
+  void launch(const MomentsArgs&) override;
+  void launch(const MeanValuesArgs&) override;
+  void launch(const ScoreListArgs&) override;
+  void launch(const FinishListArgs&) override;
+
+  void launch(const LocateArgs&) override;
+  void launch(const GatherArgs&) override;
+  void launch(const RetainArgs&) override;
+  void launch(const SelectArgs&) override;
 
  private:
   void begin_launch();
+  void copy_part(const CopyArgs&);  // within one registration
 
   Machine& machine_;
   StreamHandle stream_;

@@ -3,6 +3,7 @@
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
 
 namespace longhaul::cuda {
@@ -16,12 +17,19 @@ unsigned blocks_for(std::int64_t items) {
   return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
 }
 
+/// At the start of a kernel that keeps nothing from the one before.
+__device__ void begin() {
+  let_next_start();
+  wait_for_previous();
+}
+
 __device__ std::int64_t first_item() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ std::int64_t item_stride() { return std::int64_t{gridDim.x} * blockDim.x; }
 
 /// A block per token.
 template <class T, int N>
 __global__ void embed_rows(const __grid_constant__ EmbedArgs a, int* fault) {
+  begin();
   const std::int64_t t = blockIdx.x;
   const std::int32_t id = a.ids[t];
   if (id < 0 || id >= a.vocab) {
@@ -48,6 +56,7 @@ __device__ float block_sum(float x) {
 /// A block per token. Like the reference implementations, a bf16 row is rounded before the gain too.
 template <class T, int N>
 __global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
+  begin();
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.hidden;
   T* out = static_cast<T*>(a.out) + blockIdx.x * a.hidden;
   float squares = 0;
@@ -67,14 +76,19 @@ __global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
 /// A block per token: the angles once for all heads, then each thread turns 4 pairs at a time.
 template <class T>
 __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
+  begin();
   constexpr int kMostHalf = 128, N = 4;
   __shared__ alignas(16) float cosine[kMostHalf], sine[kMostHalf];
   const int half = static_cast<int>(a.head_dim / 2);
   const float position = static_cast<float>(a.positions[blockIdx.x]);
   for (int i = threadIdx.x; i < half; i += blockDim.x) {
-    const float angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
-    cosine[i] = cosf(angle) * a.scale;
-    sine[i] = sinf(angle) * a.scale;
+    // Whole turns are taken off in double: sine and cosine of a large angle are slow.
+    constexpr double kTurn = 6.283185307179586477;
+    const double angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
+    float s, c;
+    sincosf(static_cast<float>(angle - rint(angle / kTurn) * kTurn), &s, &c);
+    cosine[i] = c * a.scale;
+    sine[i] = s * a.scale;
   }
   __syncthreads();
   T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
@@ -96,6 +110,7 @@ __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
 
 template <class T, int N>
 __global__ void silu_mul_rows(const __grid_constant__ SiluMulArgs a) {
+  begin();
   const std::int64_t packs = a.inter / N;
   for (std::int64_t item = first_item(); item < a.tokens * packs; item += item_stride()) {
     const std::int64_t t = item / packs, i = item % packs * N;
@@ -109,6 +124,7 @@ __global__ void silu_mul_rows(const __grid_constant__ SiluMulArgs a) {
 
 /// Bytes only: 16 a thread. A KV row is `width` packs of K, then of V.
 __global__ void append_rows(const __grid_constant__ AppendArgs a, std::int64_t width) {
+  begin();
   const auto* qkv = static_cast<const uint4*>(a.qkv);
   for (std::int64_t item = first_item(); item < a.tokens * a.kv_heads * 2 * width; item += item_stride()) {
     const std::int64_t i = item % width, part = item / width % 2, h = item / (2 * width) % a.kv_heads;
@@ -129,8 +145,10 @@ void embed(const EmbedArgs& a, int* fault, cudaStream_t stream) {
   if (a.tokens == 0) return;
   with_type(a.act, [&]<class T>(T) {
     with_pack(a.hidden, [&]<int N>(std::integral_constant<int, N>) {
-      Launch{.grid = static_cast<unsigned>(a.tokens), .block = threads_for(a.hidden / N), .stream = stream}(
-          embed_rows<T, N>, a, fault);
+      Launch{.grid = static_cast<unsigned>(a.tokens),
+             .block = threads_for(a.hidden / N),
+             .stream = stream,
+             .overlap = true}(embed_rows<T, N>, a, fault);
     });
   });
 }
@@ -139,8 +157,10 @@ void rms_norm(const RmsNormArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   with_type(a.act, [&]<class T>(T) {
     with_pack(a.hidden, [&]<int N>(std::integral_constant<int, N>) {
-      Launch{.grid = static_cast<unsigned>(a.tokens), .block = threads_for(a.hidden / N), .stream = stream}(
-          rms_norm_rows<T, N>, a);
+      Launch{.grid = static_cast<unsigned>(a.tokens),
+             .block = threads_for(a.hidden / N),
+             .stream = stream,
+             .overlap = true}(rms_norm_rows<T, N>, a);
     });
   });
 }
@@ -150,7 +170,8 @@ void rope(const RopeArgs& a, cudaStream_t stream) {
   with_type(a.act, [&]<class T>(T) {
     Launch{.grid = static_cast<unsigned>(a.tokens),
            .block = threads_for((a.q_heads + a.kv_heads) * a.head_dim / 8),
-           .stream = stream}(rope_rows<T>, a);
+           .stream = stream,
+           .overlap = true}(rope_rows<T>, a);
   });
 }
 
@@ -158,7 +179,8 @@ void silu_mul(const SiluMulArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   with_type(a.act, [&]<class T>(T) {
     with_pack(a.inter, [&]<int N>(std::integral_constant<int, N>) {
-      Launch{.grid = blocks_for(a.tokens * a.inter / N), .block = kThreads, .stream = stream}(silu_mul_rows<T, N>, a);
+      Launch{.grid = blocks_for(a.tokens * a.inter / N), .block = kThreads, .stream = stream, .overlap = true}(
+          silu_mul_rows<T, N>, a);
     });
   });
 }
@@ -166,8 +188,8 @@ void silu_mul(const SiluMulArgs& a, cudaStream_t stream) {
 void append(const AppendArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   const std::int64_t width = a.head_dim * size_of(a.act) / 16;
-  Launch{.grid = blocks_for(a.tokens * a.kv_heads * 2 * width), .block = kThreads, .stream = stream}(append_rows, a,
-                                                                                                     width);
+  Launch{.grid = blocks_for(a.tokens * a.kv_heads * 2 * width), .block = kThreads, .stream = stream, .overlap = true}(
+      append_rows, a, width);
 }
 
 }  // namespace longhaul::cuda

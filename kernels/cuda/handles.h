@@ -38,6 +38,27 @@ class EventHandle {
   cudaEvent_t event_ = nullptr;
 };
 
+/// An executable graph; empty until it is instantiated.
+class GraphHandle {
+ public:
+  GraphHandle() = default;
+  GraphHandle(GraphHandle&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+  GraphHandle& operator=(GraphHandle&&) = delete;
+  ~GraphHandle() {
+    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+  }
+  /// Takes `graph` and destroys it.
+  void instantiate(cudaGraph_t graph) {
+    const cudaError_t error = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error);
+  }
+  cudaGraphExec_t get() const { return graph_; }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 class BlasHandle {
  public:
   BlasHandle() { check(cublasLtCreate(&handle_)); }
@@ -53,10 +74,11 @@ class BlasHandle {
 };
 
 /// One word of pinned host memory that kernels can write and the host reads without a call; zero at first.
+template <class T>
 class HostWord {
  public:
   HostWord() {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(int), cudaHostAllocMapped | cudaHostAllocPortable));
+    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(T), cudaHostAllocMapped | cudaHostAllocPortable));
     *word_ = 0;
   }
   HostWord(HostWord&& other) noexcept : word_(std::exchange(other.word_, nullptr)) {}
@@ -64,11 +86,11 @@ class HostWord {
   ~HostWord() {
     if (word_ != nullptr) cudaFreeHost(word_);
   }
-  int* get() const { return word_; }
-  int read() const { return *static_cast<volatile int*>(word_); }
+  T* get() const { return word_; }
+  T read() const { return *static_cast<volatile T*>(word_); }
 
  private:
-  int* word_ = nullptr;
+  T* word_ = nullptr;
 };
 
 }  // namespace longhaul::cuda

@@ -60,15 +60,11 @@ void Matmul::run(const LinearArgs& a, cudaStream_t stream) {
                   .out = a.out_dim,
                   .out_type = a.out_type,
                   .accumulate = a.accumulate,
-                  .alignment = alignment_of({a.x, a.w, a.out, workspace_})});
-  if (last_ != nullptr && last_ != stream) {
-    check(cudaEventRecord(handed_over_.get(), last_));
-    check(cudaStreamWaitEvent(stream, handed_over_.get()));
-  }
-  last_ = stream;
+                  .alignment = alignment_of({a.x, a.w, a.out, workspace_.data()})});
+  workspace_.enter(stream);
   const float one = 1, keep = a.accumulate ? 1.0f : 0.0f;
   check(cublasLtMatmul(handle_.get(), &p.op, &one, a.w, &p.w, a.x, &p.x, &keep, a.out, &p.out, a.out, &p.out,
-                       &p.algorithm, workspace_, kWorkspaceBytes, stream));
+                       &p.algorithm, workspace_.data(), kWorkspaceBytes, stream));
 }
 
 }  // namespace longhaul::cuda

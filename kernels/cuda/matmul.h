@@ -1,10 +1,9 @@
 // linear for bf16 activations through cuBLASLt, float32 sums. Owned by the device; plans are kept by shape. All streams
 // share one workspace, so a stream that comes after another waits for it.
 #pragma once
-#include <cstddef>
 #include <map>
 
-#include "kernels/cuda/handles.h"
+#include "kernels/cuda/workspace.h"
 #include "kernels/ops.h"
 
 namespace longhaul::cuda {
@@ -17,10 +16,7 @@ class Matmul {
   explicit Matmul(std::byte* workspace) : workspace_(workspace) {}
 
   void run(const LinearArgs&, cudaStream_t);
-  /// The stream ends, its work done.
-  void forget(cudaStream_t stream) {
-    if (last_ == stream) last_ = nullptr;
-  }
+  void forget(cudaStream_t stream) { workspace_.forget(stream); }
 
  private:
   struct Shape {
@@ -38,9 +34,7 @@ class Matmul {
   Plan& plan(const Shape&);  // not const: the library takes its descriptors that way
 
   BlasHandle handle_;
-  EventHandle handed_over_;
-  std::byte* workspace_;
-  cudaStream_t last_ = nullptr;  // whose products use the workspace
+  Workspace workspace_;
   std::map<Shape, Plan> plans_;
 };
 

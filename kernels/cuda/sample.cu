@@ -1,149 +1,316 @@
-// sample: a block per row. Cuts are found by radix selection over the candidates' ranks, 8 bits a pass; weights are
-// integers (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same
-// token.
+// sample: a team of blocks per row, each with a run of neighbouring candidates whose weights it keeps in shared memory.
+// A cut is found among candidates counted by how far their logit is below the highest, which spreads those near it
+// evenly, then among the few at the cut, by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so
+// the order in which threads add them changes nothing and the CPU draws the same token.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
+#include "kernels/base/bytes.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/team.cuh"
 #include "kernels/sampling.h"
 
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 512, kBins = 256;
-using Units = unsigned long long;  // what CUDA's 64-bit atomics take
+constexpr int kThreads = 512, kWarps = kThreads / 32, kBins = 256, kTeam = 8;
+constexpr int kMostListed = 1024;
+constexpr std::int64_t kMostShared = 184 << 10;  // of a block, for weights
+using Units = unsigned long long;                // what CUDA's 64-bit atomics take
 using Scan = cub::BlockScan<Units, kThreads>;
 using Reduce = cub::BlockReduce<Units, kThreads>;
+
+enum Slot { kBest, kFinite, kMass, kTopKCut, kTopPCut, kTotal, kSlots };
 
 struct Shared {
   union {
     typename Scan::TempStorage scan;
     typename Reduce::TempStorage reduce;
   };
-  Units sum[kBins];
-  unsigned count[kBins];
-  Units result;
+  Units slots[kSlots];  // of this block, for the team; each is written once
+  Units sum[2][kBins];  // by turns, so that a pass can begin while a peer still reads
+  unsigned count[2][kBins];
+  Units listed[kMostListed], all_listed[kMostListed];  // ranks at the cut: this block's; the first block has the team's
+  unsigned listed_count;
+  Units warp_mass[kWarps];
+  Units before, here;
   int bin;
+  unsigned candidates;
 };
 
 struct Max {
   __device__ Units operator()(Units a, Units b) const { return a > b ? a : b; }
 };
+struct Min {
+  __device__ Units operator()(Units a, Units b) const { return a < b ? a : b; }
+};
+struct Sum {
+  __device__ Units operator()(Units a, Units b) const { return a + b; }
+};
 
-/// The block's reduction, known to every thread.
+/// The team's reduction, known to every thread.
 template <class Op>
-__device__ Units reduce(Units x, const Op& op, Shared& shared) {
-  const Units all = Reduce(shared.reduce).Reduce(x, op);
-  if (threadIdx.x == 0) shared.result = all;
-  __syncthreads();
-  const Units result = shared.result;
-  __syncthreads();
-  return result;
+__device__ Units reduce(Units x, const Op& op, Slot slot, Shared& shared) {
+  const Units block = Reduce(shared.reduce).Reduce(x, op);
+  if (threadIdx.x == 0) shared.slots[slot] = block;
+  team_sync();
+  Units all = *team_peer(&shared.slots[slot], 0);
+#pragma unroll
+  for (unsigned peer = 1; peer < kTeam; ++peer)
+    if (peer < team_size()) all = op(all, *team_peer(&shared.slots[slot], peer));
+  return all;
 }
 
-/// The lowest rank to keep so that the candidates of rank >= `floor` kept have at least `need` of `measure` in all, and
-/// no smaller set of best ones has. 1 <= need <= their sum.
-template <class Measure>
-__device__ Units select(const float* row, std::int64_t vocab, Units floor, Units need, const Measure& measure,
-                        Shared& shared) {
-  Units prefix = 0;
-  for (int shift = 56; shift >= 0; shift -= 8) {
-    if (threadIdx.x < kBins) shared.sum[threadIdx.x] = 0, shared.count[threadIdx.x] = 0;
-    __syncthreads();
-    int bin = 0;  // neighbours often share a bin: one pair of atomics for a run of them
+/// The block's candidates, and how each is seen: f(id, logit), a warp's in one run so that they are in order by warp.
+struct Row {
+  const float* logits;
+  std::int64_t begin, end;  // of this block
+  std::int64_t run;         // of a warp: a multiple of 32
+  float highest, temperature;
+  Units* weights;  // [end - begin] in shared memory; null: not kept
+
+  template <int kAtOnce = 16, class F>
+  __device__ void each(const F& f) const {
+    const std::int64_t first = begin + threadIdx.x / 32 * run + threadIdx.x % 32;
+    const std::int64_t last = min(begin + (threadIdx.x / 32 + 1) * run, end);
+#pragma unroll kAtOnce
+    for (std::int64_t i = first; i < last; i += 32) f(i, logits[i]);
+  }
+  __device__ Units fresh_weight(float logit) const { return sampling::weight(logit, highest, temperature); }
+  __device__ Units weight(std::int64_t i, float logit) const {
+    return weights != nullptr ? weights[i - begin] : fresh_weight(logit);
+  }
+  /// 255 for the highest, and `slope` less for each unit below it, to 0: never higher for a lower logit.
+  __device__ int height(float logit, float slope) const {
+    return logit == highest ? kBins - 1 : kBins - 1 - static_cast<int>(fminf((highest - logit) * slope, kBins - 1));
+  }
+};
+
+/// One pass of a radix selection. each(f) calls f(bin, amount) for what this thread has; the bin in which the `need`-th
+/// of the amounts falls, best first, is left in `shared` with what is before it and in it. `peers` blocks take part.
+template <class Each>
+__device__ void find_bin(const Each& each, Units need, unsigned peers, int turn, Shared& shared) {
+  __syncthreads();
+  struct Run {
+    int bin;
     Units sum = 0;
     unsigned count = 0;
-    auto flush = [&] {
-      if (count == 0) return;
-      atomicAdd(&shared.sum[bin], sum);
-      atomicAdd(&shared.count[bin], count);
-      sum = count = 0;
-    };
-    for (std::int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-      const Units rank = sampling::rank(row[i], i);
-      if (rank < floor || (shift < 56 && rank >> (shift + 8) != prefix)) continue;
-      const int at = static_cast<int>(rank >> shift & (kBins - 1));
-      if (at != bin) flush();
-      bin = at;
-      sum += measure(row[i]);
-      ++count;
+  } lowest{0}, run{kBins - 1};  // the lowest bin may have most of all; neighbours may share one of the others
+  auto flush = [&](Run& r) {
+    if (r.count == 0) return;
+    atomicAdd(&shared.sum[turn][r.bin], r.sum);
+    atomicAdd(&shared.count[turn][r.bin], r.count);
+    r.sum = r.count = 0;
+  };
+  each([&](int bin, Units amount) {
+    if (bin == 0) {
+      lowest.sum += amount;
+      ++lowest.count;
+      return;
     }
-    flush();
-    __syncthreads();
-    const int mine = kBins - 1 - static_cast<int>(threadIdx.x);  // best first
-    const Units here = mine >= 0 ? shared.sum[mine] : 0;
-    Units before;
-    Scan(shared.scan).ExclusiveSum(here, before);
-    if (mine >= 0 && before < need && need <= before + here) shared.bin = mine, shared.result = before;
-    __syncthreads();
-    prefix = prefix << 8 | static_cast<Units>(shared.bin);
-    need -= shared.result;
-    const bool whole = shared.count[shared.bin] == 1 || need == shared.sum[shared.bin];
-    __syncthreads();  // all have read before the next pass writes
-    if (whole) return Max{}(floor, prefix << shift);
-  }
-  return prefix;
+    if (bin != run.bin) flush(run);
+    run.bin = bin;
+    run.sum += amount;
+    ++run.count;
+  });
+  flush(run), flush(lowest);
+  peers > 1 ? team_sync() : __syncthreads();
+  const int mine = kBins - 1 - static_cast<int>(threadIdx.x);  // best first
+  Units here = 0, before;
+  unsigned candidates = 0;
+  if (mine >= 0)
+#pragma unroll
+    for (unsigned peer = 0; peer < kTeam; ++peer)
+      if (peer < peers) {
+        const unsigned block = peers > 1 ? peer : team_rank();
+        here += team_peer(shared.sum[turn], block)[mine];
+        candidates += team_peer(shared.count[turn], block)[mine];
+      }
+  Scan(shared.scan).ExclusiveSum(here, before);
+  if (mine >= 0 && before < need && need <= before + here)
+    shared.bin = mine, shared.before = before, shared.here = here, shared.candidates = candidates;
+  if (mine >= 0) shared.sum[turn ^ 1][mine] = 0, shared.count[turn ^ 1][mine] = 0;
+  __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ SampleArgs a) {
-  __shared__ Shared shared;
-  const float* row = a.logits + blockIdx.x * a.vocab;
-  std::int32_t* out = a.out + blockIdx.x;
-  const SampleParams p = a.params[blockIdx.x];
+/// The lowest rank to keep of what each(f) calls f(rank, amount) with, so that the kept have at least `need` in all and
+/// no smaller set of best ones has; by the ranks' bytes.
+template <class Each>
+__device__ Units lowest_rank(const Each& each, Units need, unsigned peers, int turn, Slot slot, Shared& shared) {
+  Units prefix = 0;
+  auto matching = [&](int shift, const auto& f) {
+    each([&](Units rank, Units amount) {
+      if (shift >= 56 || rank >> (shift + 8) == prefix) f(rank, amount);
+    });
+  };
+  for (int shift = 56;; shift -= 8, turn ^= 1) {
+    auto bins = [&](const auto& f) {
+      matching(shift, [&](Units rank, Units amount) { f(static_cast<int>(rank >> shift & (kBins - 1)), amount); });
+    };
+    find_bin(bins, need, peers, turn, shared);
+    prefix = prefix << 8 | static_cast<Units>(shared.bin);
+    need -= shared.before;
+    if (shared.candidates > 1 && need < shared.here) continue;
+    Units lowest = ~Units{0};  // all of the bin
+    matching(shift - 8, [&](Units rank, Units) { lowest = Min{}(lowest, rank); });
+    if (peers > 1) return reduce(lowest, Min{}, slot, shared);
+    return Reduce(shared.reduce).Reduce(lowest, Min{});  // known to the first thread
+  }
+}
+
+/// The same of the row's candidates of rank >= `floor`; amount(id, logit) and amount_of(rank) agree.
+/// 1 <= need <= their sum.
+template <class Amount, class AmountOf>
+__device__ Units select(const Row& row, float slope, Units floor, Units need, const Amount& amount,
+                        const AmountOf& amount_of, Slot slot, Shared& shared) {
+  if (threadIdx.x < kBins) shared.sum[0][threadIdx.x] = 0, shared.count[0][threadIdx.x] = 0;
+  if (threadIdx.x == 0) shared.listed_count = 0;
+  auto by_height = [&](const auto& f) {
+    row.each([&](std::int64_t i, float logit) {
+      if (sampling::rank(logit, i) >= floor) f(row.height(logit, slope), amount(i, logit));
+    });
+  };
+  find_bin(by_height, need, team_size(), 0, shared);
+  const int height = shared.bin;
+  const unsigned candidates = shared.candidates;
+  need -= shared.before;
+  auto at_cut = [&](const auto& f) {
+    row.each([&](std::int64_t i, float logit) {
+      if (row.height(logit, slope) != height) return;
+      const Units rank = sampling::rank(logit, i);
+      if (rank >= floor) f(rank, i, logit);
+    });
+  };
+  if (candidates > kMostListed)  // many equals
+    return lowest_rank(
+        [&](const auto& f) { at_cut([&](Units rank, std::int64_t i, float x) { f(rank, amount(i, x)); }); }, need,
+        team_size(), 1, slot, shared);
+
+  at_cut([&](Units rank, std::int64_t, float) { shared.listed[atomicAdd(&shared.listed_count, 1)] = rank; });
+  team_sync();
+  if (team_rank() == 0) {
+    unsigned count = 0;
+    for (unsigned peer = 0; peer < team_size(); ++peer) {
+      const unsigned more = *team_peer(&shared.listed_count, peer);
+      const Units* ranks = team_peer(shared.listed, peer);
+      for (unsigned i = threadIdx.x; i < more; i += kThreads) shared.all_listed[count + i] = ranks[i];
+      count += more;
+    }
+    __syncthreads();
+    auto listed = [&](const auto& f) {
+      for (unsigned i = threadIdx.x; i < count; i += kThreads) f(shared.all_listed[i], amount_of(shared.all_listed[i]));
+    };
+    const Units cut = lowest_rank(listed, need, 1, 1, slot, shared);
+    if (threadIdx.x == 0) shared.slots[slot] = cut;
+  }
+  team_sync();
+  return *team_peer(&shared.slots[slot], 0);
+}
+
+/// Of the kept, walked by id, the first at which the sum of weights exceeds the draw.
+__device__ void draw(const Row& row, Units cut, const SampleParams& p, std::int32_t* out, Shared& shared) {
+  const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  auto mass = [&](std::int64_t i, float logit) { return sampling::rank(logit, i) >= cut ? row.weight(i, logit) : 0; };
+  Units sum = 0;
+  row.each([&](std::int64_t i, float logit) { sum += mass(i, logit); });
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  if (lane == 0) shared.warp_mass[warp] = sum;
+  const Units total = reduce(lane == 0 ? sum : 0, Sum{}, kTotal, shared);
+  Units before = 0;  // this warp's run
+#pragma unroll
+  for (unsigned peer = 0; peer < kTeam; ++peer)
+    if (peer < team_rank()) before += *team_peer(&shared.slots[kTotal], peer);
+  for (unsigned w = 0; w < warp; ++w) before += shared.warp_mass[w];
+  const Units target = sampling::draw(p.seed, p.step, total);
+  if (target < before || target >= before + sum) return;
+  for (std::int64_t first = row.begin + warp * row.run;; first += 32) {
+    const std::int64_t i = first + lane;
+    Units upto = i < row.end ? mass(i, row.logits[i]) : 0;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const Units left = __shfl_up_sync(~0u, upto, offset);
+      if (static_cast<int>(lane) >= offset) upto += left;
+    }
+    const unsigned above = __ballot_sync(~0u, before + upto > target);
+    if (above != 0) {
+      if (lane == 0) *out = static_cast<std::int32_t>(first + __ffs(static_cast<int>(above)) - 1);
+      return;
+    }
+    before += __shfl_sync(~0u, upto, 31);
+  }
+}
+
+__device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weights, Shared& shared) {
+  const std::int64_t r = blockIdx.x / team_size(), slice = (a.vocab + team_size() - 1) / team_size();
+  const SampleParams p = a.params[r];
+  Row row{.logits = a.logits + r * a.vocab, .begin = min(team_rank() * slice, a.vocab)};
+  row.end = min(row.begin + slice, a.vocab);
+  row.run = (slice + kThreads - 1) / kThreads * 32;
 
   Units best = 0;
   bool nan = false, finite = false;
-  for (std::int64_t i = threadIdx.x; i < a.vocab; i += kThreads) {
-    const float x = row[i];
+  row.each([&](std::int64_t i, float x) {
     nan |= isnan(x);
     finite |= isfinite(x);
     best = Max{}(best, sampling::rank(x, i));
-  }
-  nan = __syncthreads_or(nan);
-  finite = __syncthreads_or(finite);
-  best = reduce(best, Max{}, shared);
-  if (nan || !finite || !(p.temperature > 0)) {
-    if (threadIdx.x == 0) *out = nan || !finite ? -1 : sampling::id_of(best);
+  });
+  constexpr Units kNan = ~Units{0};
+  best = reduce(nan ? kNan : best, Max{}, kBest, shared);
+  const bool any = reduce(finite, Max{}, kFinite, shared) != 0;
+  if (best == kNan || !any || !(p.temperature > 0)) {
+    if (team_rank() == 0 && threadIdx.x == 0) a.out[r] = best == kNan || !any ? -1 : sampling::id_of(best);
     return;
   }
 
-  const float highest = row[sampling::id_of(best)];
-  auto weight = [&](float logit) -> Units { return sampling::weight(logit, highest, p.temperature); };
-  Units cut = 0;  // ranks from here are kept
+  row.highest = a.logits[r * a.vocab + sampling::id_of(best)];
+  row.temperature = p.temperature;
+  if (keep_weights) {
+    row.each<2>([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
+    row.weights = weights;  // a thread reads those that it wrote
+  }
+  constexpr float kFine = 16;  // bins a unit, so that few are left at a cut: 16 units in all
+  Units cut = 0;               // ranks from here are kept
   if (p.top_k > 0 && p.top_k < a.vocab)
     cut = select(
-        row, a.vocab, cut, static_cast<Units>(p.top_k), [](float) -> Units { return 1; }, shared);
+        row, kFine, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; },
+        [](Units) -> Units { return 1; }, kTopKCut, shared);
   if (p.top_p < 1) {
+    auto weight = [&](std::int64_t i, float x) { return row.weight(i, x); };
+    auto weight_of = [&](Units rank) { return row.fresh_weight(sampling::logit_of(rank)); };
     Units mass = 0;
-    for (std::int64_t i = threadIdx.x; i < a.vocab; i += kThreads)
-      if (sampling::rank(row[i], i) >= cut) mass += weight(row[i]);
-    mass = reduce(
-        mass, [](Units x, Units y) { return x + y; }, shared);
-    cut = select(row, a.vocab, cut, sampling::mass_needed(p.top_p, mass), weight, shared);
+    row.each([&](std::int64_t i, float x) {
+      if (sampling::rank(x, i) >= cut) mass += weight(i, x);
+    });
+    mass = reduce(mass, Sum{}, kMass, shared);
+    cut = select(row, kFine / p.temperature, cut, sampling::mass_needed(p.top_p, mass), weight, weight_of, kTopPCut,
+                 shared);
   }
+  draw(row, cut, p, a.out + r, shared);
+}
 
-  // The draw walks the kept by id: a run of neighbours each.
-  const std::int64_t run = (a.vocab + kThreads - 1) / kThreads, begin = threadIdx.x * run;
-  const std::int64_t end = begin + run < a.vocab ? begin + run : a.vocab;
-  Units mine = 0, before, total;
-  for (std::int64_t i = begin; i < end; ++i)
-    if (sampling::rank(row[i], i) >= cut) mine += weight(row[i]);
-  Scan(shared.scan).ExclusiveSum(mine, before, total);
-  const Units draw = sampling::draw(p.seed, p.step, total);
-  if (draw < before || draw >= before + mine) return;
-  for (std::int64_t i = begin; i < end; ++i)
-    if (sampling::rank(row[i], i) >= cut && (before += weight(row[i])) > draw) {
-      *out = static_cast<std::int32_t>(i);
-      return;
-    }
+__global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ SampleArgs a, bool keep_weights) {
+  __shared__ Shared shared;
+  extern __shared__ Units weights[];
+  wait_for_previous();
+  let_next_start();
+  sample_row(a, keep_weights, weights, shared);
+  team_sync();
 }
 
 }  // namespace
 
 void sample(const SampleArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
-  Launch{.grid = static_cast<unsigned>(a.tokens), .block = kThreads, .stream = stream}(sample_rows, a);
+  const unsigned team = has_hopper_launches() ? kTeam : 1;
+  const std::int64_t bytes = ceil_div(a.vocab, team) * static_cast<std::int64_t>(sizeof(Units));
+  const bool keep = bytes <= kMostShared;
+  Launch{.grid = static_cast<unsigned>(a.tokens) * team,
+         .block = kThreads,
+         .shared_bytes = keep ? static_cast<std::size_t>(bytes) : 0,
+         .stream = stream,
+         .overlap = true,
+         .cluster = team}(sample_rows, a, keep);
 }
 
 }  // namespace longhaul::cuda

@@ -94,6 +94,16 @@ std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed,
   return ids;
 }
 
+namespace {
+
+/// Of the i-th session: scattered, 3, 1, 9, 7, 5 for five of them.
+std::int64_t slot_of(const RunOptions& o, std::size_t i) {
+  const auto place = static_cast<std::int64_t>(i), count = std::ssize(o.prompts);
+  return o.scattered ? 2 * ((count + 1 - place) % count) + 1 : place;
+}
+
+}  // namespace
+
 EngineOptions engine_options(const RunOptions& o) {
   KvPolicy policy = load_policy(o.policy, o.sets);
   policy.tile_rows = o.tile_rows;
@@ -101,7 +111,7 @@ EngineOptions engine_options(const RunOptions& o) {
   return {.policy = policy,
           .activations = o.activations,
           .max_len = *std::ranges::max_element(o.prompts) + o.steps + 1,
-          .max_sessions = static_cast<std::int64_t>(o.prompts.size()),
+          .max_sessions = std::ssize(o.prompts) * (o.scattered ? 2 : 1),
           .prefill_chunk = o.prefill_chunk,
           .resident = o.policy == "dense" || o.policy == "sparse-resident" ? 1 : o.resident,
           .cache = o.cache,
@@ -120,7 +130,7 @@ RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced)
   RunResult result{.tokens = {}, .logits = std::vector<std::vector<float>>(count)};
   std::vector<Session> sessions;
   for (std::size_t i = 0; i < count; ++i)
-    sessions.emplace_back(static_cast<std::int64_t>(i), random_prompt(o.prompts[i], i), SampleParams{}, o.steps + 1,
+    sessions.emplace_back(slot_of(o, i), random_prompt(o.prompts[i], i), SampleParams{}, o.steps + 1,
                           std::vector<std::int32_t>{});
 
   auto force = [&](std::size_t i) {

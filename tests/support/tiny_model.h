@@ -46,6 +46,8 @@ struct RunOptions {
   std::vector<std::int64_t> prompts{100};  // length of each session's prompt
   std::int64_t steps = 110;
   bool together = true;  // decode the sessions as one batch, else one after the other
+  /// Slots that no session uses lie between those of the sessions, whose order is not the batch's.
+  bool scattered = false;
   CpuDeviceOptions device;
 };
 

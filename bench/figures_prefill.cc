@@ -1,0 +1,33 @@
+// Prefill of all layers, and its arithmetic against a large product's rate.
+#include "bench/figure_sections.h"
+#include "bench/peaks.h"
+#include "kernels/base/error.h"
+
+namespace longhaul::bench {
+
+void prefill_figures(Figures& figures, const SectionFlags& flags) {
+  if (!figures.wants("prefill_256k_s")) return;
+  double rate = 0;
+  {
+    const auto device = open_device(flags.setting.device, std::int64_t{2} << 30, 0);
+    rate = product_rate(*device);
+  }
+  SyntheticSetting setting = flags.setting;
+  setting.batch = 1;
+  setting.probes.checksums = true;
+  SyntheticRun run(setting);
+  const double seconds = run.prefill();
+  const std::int64_t wrong = run.layers_not_stored();
+  if (wrong > 0)
+    throw DeviceError(fmt::format("prefill: {} layers of the host store are not what was computed", wrong));
+  const ModelConfig& c = setting.geometry.config;
+  const double n = static_cast<double>(setting.context),
+               products = static_cast<double>(run.weight_bytes()) / 2 - static_cast<double>(c.vocab * c.hidden);
+  const double flops = 2 * products * n + 2.0 * n * n * static_cast<double>(c.layers * c.q_heads * c.head_dim);
+  figures.add({"prefill_256k_s", seconds, "s", flops / rate, seconds / (flops / rate),
+               fmt::format("{}, {:.4g} FLOP at the {:.0f} TFLOP/s of an 8192^3 bf16 product is the bound; host store: "
+                           "{} layers of rows, checksums equal",
+                           run.describe(), flops, rate / 1e12, c.layers)});
+}
+
+}  // namespace longhaul::bench

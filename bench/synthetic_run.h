@@ -1,0 +1,59 @@
+// A model of a geometry with random weights, sessions filled with random rows, and the time of its steps.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/engine.h"
+#include "runtime/geometry.h"
+#include "runtime/replay.h"
+
+namespace longhaul::bench {
+
+struct SyntheticSetting {
+  Geometry geometry;
+  std::string device = "cuda:0";
+  std::string policy = "offload";
+  std::vector<std::string> sets;  // KEY=VALUE of the policy
+  std::int64_t context = 256 << 10, batch = 1, prefill_chunk = 4096;
+  std::optional<std::int64_t> gpu_memory, host_memory;  // bytes; none: what is free
+  std::shared_ptr<const Replay> replay;                 // null: what random queries select
+  Probes probes = {};
+};
+
+struct StepTimes {
+  double seconds;                     // median of the steps
+  double rows, hits, staged, missed;  // of a step, mean: listed rows of layers whose rows move, and where they were
+};
+
+class SyntheticRun {
+ public:
+  /// Allocates and makes the weights. Throws as Engine does.
+  explicit SyntheticRun(const SyntheticSetting& setting);
+
+  /// Fills every session to `context` rows.
+  void fill();
+  StepTimes step(int warm, int timed);
+  /// A real prefill of `context` random tokens into session 0; seconds.
+  double prefill();
+  std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_[0]); }
+
+  Engine& engine() { return *engine_; }
+  Device& device() { return *device_; }
+  /// Bytes of weights that a decode step reads: all but the embedding table, of which it reads a row.
+  std::int64_t weight_bytes() const;
+  std::int64_t label_bytes() const;     // of all sessions
+  std::int64_t attended_bytes() const;  // of K and V that a step reads
+  std::int64_t streamed_bytes() const;  // of those, what comes over the link at every step
+  /// "synthetic llama-3.1-8b, offload, 256K tokens x 1, k 16384, ...": all that the time depends on.
+  std::string describe() const;
+
+ private:
+  SyntheticSetting setting_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<Session> sessions_;
+};
+
+}  // namespace longhaul::bench

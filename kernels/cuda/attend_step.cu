@@ -1,0 +1,43 @@
+// attend_step: each token of a batch over its rows of a tile or of the ring.
+#include "kernels/cuda/attend_parts_launch.cuh"
+#include "kernels/cuda/merge_parts.cuh"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/row_sources.cuh"
+
+namespace longhaul::cuda {
+
+void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
+  if (a.batch.count == 0) return;
+  const int kv_heads = static_cast<int>(a.kv_heads), row_bytes = static_cast<int>(2 * a.head_dim * size_of(a.act));
+  const int group = static_cast<int>(a.q_heads / a.kv_heads), head_dim = static_cast<int>(a.head_dim);
+  const RowCounts counts{.spans = a.batch.spans,
+                         .from = a.from,
+                         .first = a.kv.first,
+                         .rows = a.kv.rows,
+                         .segments = static_cast<int>(a.batch.count) * kv_heads,
+                         .kv_heads = kv_heads};
+  const Parts parts = parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, 0);
+  attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, row_bytes},
+                                           .counts = counts,
+                                           .q = a.q,
+                                           .q_stride = a.q_stride,
+                                           .parts = parts,
+                                           .group = group,
+                                           .head_dim = head_dim,
+                                           .scale = a.scale,
+                                           .scores = nullptr,
+                                           .score_stride = 0},
+               a.act, stream);
+  merge_parts({.sets = {{counts, parts}},
+               .set_count = 1,
+               .blocks = attend_blocks(a.act, a.head_dim),
+               .group = group,
+               .head_dim = head_dim,
+               .state = a.state,
+               .fresh = a.fresh,
+               .out = nullptr,
+               .act = a.act},
+              stream);
+}
+
+}  // namespace longhaul::cuda

@@ -1,0 +1,44 @@
+#include "kernels/cuda/gatherer.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace longhaul::cuda {
+namespace {
+
+GatherQueue* make_queue() {
+  void* queue = nullptr;
+  check(cudaMalloc(&queue, sizeof(GatherQueue)));
+  check(cudaMemset(queue, 0, sizeof(GatherQueue)));
+  check(cudaDeviceSynchronize());  // streams do not wait for the default one
+  return static_cast<GatherQueue*>(queue);
+}
+
+}  // namespace
+
+Gatherer::Gatherer(const GatherChoice& choice) : queue_(make_queue()) {
+  constexpr int kSlots = 4 * kHostBlocks;
+  if (choice.route != GatherRoute::zero_copy) {
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    host_.emplace(choice.host_threads > 0 ? choice.host_threads : std::max(1, cores - 2), kSlots);
+  }
+  const double share = choice.route == GatherRoute::zero_copy ? 0
+                       : choice.route == GatherRoute::host    ? 1
+                                                              : choice.host_share;
+  routes_ = {.host_share = static_cast<float>(share),
+             .device_blocks = kDeviceBlocks,
+             .ring = host_ ? host_->ring() : GatherRing{},
+             .queue = queue_.get(),
+             .bytes = bytes_.get()};
+}
+
+void Gatherer::run(const GatherArgs& a, int* fault, cudaStream_t stream) {
+  if (last_ != nullptr && last_ != stream) {
+    check(cudaEventRecord(handed_over_.get(), last_));
+    check(cudaStreamWaitEvent(stream, handed_over_.get()));
+  }
+  last_ = stream;
+  gather(a, routes_, fault, stream);
+}
+
+}  // namespace longhaul::cuda

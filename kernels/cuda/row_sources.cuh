@@ -1,0 +1,102 @@
+// Where the rows of a segment (a token and a KV head) are: of a source, of(segment) gives the segment's rows, and of
+// these place(i) reads where row i is and at(place) gives its address, null for a row that is not to be attended. Two
+// steps, so that a place can be read ahead.
+#pragma once
+#include <climits>
+#include <cstdint>
+
+#include "kernels/sparse_ops.h"
+
+namespace longhaul::cuda {
+
+/// Rows that follow one another, up to a place where they go on from the start.
+struct RowRun {
+  const std::byte* data;
+  int start, wrap, row_bytes;
+
+  __device__ std::int32_t place(int i) const { return i; }
+  __device__ const std::byte* at(std::int32_t i) const {
+    const int place = start + i;
+    return data + static_cast<std::int64_t>(place < wrap ? place : place - wrap) * row_bytes;
+  }
+};
+
+/// The rows of a tile or of the ring.
+struct StepSource {
+  const StepSpan* spans;
+  KvTile kv;
+  StepRows from;
+  int kv_heads, row_bytes;
+
+  __device__ RowRun of(int segment) const {
+    const StepSpan& span = spans[segment / kv_heads];
+    const std::byte* data = kv.data + span.slot * kv.session_stride + segment % kv_heads * kv.head_stride;
+    if (from == StepRows::tile) return {data, 0, INT_MAX, row_bytes};
+    const int wrap = static_cast<int>(kv.rows);
+    return {data, span.ring_first % wrap, wrap, row_bytes};
+  }
+};
+
+/// The missed rows of a list: they are in staging one after another.
+struct MissedSource {
+  KvTile staging;
+  const std::int32_t* landed;  // [segments]
+  int kv_heads, row_bytes;
+
+  __device__ RowRun of(int segment) const {
+    const std::byte* data =
+        staging.data + segment / kv_heads * staging.session_stride + segment % kv_heads * staging.head_stride;
+    return {data, landed[segment], INT_MAX, row_bytes};
+  }
+};
+
+enum class ListPart { all, landed, missed };
+
+struct ListedRows {
+  const std::int32_t* places;
+  const std::byte *prefix, *ring, *cache, *staging;
+  int row_bytes, staged_begin, staged_end;
+  bool others;  // whether rows outside staging are attended
+
+  __device__ std::int32_t place(int i) const { return __ldg(places + i); }
+  __device__ const std::byte* at(std::int32_t place) const {
+    const Region region = place_region(place);
+    const int index = static_cast<int>(place_index(place));
+    const bool attended = region == Region::staging ? index >= staged_begin && index < staged_end : others;
+    const std::byte* data = region == Region::prefix  ? prefix
+                            : region == Region::ring  ? ring
+                            : region == Region::cache ? cache
+                                                      : staging;
+    return attended ? data + static_cast<std::int64_t>(index) * row_bytes : nullptr;
+  }
+};
+
+/// The rows of a list, or those that had landed, or those that had not.
+struct ListSource {
+  const StepSpan* spans;
+  const std::int32_t* places;  // [segments, stride]
+  std::int64_t stride;
+  Regions regions;
+  const std::int32_t* landed;  // [segments]; null: all have
+  ListPart part;
+  int kv_heads, row_bytes;
+
+  __device__ ListedRows of(int segment) const {
+    const int token = segment / kv_heads, head = segment % kv_heads, slot = spans[token].slot;
+    auto data = [&](const KvTile& tile, int session) -> const std::byte* {
+      return tile.data + session * tile.session_stride + head * tile.head_stride;
+    };
+    const int until = landed == nullptr ? INT_MAX : landed[segment];
+    return {.places = places + segment * stride,
+            .prefix = data(regions.prefix, slot),
+            .ring = data(regions.ring, slot),
+            .cache = data(regions.cache, slot),
+            .staging = data(regions.staging, token),
+            .row_bytes = row_bytes,
+            .staged_begin = part == ListPart::missed ? until : 0,
+            .staged_end = part == ListPart::landed ? until : INT_MAX,
+            .others = part != ListPart::missed};
+  }
+};
+
+}  // namespace longhaul::cuda

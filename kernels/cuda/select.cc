@@ -1,0 +1,55 @@
+// select: which steps a call takes.
+#include "kernels/cuda/select.h"
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/ops.h"
+
+namespace longhaul::cuda {
+
+namespace {
+
+constexpr std::uint32_t kAnyKey = 0, kAboveMinusInfinity = 0x00800000;
+
+}  // namespace
+
+// Probabilities are in [0, 2): their sign and highest exponent bit say nothing, so the first digit starts below them.
+Selection::Selection(const SelectArgs& args)
+    : a(args),
+      group(args.q_heads / args.kv_heads),
+      stride(round_up(args.batch.capacity, kAttendBlock)),
+      softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1 || args.out.tail != nullptr)),
+      digit_shift(softmax ? 19 : 21),
+      lowest(args.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey) {
+  static_assert(sizeof(HeadTally) <= 6400 * sizeof(float));
+  tallies = reinterpret_cast<HeadTally*>(a.scratch);
+  keys = reinterpret_cast<std::uint32_t*>(tallies + heads());
+  work = reinterpret_cast<float*>(keys + heads() * stride);
+  log_sums = work + a.batch.count * a.q_heads * stride;
+  lists = reinterpret_cast<std::int32_t*>(log_sums + a.batch.count * a.q_heads);
+  shares = reinterpret_cast<std::uint32_t*>(lists + heads() * stride);
+}
+
+int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+void select(const SelectArgs& a, cudaStream_t stream) {
+  if (a.batch.count == 0) return;
+  const Selection s(a);
+  if (a.by == SelectBy::labels && scores_fast(s)) {
+    score_codes(s, stream);
+    if (a.top_p < 1) count_keys(s, KeySource::keys, stream);
+  } else if (a.by == SelectBy::labels) {
+    score_plain(s, stream);
+    count_keys(s, KeySource::scores, stream);
+  } else if (a.by == SelectBy::mass) {
+    count_keys(s, KeySource::mass, stream);
+  }
+  top_rows(s, stream);
+  if (a.out.tail != nullptr) estimate_tail(s, stream);
+}
+
+}  // namespace longhaul::cuda

@@ -1,0 +1,48 @@
+// What the steps of select share: where its scratch holds what, which rows of a span compete, and a block's way to find
+// a digit of the threshold. Device code only.
+#pragma once
+#include <cooperative_groups.h>
+#include <cooperative_groups/scan.h>
+
+#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/select.h"
+
+namespace longhaul::cuda {
+
+/// Rows [0, head) and [tail, rows) are in without a score; of those between, `wanted` compete for a place.
+struct Competition {
+  int rows, head, tail, wanted;
+  __device__ bool open() const { return wanted > 0; }
+  __device__ bool competes(int row) const { return row >= head && row < tail; }
+  /// Rows before `row` that are in without a score.
+  __device__ int given_before(int row) const { return min(row, head) + max(0, row - tail); }
+};
+
+__device__ inline Competition competition(const SelectArgs& a, std::int64_t place) {
+  const StepSpan span = a.batch.spans[place];
+  if (span.budget >= span.rows) return {span.rows, span.rows, span.rows, 0};
+  if (a.by == SelectBy::none) return {span.rows, span.sinks, span.rows - (span.budget - span.sinks), 0};
+  return {span.rows, span.sinks, span.rows - span.window, span.budget - span.sinks - span.window};
+}
+
+/// The float's bits, so turned that unsigned integers are in its order: -0 as 0, NaN below all.
+__device__ inline std::uint32_t ordered(float x) {
+  const std::uint32_t bits = __float_as_uint(x + 0.0f);
+  return x == x ? bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u) : 0;
+}
+__device__ inline float value_of(std::uint32_t key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
+
+/// Of 2^40 for all the mass there is. NaN and what is not above 0 weigh nothing.
+__device__ __noinline__ inline Units units_of(std::uint32_t key, double mass) {
+  const double x = value_of(key) / mass * 0x1p40;
+  return key != 0 && x > 0 ? static_cast<Units>(fmin(x, 0x1p40)) : 0;
+}
+
+/// 2^x; below the normal numbers 0.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace longhaul::cuda

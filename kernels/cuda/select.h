@@ -1,0 +1,71 @@
+// The steps of select, each a launch or a few: scores to ordered keys, counts of the keys' first digit, and the exact
+// top by it. All on one stream; lengths are read on the device. Scratch is select_floats() of SelectArgs.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "kernels/base/bytes.h"
+#include "kernels/sparse_ops.h"
+
+namespace longhaul::cuda {
+
+using Units = unsigned long long;  // of mass, 2^40 for all there is; what CUDA's 64-bit atomics take
+
+constexpr int kDigitBins = 2048;  // of a key's first digit: 11 bits, from `digit_shift` on
+constexpr int kMostParts = 64;    // blocks that share a head's rows
+
+/// What is known of a token's and KV head's keys.
+struct alignas(16) HeadTally {
+  std::uint32_t counts[kDigitBins];  // competing rows
+  Units masses[kDigitBins];          // of those; with top_p
+  double mass;                       // about what the values sum to; with top_p
+  struct Part {
+    std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
+  } parts[kMostParts];
+  int bin;              // the threshold's first digit, or -1: there are no more rows than wanted
+  std::uint32_t count;  // competing rows that have it,
+  std::int64_t rows;    // and how many of them are wanted,
+  Units mass_left;      // or what they are to make up; 0: none of them
+};
+
+/// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
+struct Selection {
+  explicit Selection(const SelectArgs&);
+
+  SelectArgs a;
+  std::int64_t group, stride;
+  bool softmax;          // keys are the group's probabilities, in [0, 2); else scores as they are
+  int digit_shift;       // of the first digit
+  std::uint32_t lowest;  // keys below are never taken
+
+  HeadTally* tallies;     // [count, kv_heads]
+  std::uint32_t* keys;    // [count, kv_heads, stride]
+  float* work;            // [count, q_heads, stride] scores or parts of their softmax
+  std::int32_t* lists;    // [count, kv_heads, stride] rows that have the threshold's first digit
+  std::uint32_t* shares;  // [count, kv_heads, stride / 2, group] of score_codes' softmax, over the group's size where
+                          // a mean is wanted: bf16, of two rows; written where there is a tail
+  float* log_sums;        // [count, q_heads] log2 of the softmax's sum, in base 2
+
+  constexpr std::int64_t heads() const { return a.batch.count * a.kv_heads; }
+};
+
+/// Keys of the rows that compete, by labels of 4 bits and up to 64 dimensions, for groups of up to 8: one launch.
+/// Counts digits too.
+bool scores_fast(const Selection&);
+void score_codes(const Selection&, cudaStream_t);
+/// Label scores of any kind into `work`, and log_sums where there is a softmax.
+void score_plain(const Selection&, cudaStream_t);
+
+enum class KeySource : std::uint8_t { keys, scores, mass };
+/// Keys from what is there, and the tallies anew, masses too where top_p asks for them.
+void count_keys(const Selection&, KeySource, cudaStream_t);
+
+/// The tail of the lists, from the softmax that score_codes or score_plain has left.
+void estimate_tail(const Selection&, cudaStream_t);
+
+/// The list, from keys and tallies; where nothing competes, from the spans alone.
+void top_rows(const Selection&, cudaStream_t);
+
+/// Multiprocessors of the current device.
+int multiprocessors();
+
+}  // namespace longhaul::cuda

@@ -1,0 +1,25 @@
+// Host memory that a device can reach by DMA: touched, then pinned, with progress. The device outlives it.
+#pragma once
+#include "kernels/base/host_memory.h"
+#include "kernels/device.h"
+
+namespace longhaul {
+
+class PinnedMemory {
+ public:
+  PinnedMemory(Device& device, std::int64_t bytes, const PinReport& report)
+      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
+    if (bytes > 0) device_.pin(memory_.data(), bytes, report);
+  }
+  PinnedMemory(PinnedMemory&&) = delete;
+  ~PinnedMemory() {
+    if (memory_.size() > 0) device_.unpin(memory_.data());
+  }
+  std::byte* data() const { return memory_.data(); }
+
+ private:
+  Device& device_;
+  HostMemory memory_;
+};
+
+}  // namespace longhaul

@@ -1,0 +1,15 @@
+// How much of a prefill a chunk is, for predicting its time.
+#pragma once
+#include "runtime/model_config.h"
+
+namespace longhaul {
+
+/// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
+inline double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
+  const double linear =
+      static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
+  const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
+  return tokens * (linear + attention);
+}
+
+}  // namespace longhaul

@@ -1,0 +1,151 @@
+// Law 8 for attend_step: CPU and CUDA over types, head sizes, groups, lengths, tiles and the ring.
+#include "tests/support/batch.h"
+#include "tests/support/compare.h"
+#include "tests/support/cuda_rig.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+/// Sessions whose first rows are in a prefix, attended as two tiles, and whose last rows may be in a ring.
+struct Case {
+  DType act;
+  std::int64_t kv_heads, group, d;
+  std::vector<std::int32_t> lengths;
+  std::int64_t prefix, ring = 0;
+
+  std::int64_t q_heads = kv_heads * group, q_stride = (q_heads + 2 * kv_heads) * d, width = 2 * d;
+  std::int64_t cut = prefix / 2 / kAttendBlock * kAttendBlock;
+  Batch batch{};
+  Tensor q{act, 0}, prefix_rows{act, 0}, ring_rows{act, 0};
+
+  /// Rows that no token sees are NaN, and so is what is no query.
+  void draw(Random& random) {
+    batch = Batch(random, static_cast<std::int64_t>(lengths.size()), *std::max_element(lengths.begin(), lengths.end()));
+    q = Tensor(act, batch.count * q_stride);
+    prefix_rows = Tensor(act, batch.slots * kv_heads * (prefix + 3) * width);
+    ring_rows = Tensor(act, batch.slots * kv_heads * ring * width);
+    for (std::int64_t t = 0; t < batch.count; ++t) {
+      StepSpan& span = batch.spans[t];
+      span.rows = span.ring_first = lengths[t];
+      if (ring > 0 && span.rows > prefix) {
+        const auto first = std::max<std::int64_t>(prefix, span.rows - ring);
+        span.ring_first = static_cast<std::int32_t>(std::min<std::int64_t>(first + random.integer(0, 3), span.rows));
+      }
+      fill(random, q, t * q_stride, q_heads * d, 2);
+      for (std::int64_t h = span.slot * kv_heads; h < (span.slot + 1) * kv_heads; ++h) {
+        fill(random, prefix_rows, h * (prefix + 3) * width, std::min<std::int64_t>(span.rows, prefix) * width);
+        for (std::int64_t r = span.ring_first; r < span.rows; ++r)
+          fill(random, ring_rows, (h * ring + r % ring) * width, width);
+      }
+    }
+  }
+  static void fill(Random& random, Tensor& t, std::int64_t first, std::int64_t size, double deviation = 1) {
+    const Tensor x = random.normal(t.type, size, deviation);
+    std::copy(x.bytes.begin(), x.bytes.end(), t.bytes.begin() + first * size_of(t.type));
+  }
+
+  /// o / l before it is rounded, m + log l, and the output.
+  std::vector<Tensor> run(Rig& rig) const {
+    const std::int64_t states = batch.count * q_heads, row_bytes = width * size_of(act);
+    auto poisoned = [&](std::int64_t size) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, size))); };
+    std::byte *prefixes = rig.put(prefix_rows), *rings = rig.put(ring_rows), *out = rig.put(Tensor(act, states * d));
+    AttendStepArgs a{.q = rig.put(q),
+                     .q_stride = q_stride,
+                     .batch = {rig.put(batch.spans), batch.count, batch.capacity},
+                     .from = StepRows::tile,
+                     .state = {poisoned(states * d), poisoned(states), poisoned(states)},
+                     .splits = poisoned(split_floats(batch.count, q_heads, kv_heads, d)),
+                     .fresh = true,
+                     .act = act,
+                     .q_heads = q_heads,
+                     .kv_heads = kv_heads,
+                     .head_dim = d,
+                     .scale = 1 / std::sqrt(static_cast<float>(d))};
+    auto attend = [&](std::byte* data, std::int64_t head_rows, std::int64_t first, std::int64_t rows) {
+      a.kv = {data, head_rows * row_bytes, first, rows, kv_heads * head_rows * row_bytes};
+      rig.stream->launch(a);
+      a.fresh = false;
+    };
+    attend(prefixes, prefix + 3, 0, cut);
+    attend(prefixes + cut * row_bytes, prefix + 3, cut, prefix - cut);
+    a.from = StepRows::ring;
+    if (ring > 0) attend(rings, ring, 0, ring);
+    rig.stream->launch(FinishArgs{a.state, out, act, batch.count, q_heads, d});
+
+    Tensor o = rig.get(a.state.o, DType::f32, states * d), mass(DType::f32, states);
+    const Tensor m = rig.get(a.state.m, DType::f32, states), l = rig.get(a.state.l, DType::f32, states);
+    for (std::int64_t i = 0; i < states; ++i) {
+      mass.set(i, l.get(i) == 0 ? 0 : m.get(i) + std::log(l.get(i)));
+      for (std::int64_t e = i * d; e < (i + 1) * d && l.get(i) != 0; ++e) o.set(e, o.get(e) / l.get(i));
+    }
+    return {o, mass, rig.get(out, act, states * d)};
+  }
+};
+
+void check_case(Rig& cuda, Random& random, Case c) {
+  c.draw(random);
+  auto body = [&](Rig& rig) { return c.run(rig); };
+  const auto [want, got] = on_both(cuda, body);
+  CAPTURE(name_of(c.act), c.kv_heads, c.group, c.d, c.lengths, c.prefix, c.ring);
+  // Weights carry 16 bits into bf16 products.
+  const double limits[] = {c.act == DType::bf16 ? 1e-9 : 1e-11, 1e-11, c.act == DType::bf16 ? 1e-5 : 1e-11};
+  for (std::size_t i = 0; i < 3; ++i) {
+    INFO("result " << i << " " << first_bad(got[i].values(), want[i].values(), c.d, 100 * std::sqrt(limits[i])));
+    CHECK(nmse(got[i].values(), want[i].values()) <= limits[i]);
+  }
+  const auto again = body(cuda);
+  cuda.clear();
+  for (std::size_t i = 0; i < 3; ++i) CHECK(again[i].bytes == got[i].bytes);
+}
+
+}  // namespace
+
+TEST_CASE("cuda: attend_step, over head sizes and groups", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(30);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {8, 24, 64, 80, 128, 256})
+      for (std::int64_t group : {1, 2, 3, 4, 8, 12}) {
+        check_case(*cuda, random, {act, 2, group, d, {200, 1, 77}, 200});
+        check_case(*cuda, random, {act, 1, group, d, {150, 65}, 64, 90});
+      }
+}
+
+TEST_CASE("cuda: attend_step, each kernel, small enough for a race checker", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(31);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {64, 128, 256})
+      for (std::int64_t group : {1, 8}) check_case(*cuda, random, {act, 2, group, d, {100, 131}, 64, 80});
+}
+
+TEST_CASE("cuda: attend_step, empty tiles, short ones, a ring that has gone round", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(32);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {64, 128}) {
+      check_case(*cuda, random, {act, 2, 4, d, {0, 0}, 64});  // nothing at all: zeros
+      check_case(*cuda, random, {act, 3, 4, d, {1}, 192});
+      check_case(*cuda, random, {act, 1, 2, d, {5000, 63, 64}, 0, 33});
+      check_case(*cuda, random, {act, 2, 1, d, {1000, 129, 128, 127, 1}, 128, 64});
+      check_case(*cuda, random, {act, 1, 4, d, {9000}, 9000});
+    }
+}
+
+TEST_CASE("cuda: attend_step, 64 sessions of any lengths", "[cuda][large]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(33);
+  for (std::int64_t d : {64, 128})
+    for (std::int64_t kv_heads : {1, 3}) {
+      std::vector<std::int32_t> lengths;
+      for (int t = 0; t < 64; ++t)
+        lengths.push_back(static_cast<std::int32_t>(random.integer(0, t % 9 == 0 ? 4000 : 100)));
+      check_case(*cuda, random, {DType::bf16, kv_heads, 4, d, lengths, 320, 4000});
+    }
+}

@@ -1,0 +1,314 @@
+// select: CPU and CUDA give the same lists. Scores differ by rounding, so rows at the threshold may change places:
+// lists agree by Jaccard, and to the last row where scores are whole numbers or rows are of a few kinds.
+#include <numeric>
+
+#include "tests/support/cuda_rig.h"
+#include "tests/support/labels.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+using Rows = std::vector<std::int32_t>;
+
+/// Sessions that decode together; `slots` there are, each with labels, a basis and mass of its own.
+struct Case {
+  std::int64_t slots, kv_heads, group, d, capacity, dims, bits;
+  std::vector<StepSpan> spans{};
+  DType act = DType::f32;
+  SelectBy by = SelectBy::labels;
+  Combine combine = Combine::mean;
+  float top_p = 1;
+  float scale = 1 / std::sqrt(static_cast<float>(d));
+
+  std::int64_t q_heads = kv_heads * group, q_stride = q_heads * d + 8;
+  Labels labels{slots * kv_heads, d, capacity, dims, bits};
+  Tensor q{act, 0};
+  std::vector<float> mass{};
+
+  void add(std::int64_t slot, std::int64_t rows, std::int64_t budget, std::int64_t sinks, std::int64_t window) {
+    auto i = [](std::int64_t x) { return static_cast<std::int32_t>(x); };
+    spans.push_back({i(slot), i(rows), i(rows), i(budget), i(sinks), i(window)});
+  }
+  std::int64_t count() const { return static_cast<std::int64_t>(spans.size()); }
+  std::int64_t stride() const {
+    std::int64_t most = 0;
+    for (const StepSpan& s : spans) most = std::max<std::int64_t>(most, std::min(s.budget, s.rows));
+    return most + 3;
+  }
+
+  /// Codes and queries of every kind; `kinds` few give many rows that tie.
+  void fill(Random& random, double deviation = 3, std::int64_t kinds = 0) {
+    labels.random_basis(random);
+    q = random.normal(act, count() * q_stride, deviation);
+    const Tensor noise =
+        random.normal(DType::bf16, bits == 16 ? static_cast<std::int64_t>(labels.codes.size()) / 2 : 0);
+    if (bits == 16) std::copy(noise.bytes.begin(), noise.bytes.end(), labels.codes.begin());
+    else
+      for (std::byte& b : labels.codes) b = static_cast<std::byte>(random.integer(0, 255));
+    for (std::int64_t h = 0; kinds > 0 && h < labels.kv_heads; ++h)
+      for (std::int64_t r = kinds; r < capacity; ++r)
+        for (std::int64_t j = 0; j < dims; ++j) put_code(h, r, j, code(h, r * 7 % kinds, j));
+  }
+  std::byte& byte_of(std::int64_t h, std::int64_t row, std::int64_t j) {
+    return labels.codes[(h * labels.blocks + row / 64) * label_block_bytes(dims, bits) + j * bits * 8 +
+                        row % (bits == 4 ? 32 : 64)];
+  }
+  int code(std::int64_t h, std::int64_t row, std::int64_t j) {
+    const int both = static_cast<int>(byte_of(h, row, j));
+    return bits == 8 ? both : row % 64 < 32 ? both & 15 : both >> 4;
+  }
+  void put_code(std::int64_t h, std::int64_t row, std::int64_t j, int code) {
+    std::byte& at = byte_of(h, row, j);
+    if (bits == 8) at = static_cast<std::byte>(code);
+    else if (row % 64 < 32) at = (at & std::byte{0xf0}) | static_cast<std::byte>(code);
+    else at = (at & std::byte{0x0f}) | static_cast<std::byte>(code << 4);
+  }
+  /// Scores that float32 holds exactly: small integers for queries and steps, and the basis picks channels.
+  void make_whole(Random& random) {
+    scale = 1;
+    for (std::int64_t i = 0; i < q.size; ++i) q.set(i, static_cast<double>(random.integer(-20, 20)));
+    for (std::int64_t h = 0; h < labels.kv_heads; ++h)
+      for (std::int64_t j = 0; j < dims; ++j) {
+        labels.step(h)[j] = 0.5f;
+        for (std::int64_t i = 0; i < d; ++i) labels.query_map(h)[j * d + i] = i == j;
+      }
+  }
+
+  /// The list of each place and head; what was not written is -7.
+  std::vector<Rows> run(Rig& rig) const {
+    const std::int64_t heads = count() * kv_heads, n = heads * stride();
+    const std::int64_t floats = select_floats(count(), q_heads, kv_heads, capacity);
+    SelectArgs a{};
+    a.q = rig.put(q), a.q_stride = q_stride;
+    a.batch = {rig.put(spans), count(), capacity};
+    a.act = act, a.q_heads = q_heads, a.kv_heads = kv_heads, a.head_dim = d, a.scale = scale;
+    a.by = by, a.combine = combine, a.top_p = top_p;
+    const std::int64_t codes = static_cast<std::int64_t>(labels.codes.size()) / labels.kv_heads;
+    a.labels = {rig.put(labels.codes),
+                codes,
+                rig.put(labels.basis),
+                dims,
+                bits,
+                kv_heads * codes,
+                kv_heads * label_basis_floats(dims, d)};
+    if (!mass.empty()) a.mass = rig.put(mass);
+    a.mass_stride = static_cast<std::int64_t>(mass.size()) / (slots * kv_heads);
+    a.mass_session_stride = kv_heads * a.mass_stride;
+    a.scratch = reinterpret_cast<float*>(rig.put(Tensor(DType::f32, floats)));
+    a.out = {rig.put(Rows(n, -7)), rig.put(Rows(heads, -7)), stride()};
+    rig.stream->launch(a);
+    const Rows rows = rig.ints(a.out.rows, n), counts = rig.ints(a.out.count, heads);
+    std::vector<Rows> lists;
+    for (std::int64_t h = 0; h < heads; ++h) {
+      REQUIRE((counts[h] >= 0 && counts[h] < stride()));
+      const auto at = rows.begin() + h * stride();
+      CHECK(std::all_of(at + counts[h], at + stride(), [](int r) { return r == -7; }));
+      lists.emplace_back(at, at + counts[h]);
+    }
+    return lists;
+  }
+};
+
+/// What any list must be.
+void check_lists(const Case& c, const std::vector<Rows>& lists) {
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    const StepSpan& s = c.spans[i / c.kv_heads];
+    const Rows& list = lists[i];
+    const auto size = static_cast<std::int64_t>(list.size());
+    CHECK(std::adjacent_find(list.begin(), list.end(), std::greater_equal<>()) == list.end());
+    REQUIRE(size >= std::min(s.sinks + s.window, s.rows));
+    CHECK(list.front() >= 0);
+    CHECK(list.back() < s.rows);
+    for (int r = 0; r < s.sinks; ++r) CHECK(list[r] == r);
+    for (int r = 0; r < s.window; ++r) CHECK(list[size - 1 - r] == s.rows - 1 - r);
+    if (c.top_p == 1 && c.by != SelectBy::mass) CHECK(size == std::min(s.budget, s.rows));
+  }
+}
+
+/// Rows that two sets of lists share, of those in either.
+struct Agreement {
+  double both = 0, either = 0;
+  void add(const std::vector<Rows>& a, const std::vector<Rows>& b) {
+    REQUIRE(a.size() == b.size());
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      Rows common;
+      std::set_intersection(a[i].begin(), a[i].end(), b[i].begin(), b[i].end(), std::back_inserter(common));
+      both += static_cast<double>(common.size());
+      either += static_cast<double>(a[i].size() + b[i].size() - common.size());
+    }
+  }
+  double jaccard() const { return both / either; }
+};
+
+/// A session of up to c.capacity rows with sinks, window and budget of any size that is allowed.
+void add_any(Case& c, Random& random, std::int64_t slot) {
+  const std::int64_t rows = random.integer(1, c.capacity);
+  const std::int64_t sinks = random.integer(0, std::min<std::int64_t>(4, rows));
+  const std::int64_t window = random.integer(0, std::min<std::int64_t>(70, rows - sinks)), fixed = sinks + window;
+  const std::int64_t budgets[] = {fixed, std::max(fixed, rows - 1), rows, rows + 9, random.integer(fixed, rows + 1)};
+  c.add(slot, rows, budgets[random.integer(0, 4)], sinks, window);
+}
+
+}  // namespace
+
+TEST_CASE("cuda: select by labels agrees with the CPU", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(170);
+  Agreement agreement;
+  for (std::int64_t d : {8, 64, 80, 128})
+    for (std::int64_t group : {1, 2, 4, 7, 8, 16})
+      for (std::int64_t bits : {4, 8, 16})
+        for (std::int64_t dims : {random.integer(1, d), std::min<std::int64_t>(d, 32), std::min<std::int64_t>(d, 64)}) {
+          Case c{3, random.integer(1, 3), group, d, random.integer(300, 3000), dims, bits};
+          c.act = random.integer(0, 1) ? DType::f32 : DType::bf16;
+          c.combine = random.integer(0, 1) ? Combine::mean : Combine::max;
+          const float shares[] = {1, 1, 1, 0.99f, 0.9f, 0.5f};
+          c.top_p = shares[random.integer(0, 5)];
+          for (std::int64_t slot : {2, 0, 1}) add_any(c, random, slot);
+          c.fill(random);
+          CAPTURE(d, group, bits, dims, c.top_p, c.capacity);
+          const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+          check_lists(c, got);
+          agreement.add(want, got);
+        }
+  CHECK(agreement.jaccard() >= 0.999);
+}
+
+TEST_CASE("cuda: select is exact where scores are: whole numbers, ties, all rows equal", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(171);
+  for (int repeat = 0; repeat < 20; ++repeat)
+    for (std::int64_t kinds : {0, 1, 2, 3, 17}) {
+      const bool whole = kinds == 0;  // kinds of rows are far apart, whatever the group
+      Case c{2,
+             2,
+             whole ? 1 : random.integer(1, 8),
+             64,
+             random.integer(1, random.integer(0, 3) ? 900 : 40000),
+             32,
+             random.integer(0, 2) ? 4 : 8};
+      c.combine = random.integer(0, 1) ? Combine::mean : Combine::max;
+      for (std::int64_t slot : {1, 0}) add_any(c, random, slot);
+      c.fill(random, 1, kinds);
+      if (whole) c.make_whole(random);
+      CAPTURE(kinds, c.group, c.bits, c.capacity, c.spans[0].rows, c.spans[0].budget);
+      const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+      CHECK(got == want);
+    }
+}
+
+TEST_CASE("cuda: select with one row, with all but one, and with sinks and window alone", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(172);
+  for (SelectBy by : {SelectBy::labels, SelectBy::mass, SelectBy::none}) {
+    Case c{6, 2, 1, 64, 5000, 32, 4};
+    c.by = by;
+    c.add(5, 1, 1, 0, 0);
+    c.add(0, 1, 0, 0, 0);
+    c.add(3, 5000, 4999, 4, 64);
+    c.add(1, 4097, 68, 4, 64);
+    c.add(4, 64, 64, 0, 64);
+    c.add(2, 65, 30, 30, 0);
+    c.fill(random);
+    c.make_whole(random);
+    for (std::int64_t i = 0; i < 6 * 2 * 5000; ++i) c.mass.push_back(static_cast<float>(random.integer(0, 99)));
+    const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+    CHECK(got == want);
+  }
+}
+
+TEST_CASE("cuda: select by mass, with rows given up, NaN, ties and zeros of both signs", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(173);
+  for (int repeat = 0; repeat < 40; ++repeat) {
+    Case c{3, 2, 3, 8, repeat % 4 == 0 ? 20000 : 300, 4, 4};
+    c.by = SelectBy::mass;
+    c.top_p = random.integer(0, 2) ? 1 : 0.7f;
+    for (std::int64_t slot : {2, 0}) add_any(c, random, slot);
+    c.fill(random);
+    for (std::int64_t i = 0; i < 6 * (c.capacity + 5); ++i) {
+      const std::int64_t kind = random.integer(0, 9);
+      c.mass.push_back(kind == 0                   ? -INFINITY
+                       : kind == 1                 ? 0.0f
+                       : kind == 2                 ? -0.0f
+                       : kind == 3 && c.top_p == 1 ? NAN
+                       : kind < 6                  ? static_cast<float>(random.integer(1, 3))
+                                                   : static_cast<float>(random.integer(0, 1 << 12)) / 16);
+    }
+    CAPTURE(c.capacity, c.top_p, c.spans[0].rows, c.spans[0].budget);
+    const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+    CHECK(got == want);
+  }
+}
+
+TEST_CASE("cuda: select with queries that are not numbers takes the lowest rows, as the CPU does", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(174);
+  for (std::int64_t bits : {4, 16})
+    for (std::int64_t group : {1, 4})
+      for (std::int64_t rows : {300, 20000}) {
+        Case c{1, 2, group, 64, rows, 32, bits};
+        c.add(0, rows, 40, 2, 3);
+        c.fill(random);
+        c.q.set(1, std::nan(""));  // of head 0 alone
+        const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+        CHECK(got[0] == want[0]);
+        check_lists(c, got);
+      }
+}
+
+TEST_CASE("cuda: a session's lists do not depend on the batch, and are the same again", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(175);
+  for (std::int64_t group : {1, 4, 8}) {
+    Case c{5, 2, group, 128, 30000, 32, 4};
+    for (std::int64_t slot : {3, 0, 4, 1, 2}) {
+      const std::int64_t rows = random.integer(5000, 30000);
+      c.add(slot, rows, rows / 8, 4, 64);
+    }
+    c.fill(random, 1);
+    const std::vector<Rows> together = c.run(*cuda);
+    CHECK(together == c.run(*cuda));
+    for (std::int64_t p = 0; p < 5; ++p) {
+      Case alone = c;
+      alone.spans = {c.spans[p]};
+      alone.q = Tensor(c.act, c.q_stride);
+      for (std::int64_t i = 0; i < c.q_stride; ++i) alone.q.set(i, c.q.get(p * c.q_stride + i));
+      CHECK(alone.run(*cuda) == std::vector<Rows>(together.begin() + 2 * p, together.begin() + 2 * p + 2));
+    }
+    cuda->clear();
+  }
+}
+
+TEST_CASE("cuda: select out of a million rows, and for 64 sessions", "[cuda][shared][large]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(176);
+  for (double deviation : {0.01, 3.0, 10.0}) {
+    Case c{1, 2, 4, 128, 1 << 20, 32, 4};
+    c.act = DType::bf16;
+    c.add(0, (1 << 20) - 5, 65536, 4, 64);
+    c.fill(random, deviation);
+    const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+    check_lists(c, got);
+    Agreement agreement;
+    agreement.add(want, got);
+    CHECK(agreement.jaccard() >= 0.999);
+  }
+  Case c{64, 4, 4, 64, 2000, 16, 4};
+  for (std::int64_t slot = 63; slot >= 0; --slot) add_any(c, random, slot);
+  c.fill(random);
+  const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+  check_lists(c, got);
+  Agreement agreement;
+  agreement.add(want, got);
+  CHECK(agreement.jaccard() >= 0.999);
+}

@@ -1,0 +1,130 @@
+// Law 8 for what stands for the rows that are not attended: the tail, the mean value, and attention with both.
+#include "tests/support/batch.h"
+#include "tests/support/compare.h"
+#include "tests/support/cuda_rig.h"
+#include "tests/support/labels.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+struct Case {
+  DType act;
+  std::int64_t kv_heads, group, d, rows, dims, bits;
+  Combine combine = Combine::mean;
+};
+
+struct Input {
+  Labels labels;
+  Tensor q, kv;
+  StepSpan span;
+};
+
+Input input_of(const Case& c, Random& random) {
+  Input in{.labels = {c.kv_heads, c.d, c.rows, c.dims, c.bits},
+           .q = random.normal(c.act, c.kv_heads * c.group * c.d, 2),
+           .kv = random.normal(c.act, c.kv_heads * c.rows * 2 * c.d),
+           .span = {}};
+  in.labels.random_basis(random);
+  const auto rows = static_cast<std::int32_t>(c.rows);
+  in.span = {0, rows, rows, std::max(rows / 8, 40), 4, 32};
+  return in;
+}
+
+/// The tail, then the attention's output with it, then without.
+std::vector<Tensor> run(Rig& rig, const Case& c, const Input& in) {
+  const std::int64_t q_heads = c.kv_heads * c.group, states = q_heads, stride = c.rows;
+  auto floats = [&](std::int64_t n) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, n))); };
+  Labels labels = in.labels;
+  LabelTile tile = labels.tile();
+  tile.codes = rig.put(labels.codes), tile.basis = rig.put(labels.basis);
+  const KvTile kv{rig.put(in.kv), c.rows * 2 * c.d * size_of(c.act), 0, c.rows};
+  rig.stream->launch(LabelRowsArgs{kv, tile, c.act, c.kv_heads, c.d});
+  float* mean = floats(c.kv_heads * c.d);
+  rig.stream->launch(MeanValuesArgs{kv, mean, c.act, c.kv_heads, c.d});
+  const StepBatch batch{rig.put(std::vector<StepSpan>{in.span}), 1, c.rows};
+  RowList list{rig.put(std::vector<std::int32_t>(c.kv_heads * stride, -1)),
+               rig.put(std::vector<std::int32_t>(c.kv_heads, -1)), stride, floats(q_heads)};
+  std::byte* q = rig.put(in.q);
+  const float scale = 1 / std::sqrt(static_cast<float>(c.d));
+  rig.stream->launch(SelectArgs{.q = q,
+                                .q_stride = q_heads * c.d,
+                                .batch = batch,
+                                .act = c.act,
+                                .q_heads = q_heads,
+                                .kv_heads = c.kv_heads,
+                                .head_dim = c.d,
+                                .scale = scale,
+                                .by = SelectBy::labels,
+                                .combine = c.combine,
+                                .labels = tile,
+                                .mass = nullptr,
+                                .mass_stride = 0,
+                                .mass_session_stride = 0,
+                                .top_p = 1,
+                                .scratch = floats(select_floats(1, q_heads, c.kv_heads, c.rows)),
+                                .out = list});
+  std::vector<Tensor> results{rig.get(list.tail, DType::f32, q_heads), rig.get(mean, DType::f32, c.kv_heads * c.d)};
+  for (bool with_mean : {true, false}) {
+    std::byte* out = rig.put(Tensor(c.act, states * c.d));
+    const AttendListArgs args{.q = q,
+                              .q_stride = q_heads * c.d,
+                              .batch = batch,
+                              .rows = list,
+                              .regions = {.prefix = kv},
+                              .scores = floats(q_heads * stride),
+                              .keep_scores = false,
+                              .state = {floats(states * c.d), floats(states), floats(states)},
+                              .splits = floats(split_floats(1, q_heads, c.kv_heads, c.d)),
+                              .act = c.act,
+                              .q_heads = q_heads,
+                              .kv_heads = c.kv_heads,
+                              .head_dim = c.d,
+                              .scale = scale};
+    rig.stream->launch(FinishListArgs{args, false, out, with_mean ? mean : nullptr, 0});
+    results.push_back(rig.get(out, c.act, states * c.d));
+  }
+  return results;
+}
+
+std::vector<double> doubles(const Tensor& t) {
+  std::vector<double> out;
+  for (std::int64_t i = 0; i < t.size; ++i) out.push_back(t.get(i));
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: the tail of a list and attention with the mean value", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(95);
+  for (const Case& c : {Case{DType::bf16, 8, 4, 128, 5000, 32, 4}, Case{DType::bf16, 2, 1, 128, 700, 32, 4},
+                        Case{DType::bf16, 2, 8, 64, 1500, 16, 4}, Case{DType::bf16, 3, 2, 64, 900, 48, 4},
+                        Case{DType::f32, 2, 3, 80, 600, 24, 8}, Case{DType::bf16, 2, 4, 128, 800, 128, 16},
+                        Case{DType::bf16, 2, 4, 128, 801, 32, 4, Combine::max}}) {
+    const Input in = input_of(c, random);
+    const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return run(rig, c, in); });
+    CAPTURE(name_of(c.act), c.kv_heads, c.group, c.d, c.rows, c.dims, c.bits);
+    // Rows at the threshold may fall to either side, and codes at a rounding tie: a tail moves by their shares.
+    for (std::int64_t i = 0; i < want[0].size; ++i) CHECK(std::abs(got[0].get(i) / want[0].get(i) - 1) < 0.02);
+    CHECK(nmse(doubles(got[1]), doubles(want[1])) < 1e-10);
+    CHECK(nmse(doubles(got[2]), doubles(want[2])) < 2e-4);
+    CHECK(nmse(doubles(got[3]), doubles(want[3])) < 2e-4);
+    CHECK(nmse(doubles(got[2]), doubles(got[3])) > 1e-5);
+  }
+}
+
+TEST_CASE("cuda: a list of all rows has no tail", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(96);
+  const Case c{DType::bf16, 2, 4, 128, 300, 32, 4};
+  Input in = input_of(c, random);
+  in.span.budget = 300;
+  const std::vector<Tensor> got = run(*cuda, c, in);
+  for (std::int64_t i = 0; i < got[0].size; ++i) CHECK(got[0].get(i) == 0);
+  CHECK(got[2].bytes == got[3].bytes);
+  cuda->clear();
+}

@@ -1,0 +1,90 @@
+#include "runtime/geometry.h"
+
+#include "kernels/base/error.h"
+#include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
+
+using namespace longhaul;
+
+namespace {
+
+const std::string kSmall =
+    "hidden = 64\nlayers = 2\nq_heads = 4\nkv_heads = 2\nhead_dim = 16\nintermediate = 128\nvocab = 100\n"
+    "max_position = 512\n";
+
+std::string message_of(const std::string& text) {
+  try {
+    parse_geometry(text, "g.toml");
+  } catch (const UserError& e) {
+    CHECK(e.code == Exit::usage);
+    return e.what();
+  }
+  return "accepted";
+}
+
+/// The bytes of a shape's KV rows a token and of its weights, in bf16.
+std::int64_t kv_bytes(const ModelConfig& c) { return c.layers * c.kv_heads * c.head_dim * 4; }
+std::int64_t parameters(const ModelConfig& c) {
+  const std::int64_t layer = c.hidden * (2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.hidden * c.intermediate;
+  return c.layers * (layer + 2 * c.hidden) + c.hidden + c.vocab * c.hidden * (c.tied_embeddings ? 1 : 2);
+}
+
+}  // namespace
+
+TEST_CASE("shipped geometries have their models' sizes") {
+  struct Known {
+    const char* name;
+    std::int64_t parameters, kv_bytes;
+  };
+  // Parameters as the models' own cards count them, less the biases of qwen2.5-7b-1m.
+  for (const Known& known : {Known{"llama-2-7b", 6738415616, 512 << 10},
+                             {"llama-2-70b", 68976648192, 320 << 10},
+                             {"llama-3.1-8b", 8030261248, 128 << 10},
+                             {"llama-3.2-1b", 1235814400, 32 << 10},
+                             {"mistral-7b", 7241732096, 128 << 10},
+                             {"qwen2.5-7b-1m", 7615616512 - 28 * 4608, 56 << 10}}) {
+    CAPTURE(known.name);
+    const Geometry geometry = load_geometry(known.name);
+    CHECK(geometry.name == known.name);
+    CHECK(parameters(geometry.config) == known.parameters);
+    CHECK(kv_bytes(geometry.config) == known.kv_bytes);
+  }
+  CHECK(load_geometry("llama-3.1-8b").config.rope.type == RopeType::llama3);
+  CHECK(load_geometry("llama-3.1-8b").config.rope.original_max_position == 8192);
+  CHECK(load_geometry("qwen2.5-7b-1m").left_out == std::vector<std::string>{"qkv_bias"});
+  CHECK(load_geometry("llama-2-7b").left_out.empty());
+  for (const std::string& name : shipped_geometries())  // each is run, or refused by what it needs
+    if (name != "mixtral-8x7b") CHECK_NOTHROW(load_geometry(name));
+}
+
+TEST_CASE("a geometry comes from a file, too") {
+  const test::ScratchDir dir;
+  const auto file = dir.write("small.v2.toml", kSmall + "tied_embeddings = true\n[rope]\ntheta = 500.0\n");
+  const Geometry geometry = load_geometry(file.string());
+  CHECK(geometry.name == "small.v2");
+  CHECK(geometry.config.tied_embeddings);
+  CHECK(geometry.config.head_dim == 16);
+  CHECK(geometry.config.rope.theta == 500.0);
+}
+
+TEST_CASE("a bad geometry is one line that names the key") {
+  auto names = [&](const std::string& text, const char* what) {
+    CAPTURE(text, message_of(text));
+    CHECK(message_of(text).find(what) != std::string::npos);
+    CHECK(message_of(text).find('\n') == std::string::npos);
+  };
+  CHECK(message_of(kSmall) == "accepted");
+  names(kSmall + "heads = 4\n", "unknown key 'heads'");
+  names(kSmall + "[rope]\nthetas = 1\n", "unknown key 'rope.thetas'");
+  names(kSmall + "[rope]\ntype = \"yarn\"\n", "'rope.type' must be");
+  names(kSmall + "[rope]\ntype = \"llama3\"\n", "'rope.original_max_position' is absent");
+  names(kSmall + "rope = 1\n", "'rope' must be a table");
+  names(kSmall.substr(kSmall.find('\n') + 1), "'hidden' is absent");
+  names("hidden = \"64\"\n" + kSmall.substr(kSmall.find('\n') + 1), "'hidden' must be a whole number");
+  names(kSmall + "tied_embeddings = 1\n", "'tied_embeddings' must be true or false");
+  names(kSmall + "sliding_window = 4096\n", "'sliding_window' cannot be run");
+  names(kSmall + "layers = 3\n", "g.toml:9");
+  CHECK_THROWS_WITH(load_geometry("mixtral-8x7b"),
+                    "geometry 'mixtral-8x7b': 'experts' cannot be run: the runtime has no mixture of experts yet");
+  CHECK_THROWS_AS(load_geometry("no-such-geometry"), UserError);
+}

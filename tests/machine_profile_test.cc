@@ -1,0 +1,74 @@
+// The machine profile: what is written is read back, and what is wrong is one line that names the key.
+#include "runtime/machine_profile.h"
+
+#include <fstream>
+
+#include "kernels/base/error.h"
+#include "kernels/base/file.h"
+#include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+std::string complaint(const std::filesystem::path& file, const std::string& text) {
+  std::ofstream(file) << text;
+  try {
+    read_machine_profile(file);
+  } catch (const UserError& e) {
+    CHECK(e.code == Exit::usage);
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("machine profile: written and read back") {
+  const ScratchDir dir;
+  const auto file = dir.path() / "profile.json";
+  for (GatherRoute route : {GatherRoute::zero_copy, GatherRoute::host, GatherRoute::both}) {
+    const MachineProfile profile{.device = "a \"device\"",
+                                 .link = {.h2d_GBps = 55.4,
+                                          .d2h_GBps = 54.25,
+                                          .zero_copy_run = 1e8,
+                                          .zero_copy_scattered = 9.9e7,
+                                          .host_scattered = 4.1e7,
+                                          .both_scattered = 9.8e7,
+                                          .gather = {route, 0.375, 11}}};
+    write_machine_profile(file, profile);
+    const MachineProfile read = read_machine_profile(file);
+    CHECK(read.device == profile.device);
+    CHECK(read.link.h2d_GBps == profile.link.h2d_GBps);
+    CHECK(read.link.d2h_GBps == profile.link.d2h_GBps);
+    CHECK(read.link.zero_copy_run == profile.link.zero_copy_run);
+    CHECK(read.link.zero_copy_scattered == profile.link.zero_copy_scattered);
+    CHECK(read.link.host_scattered == profile.link.host_scattered);
+    CHECK(read.link.both_scattered == profile.link.both_scattered);
+    CHECK(read.link.gather == profile.link.gather);
+  }
+  CHECK(!std::filesystem::exists(file.string() + ".new"));
+  CHECK_THROWS_AS(write_machine_profile(dir.path() / "none" / "profile.json", {}), UserError);
+}
+
+TEST_CASE("machine profile: faults are refused by name") {
+  const ScratchDir dir;
+  const auto file = dir.path() / "profile.json";
+  write_machine_profile(file, {.device = "d"});
+  const std::string good = read_file(file);
+  CHECK(complaint(file, good).empty());
+  auto with = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    const auto at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    return complaint(file, text.replace(at, from.size(), to));
+  };
+  CHECK(with("zero_copy\"", "teleport\"").find("route") != std::string::npos);
+  CHECK(with("\"host_share\": 0.0", "\"host_share\": 1.5").find("host_share") != std::string::npos);
+  CHECK(with("\"h2d_GBps\": 0.0", "\"h2d_GBps\": -1").find("h2d_GBps") != std::string::npos);
+  CHECK(with("\"d2h_GBps\"", "\"d2h\"").find("d2h") != std::string::npos);
+  CHECK(with("\"device\": \"d\"", "\"device\": 3").find("device") != std::string::npos);
+  CHECK(with("{", "[").find("JSON") != std::string::npos);
+}
