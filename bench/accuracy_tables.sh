@@ -6,6 +6,8 @@
 #   every        every position sparse, 4K (10 min)
 #   questions    needle, lines, digest at 4K and 16K (40 min); long: at 32K (40 min); longest: at 64K (hours)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
+# Names that end in -tail are of the shipped policies, where the rows left out count as their mean value; the others are
+# without it (tail=none), as published.
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
 # files were made from are left out.
 set -euo pipefail
@@ -18,6 +20,7 @@ for book in four-weird-tales stories-of-the-days-of-king-arthur anecdotes-of-the
   books+=("$texts/$book.txt")
 done
 few='policy.min_rows=64'  # so that 1/16 is 1/16 below 4K tokens too
+plain='policy.tail=none'
 evaluate() {  # evaluate NAME ARGS...
   local name=$1
   shift
@@ -30,23 +33,27 @@ sparsities() {  # sparsities NAME LABELS ARGS...: the diagonal
   shift 2
   for share in 2 4 8 16 32; do
     evaluate "$name-$share" --policies sparse-resident --labels "$labels" --shares "1/$share" --label-dims "1/$share" \
-      --set "$few" "$@"
+      --set "$few" --set "$plain" "$@"
   done
 }
 for part in "$@"; do
   case "$part" in
     perplexity)
       evaluate perplexity-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
-        --policies oracle,sparse-resident --labels document,abs,qk --label-dims 8,16,32 --set "$few" ;;
+        --policies oracle,sparse-resident --labels document,abs,qk --label-dims 8,16,32 --set "$few" --set "$plain"
+      evaluate perplexity-16k-tail --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
+        --policies sparse-resident --labels document --label-dims 8,16,32 --set "$few" ;;
     grid)
-      evaluate grid-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
+      evaluate grid-4k-tail --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
         --labels document --shares 1/2,1/4,1/8,1/16,1/32 --label-dims 1/2,1/4,1/8,1/16,1/32 --set "$few"
       evaluate oracle-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies oracle \
         --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
-      sparsities diagonal-4k q,k,qk,abs,rms,pairs --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 ;;
+      sparsities diagonal-4k q,k,qk,abs,rms,pairs,document --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 ;;
     wiki)
       evaluate wiki-oracle-4k --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
         --policies oracle --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
+      evaluate wiki-4k-tail --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
+        --policies sparse-resident --labels document --shares 1/4,1/8,1/16,1/32 --label-dims 1/4,1/8,1/16 --set "$few"
       sparsities wiki-4k q,k,qk,abs,rms,document --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* \
         --documents 8 ;;
     every)
@@ -54,7 +61,9 @@ for part in "$@"; do
         --policies oracle --shares 1/4,1/16 --set policy.min_rows=256
       evaluate every-4k --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
         --policies sparse-resident --shares 1/4,1/16 --labels fitted,qk,abs,rms --label-dims 1/16,1/4 \
-        --set policy.min_rows=256 ;;
+        --set policy.min_rows=256 --set "$plain"
+      evaluate every-4k-tail --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
+        --policies sparse-resident --shares 1/4,1/16 --labels fitted --label-dims 1/16,1/4 --set policy.min_rows=256 ;;
     questions)
       evaluate questions --task needle,lines --lengths 4K,16K --texts "${books[@]}" --documents 4 --questions 50 \
         --policies offload,published-offload,streaming-llm,h2o
@@ -69,7 +78,8 @@ for part in "$@"; do
         --policies offload,published-offload,streaming-llm,h2o ;;
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
-        --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" ;;
+        --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" \
+        --set "$plain" ;;
     *) echo "unknown part '$part'" >&2; exit 2 ;;
   esac
 done
