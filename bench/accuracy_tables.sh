@@ -6,8 +6,7 @@
 #   every        every position sparse, 4K (10 min)
 #   questions    needle, lines, digest at 4K and 16K (40 min); long: at 32K (40 min); longest: at 64K (hours)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
-# Names that end in -tail are of the shipped policies, where the rows left out count as their mean value; the others are
-# without it (tail=none), as published.
+# Names that end in -tail are with tail=mean: the rows left out count as their mean value.
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
 # files were made from are left out.
 set -euo pipefail
@@ -20,7 +19,7 @@ for book in four-weird-tales stories-of-the-days-of-king-arthur anecdotes-of-the
   books+=("$texts/$book.txt")
 done
 few='policy.min_rows=64'  # so that 1/16 is 1/16 below 4K tokens too
-plain='policy.tail=none'
+mean='policy.tail=mean'
 evaluate() {  # evaluate NAME ARGS...
   local name=$1
   shift
@@ -33,18 +32,18 @@ sparsities() {  # sparsities NAME LABELS ARGS...: the diagonal
   shift 2
   for share in 2 4 8 16 32; do
     evaluate "$name-$share" --policies sparse-resident --labels "$labels" --shares "1/$share" --label-dims "1/$share" \
-      --set "$few" --set "$plain" "$@"
+      --set "$few" "$@"
   done
 }
 for part in "$@"; do
   case "$part" in
     perplexity)
       evaluate perplexity-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
-        --policies oracle,sparse-resident --labels document,abs,qk --label-dims 8,16,32 --set "$few" --set "$plain"
+        --policies oracle,sparse-resident --labels document,abs,qk --label-dims 8,16,32 --set "$few"
       evaluate perplexity-16k-tail --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
-        --policies sparse-resident --labels document --label-dims 8,16,32 --set "$few" ;;
+        --policies sparse-resident --labels document --label-dims 8,16,32 --set "$few" --set "$mean" ;;
     grid)
-      evaluate grid-4k-tail --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
+      evaluate grid-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
         --labels document --shares 1/2,1/4,1/8,1/16,1/32 --label-dims 1/2,1/4,1/8,1/16,1/32 --set "$few"
       evaluate oracle-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies oracle \
         --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
@@ -52,8 +51,6 @@ for part in "$@"; do
     wiki)
       evaluate wiki-oracle-4k --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
         --policies oracle --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
-      evaluate wiki-4k-tail --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
-        --policies sparse-resident --labels document --shares 1/4,1/8,1/16,1/32 --label-dims 1/4,1/8,1/16 --set "$few"
       sparsities wiki-4k q,k,qk,abs,rms,document --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* \
         --documents 8 ;;
     every)
@@ -61,9 +58,7 @@ for part in "$@"; do
         --policies oracle --shares 1/4,1/16 --set policy.min_rows=256
       evaluate every-4k --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
         --policies sparse-resident --shares 1/4,1/16 --labels fitted,qk,abs,rms --label-dims 1/16,1/4 \
-        --set policy.min_rows=256 --set "$plain"
-      evaluate every-4k-tail --task perplexity --mode every --lengths 4K --texts "${books[@]}" --documents 4 \
-        --policies sparse-resident --shares 1/4,1/16 --labels fitted --label-dims 1/16,1/4 --set policy.min_rows=256 ;;
+        --set policy.min_rows=256 ;;
     questions)
       evaluate questions --task needle,lines --lengths 4K,16K --texts "${books[@]}" --documents 4 --questions 50 \
         --policies offload,published-offload,streaming-llm,h2o
@@ -79,7 +74,7 @@ for part in "$@"; do
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
         --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" \
-        --set "$plain" ;;
+        ;;
     *) echo "unknown part '$part'" >&2; exit 2 ;;
   esac
 done

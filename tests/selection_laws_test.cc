@@ -78,6 +78,25 @@ TEST_CASE("law 3: prediction, prefetch and the resident set change no token") {
   }
 }
 
+TEST_CASE("laws 2 and 3 where the rows left out count as their mean value") {
+  RunOptions plain = sparse_resident();
+  const RunResult without = run_tiny(plain);
+  plain.sets = with(kSmall, {"tail=mean"});
+  const RunResult expected = run_tiny(plain);
+  CHECK(!same(expected, without));
+  for (double cache : {0.0, 1.5}) {
+    RunOptions moved = offload(cache);
+    moved.sets = with(moved.sets, {"tail=mean"});
+    CAPTURE(cache);
+    CHECK(same(run_tiny(moved), expected));
+  }
+  const RunOptions dense{.policy = "dense", .activations = DType::f32, .prompts = {150}, .steps = 10};
+  RunOptions all = dense;
+  all.policy = "sparse-resident";
+  all.sets = {"rows=4096", "tail=mean"};
+  CHECK(same(run_tiny(all), run_tiny(dense)));
+}
+
 TEST_CASE("law 3 in bf16, in a batch, with delays") {
   for (std::uint64_t seed = 1; seed <= 4; ++seed) {
     RunOptions plain = sparse_resident();
