@@ -17,9 +17,9 @@ struct Section {
   void (*run)(Figures&, const SectionFlags&);
   bool by_default = true;
 };
-constexpr Section kSections[] = {{"pin", pin_figures},        {"attend", attend_figures}, {"dense", dense_figures},
-                                 {"gather", gather_figures},  {"decode", decode_figures}, {"prefill", prefill_figures},
-                                 {"step", step_figure, false}};
+constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select_figures},  {"attend", attend_figures},
+                                 {"dense", dense_figures},     {"gather", gather_figures},  {"decode", decode_figures},
+                                 {"prefill", prefill_figures}, {"step", step_figure, false}};
 
 struct Flags {
   SectionFlags section;

@@ -19,6 +19,8 @@ struct SectionFlags {
 
 /// decode_*, stream_vs_link: whole steps through the engine.
 void decode_figures(Figures& figures, const SectionFlags& flags);
+/// score_vs_bandwidth, topk_*_us: selection by labels.
+void select_figures(Figures& figures, const SectionFlags& flags);
 /// attend_*: decode attention over lists and over all rows.
 void attend_figures(Figures& figures, const SectionFlags& flags);
 /// prefill_attention_*, linear_*, head_*, sample_*, small_ops_us: the dense operators.
