@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The accuracy tables of DESIGN.md. usage: bench/accuracy_tables.sh TEXTS MODEL OUT PART...
+# The accuracy tables of DESIGN.md. usage: bench/accuracy_tables.sh TEXTS MODEL OUT PART... [-- FLAGS of longhaul eval]
 # Parts, about as long on 2 cores as said for a model of 27 M parameters:
 #   perplexity   a book's last 1,024 of 16K tokens, decoded; labels by size and kind (10 min)
 #   grid         token and label sparsity, 4K (20 min); wiki: the same diagonal on WikiText-2 (10 min)
 #   every        every position sparse, 4K (10 min)
-#   questions    needle, lines, digest at 4K and 16K (40 min); long: at 32K (40 min); longest: at 64K (hours)
+#   questions    needle, lines, digest at 4K and 16K (40 min; digests: of these the last alone); long: at 32K (40 min); longest: at 64K (hours)
+#   context      the same at 128K and 256K, 400 questions a cell, `offload` alone: for a GPU (10 min on an H200)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
 # Names that end in -tail are with tail=mean: the rows left out count as their mean value.
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
@@ -12,6 +13,9 @@
 set -euo pipefail
 texts=$1 model=$2 out=$3
 shift 3
+parts=() flags=()
+while (($#)) && [[ $1 != -- ]]; do parts+=("$1"); shift; done
+if (($#)); then flags=("${@:2}"); fi
 longhaul=$(dirname "$0")/../build/longhaul
 mkdir -p "$out"
 books=()
@@ -21,11 +25,11 @@ done
 few='policy.min_rows=64'  # so that 1/16 is 1/16 below 4K tokens too
 mean='policy.tail=mean'
 evaluate() {  # evaluate NAME ARGS...
-  local name=$1
+  local name=$1 log=$out/$(basename "$model")-$1.log
   shift
   echo "## $(basename "$model"): $name"
-  "$longhaul" eval --model "$model" --seed 7 --output "$out/$(basename "$model")-$name.jsonl" "$@" 2> "$out/$name.log" ||
-    { tail -1 "$out/$name.log" >&2; exit 1; }
+  "$longhaul" eval --model "$model" --seed 7 --output "$out/$(basename "$model")-$name.jsonl" "${flags[@]}" "$@" 2> "$log" ||
+    { tail -1 "$log" >&2; exit 1; }
 }
 sparsities() {  # sparsities NAME LABELS ARGS...: the diagonal
   local name=$1 labels=$2 share
@@ -35,7 +39,7 @@ sparsities() {  # sparsities NAME LABELS ARGS...: the diagonal
       --set "$few" "$@"
   done
 }
-for part in "$@"; do
+for part in "${parts[@]}"; do
   case "$part" in
     perplexity)
       evaluate perplexity-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 \
@@ -62,6 +66,8 @@ for part in "$@"; do
     questions)
       evaluate questions --task needle,lines --lengths 4K,16K --texts "${books[@]}" --documents 4 --questions 50 \
         --policies offload,published-offload,streaming-llm,h2o
+      "$0" "$texts" "$model" "$out" digests ${flags[@]:+-- "${flags[@]}"} ;;
+    digests)
       evaluate digests --task digest --lengths 4K,16K --texts "${books[@]}" --documents 20 \
         --policies offload,published-offload,streaming-llm,h2o ;;
     long | longest)
@@ -71,6 +77,13 @@ for part in "$@"; do
         --questions 50 --policies offload,published-offload,streaming-llm,h2o
       evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 20 \
         --policies offload,published-offload,streaming-llm,h2o ;;
+    context)
+      for length in 128K 256K; do
+        evaluate "questions-$length" --task needle,lines --lengths "$length" --texts "${books[@]}" --documents 4 \
+          --questions 100 --policies offload
+        evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 42 \
+          --policies offload
+      done ;;
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
         --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" \
