@@ -114,7 +114,7 @@ MemoryPlan least(const ModelConfig& config, EngineOptions options) {
 
 /// Where weights and hidden states may be; those that cost the least over the link come first.
 struct Rung {
-  bool spill;
+  bool spill, host_embedding;
   std::optional<std::int64_t> streamed;  // none: as few as fit, but at least one
 };
 
@@ -126,15 +126,19 @@ std::vector<Rung> rungs(const ModelConfig& config, const Placement& wanted) {
   std::vector<bool> spills{false, true};
   if (wanted.spill_hidden) spills = {*wanted.spill_hidden};
   std::vector<Rung> all;
-  for (bool spill : spills) all.push_back({spill, std::min(wanted.streamed_layers.value_or(0), config.layers)});
-  if (!wanted.streamed_layers) all.push_back({spills.back(), {}});
+  const std::int64_t streamed = std::min(wanted.streamed_layers.value_or(0), config.layers);
+  for (bool spill : spills) all.push_back({spill, streamed > 0, streamed});
+  if (wanted.streamed_layers) return all;
+  all.push_back({spills.back(), true, 0});
+  all.push_back({spills.back(), true, {}});
   return all;
 }
 
 /// Sets what the rung says. The fewest streamed layers are those beside which the least of KV fits the device; more of
-/// them give device memory back and take host memory.
+/// them, from as many as there are slots on, give device memory back and take host memory.
 void place(const ModelConfig& config, EngineOptions& options, const Rung& rung, const Budget& budget) {
   options.spill_hidden = rung.spill;
+  options.host_embedding = rung.host_embedding;
   if (rung.streamed) {
     options.streamed_layers = *rung.streamed;
     return;

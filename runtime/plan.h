@@ -47,7 +47,8 @@ struct EngineOptions {
   double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
   std::int64_t streamed_layers = 0;  // the last ones: in host memory, over the link in every walk; likewise
   bool spill_hidden = false;         // a prompt's hidden states live in host memory; likewise
-  Placement wanted = {};             // of the last two
+  bool host_embedding = false;  // so does the embedding table, if it is not the head: a row a token is read; likewise
+  Placement wanted = {};        // of these three
   std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
   std::shared_ptr<const Replay> replay = {};     // rows to attend in place of selected ones; null: queries select
   Probes probes = {};
@@ -73,12 +74,12 @@ struct Budget {
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
-/// options.max_sessions as far as needed to fit. Where even one session does not, spills hidden states, which costs no
-/// byte over the link in a decode step; where it still does not, streams weights, of as few layers as fit beside the
-/// least of KV. So resident weights come before resident KV rows: each byte of them is one byte less over the link in
-/// every step, and a byte of rows is that at most.
-/// Throws UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that
-/// fits; UserError{usage} when options.wanted streams more layers than there are.
+/// options.max_sessions as far as needed to fit. Where even one session does not, spills hidden states and then the
+/// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
+/// weights, of as few layers as fit beside the least of KV. So resident weights come before resident KV rows: each byte
+/// of them is one byte less over the link in every step, and a byte of rows is that at most. Throws
+/// UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that fits;
+/// UserError{usage} when options.wanted streams more layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

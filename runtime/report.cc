@@ -72,6 +72,7 @@ std::string describe_placement(const ModelConfig& config, const EngineOptions& o
     text = fmt::format("{} of {} layers on the device, {} streamed: {} over the link at every step, once a prompt",
                        config.layers - streamed, config.layers, streamed,
                        format_bytes(streamed * layer_weight_bytes(config)));
+  if (options.host_embedding) text += "; the embedding table in host memory";
   return text + fmt::format("; a prompt's hidden states in {} memory", options.spill_hidden ? "host" : "device");
 }
 

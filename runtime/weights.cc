@@ -23,10 +23,10 @@ LayerWeights take_layer(const ModelConfig& c, Arena& arena, const char* name) {
 
 }  // namespace
 
-Weights::Weights(const ModelConfig& c, std::int64_t streamed, Arena& device, Arena& host) : config_(c) {
+Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host)
+    : config_(c), host_embedding_(host_embedding && !c.tied_embeddings) {
   check(streamed >= 0 && streamed <= c.layers, "at most all layers are streamed");
-  const bool table_on_host = streamed > 0 && !c.tied_embeddings;
-  embedding_ = (table_on_host ? host : device).take<bf16>(c.vocab * c.hidden, "weights");
+  embedding_ = (host_embedding_ ? host : device).take<bf16>(c.vocab * c.hidden, "weights");
   for (std::int64_t l = 0; l < c.layers - streamed; ++l) layers_.push_back(take_layer(c, device, "weights"));
   std::vector<LayerWeights> slots;
   for (std::int64_t i = 0; i < std::min(streamed, kSlots); ++i) slots.push_back(take_layer(c, device, "weight slots"));
@@ -60,11 +60,10 @@ std::int64_t Weights::Source::count() const {
 std::vector<Weights::Source> Weights::sources() const {
   const ModelConfig& c = config_;
   const std::int64_t q = c.q_heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const bool table_on_host = streamed() > 0 && !c.tied_embeddings;
   std::vector<Source> all{{"model.embed_tokens.weight",
                            {c.vocab, c.hidden},
-                           table_on_host ? nullptr : embedding_,
-                           table_on_host ? embedding_ : nullptr},
+                           host_embedding_ ? nullptr : embedding_,
+                           host_embedding_ ? embedding_ : nullptr},
                           {"model.norm.weight", {c.hidden}, final_norm_, nullptr}};
   if (!c.tied_embeddings) all.push_back({"lm_head.weight", {c.vocab, c.hidden}, head_, nullptr});
   for (std::int64_t l = 0; l < c.layers; ++l) {
@@ -127,7 +126,8 @@ void Weights::randomize(Stream& stream) const {
   for (const Source& source : sources()) randomize(stream, source, ++seed);
 }
 
-/// The embedding table in pieces of a size that a slot has room for; alike wherever it is, so that the bits are, too.
+/// The embedding table in pieces of a size that a layer has room for, which is made after it; alike wherever the table
+/// is, so that the bits are, too.
 void Weights::randomize(Stream& stream, const Source& source, std::uint64_t seed) const {
   const std::int64_t width = source.shape.back(), count = source.count();
   const bool norm = source.shape.size() == 1, table = source.name == "model.embed_tokens.weight";

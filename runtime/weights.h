@@ -30,9 +30,8 @@ class Weights {
   /// Of each of the two host buffers that load() uses.
   static constexpr std::int64_t kStagingBytes = std::int64_t{8} << 20;
 
-  /// `streamed` layers are in host memory, and with any the embedding table too, unless it is also the head: a walk
-  /// reads only a row of it a token.
-  Weights(const ModelConfig& config, std::int64_t streamed, Arena& device, Arena& host);
+  /// `streamed` layers are in host memory; with `host_embedding` so is the embedding table, unless it is also the head.
+  Weights(const ModelConfig& config, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host);
 
   /// Reads every tensor to its place; what belongs to the device goes there on `stream`. Returns when all have arrived.
   /// Throws UserError{bad_model} for an absent, misshapen or unknown tensor, before the first byte is read.
@@ -64,6 +63,7 @@ class Weights {
   void randomize(Stream& stream, const Source& source, std::uint64_t seed) const;
 
   ModelConfig config_;
+  bool host_embedding_;
   std::vector<LayerWeights> layers_, host_layers_;
   bf16 *embedding_, *head_, *final_norm_;
   std::byte* staging_;  // host

@@ -74,7 +74,7 @@ TEST_CASE("cuda: weights that take time to come change no token, recorded or not
     for (std::int64_t streamed : {1, 2, 3, 6, 7})
       for (bool recorded : {true, false}) {
         options.streamed_layers = streamed;
-        options.spill_hidden = recorded;
+        options.spill_hidden = options.host_embedding = recorded;
         options.replay_steps = recorded;
         CAPTURE(policy, streamed, recorded);
         CHECK(answers(*device, config, options, {1500, 700}, 40) == expected);

@@ -384,7 +384,7 @@ TEST_CASE("what is wholly resident takes no buffers for streaming") {
   EngineOptions options = engine_options({.policy = "dense", .prompts = {500}});
   options.policy.recent_rows = 1 << 20;  // more than there is to keep
   for (const Arena::Item& item : plan_memory(config, options).device)
-    if (item.name == "kv prefill buffers" || item.name == "kv recent window") CHECK(item.bytes == 0);
+    if (item.name == "kv prefill buffer" || item.name == "kv recent window") CHECK(item.bytes == 0);
   options.resident = 0.5;
   for (const Arena::Item& item : plan_memory(config, options).device)
     if (item.name == "kv recent window") CHECK(item.bytes <= plan_memory(config, options).host_bytes);

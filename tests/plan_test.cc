@@ -68,15 +68,19 @@ TEST_CASE("models fit the budgets that they are meant to run in") {
 TEST_CASE("as few layers are streamed as fit, and only where spilled hidden states do not help") {
   const ModelConfig config = load_geometry("llama-3.1-8b").config;
   std::int64_t streamed = config.layers;
-  bool spilled = true;
+  bool spilled = true, table = true;
   for (double device = 5.5; device < 24; device += 0.25) {
     const EngineOptions fitted = fit(config, options_of("offload", 256 << 10), gib(device, 64));
     CAPTURE(device, fitted.streamed_layers, fitted.spill_hidden);
     CHECK(fitted.streamed_layers <= streamed);
     CHECK(fitted.spill_hidden <= spilled);
+    CHECK(fitted.host_embedding <= table);
     streamed = fitted.streamed_layers, spilled = fitted.spill_hidden;
+    table = fitted.host_embedding;
     if (streamed == 0) continue;
+    CHECK(table);
     CHECK(spilled);
+    CHECK(fitted.streamed_layers > Weights::kSlots);  // as many as that give no memory back
     EngineOptions fewer = fitted;
     --fewer.streamed_layers;
     fewer.cache = 0;
@@ -84,6 +88,7 @@ TEST_CASE("as few layers are streamed as fit, and only where spilled hidden stat
   }
   CHECK(streamed == 0);
   CHECK(!spilled);
+  CHECK(!table);
 }
 
 TEST_CASE("what is asked of weights and hidden states is kept or refused") {
@@ -109,7 +114,7 @@ TEST_CASE("what is asked of weights and hidden states is kept or refused") {
 
 TEST_CASE("a refusal names budgets that work and a context that fits") {
   for (const char* policy : {"offload", "stream"})
-    for (const auto& [device, host] : {std::pair{2.0, 64.0}, {3.5, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
+    for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
       const ModelConfig config = load_geometry("llama-3.1-8b").config;
       const EngineOptions options = options_of(policy, 256 << 10);
       const std::string text = refusal(config, options, gib(device, host));

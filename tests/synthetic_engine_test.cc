@@ -68,11 +68,12 @@ TEST_CASE("random weights are the same wherever they are, and a prefill with the
                                 "vocab = 250\nmax_position = 4096\n",
                                 "tiny")
                                 .config;
-  auto answer = [&](std::int64_t streamed, bool spill) {
+  auto answer = [&](std::int64_t streamed, bool spill, bool host_embedding) {
     auto device = make_cpu_device({.poison = true});
     EngineOptions options = options_of("stream", {});
     options.streamed_layers = streamed;
     options.spill_hidden = spill;
+    options.host_embedding = host_embedding;
     Engine engine(*device, shape, options);
     Session session(0, random_prompt(300, 3, 250), {}, 20, {});
     engine.prefill(session);
@@ -80,8 +81,9 @@ TEST_CASE("random weights are the same wherever they are, and a prefill with the
     for (int i = 0; i < 19; ++i) engine.step({&one, 1});
     return session.tokens();
   };
-  const auto expected = answer(0, false);
-  for (std::int64_t streamed : {1, 3, 4}) CHECK(answer(streamed, streamed == 3) == expected);
+  const auto expected = answer(0, false, false);
+  for (std::int64_t streamed : {0, 1, 3, 4})
+    for (bool moved : {false, true}) CHECK(answer(streamed, moved, moved) == expected);
 }
 
 TEST_CASE("replayed steps attend the recorded rows, and count as their reuse is") {

@@ -117,6 +117,7 @@ EngineOptions engine_options(const RunOptions& o) {
           .cache = o.cache,
           .streamed_layers = o.streamed_layers,
           .spill_hidden = o.spill_hidden,
+          .host_embedding = o.streamed_layers > 0,
           .probes = o.probes};
 }
 
