@@ -25,8 +25,7 @@ inline constexpr Edge kMissesListed{"misses_listed"};          // fetch waits fo
 inline constexpr Edge kMissesLanded{"misses_landed"};          // compute waits for fetch: the missed rows are there
 // Prefill: one layer's rows in one buffer.
 inline constexpr Edge kChunkWritten{"chunk_written"};  // store waits for compute: the chunk's rows have been appended
-inline constexpr Edge kLayerFree{
-    "layer_free"};  // compute waits for store: the layer before has left these rows' places
+inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before has left the rows' places
 inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for store: prefix and window rows are in place
 // Prefill: hidden states that live in host memory, a chunk at a time through two slots.
 inline constexpr Edge kHiddenFree{"hidden_free"};      // compute waits for store, in layer 0: the slot has been left

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <set>
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
+#include "kernels/base/parallel.h"
 
 namespace longhaul {
 
@@ -105,7 +107,11 @@ void Weights::load(Device& device, Stream& stream, const Safetensors& file) {
   for (const Source& source : wanted) {
     const TensorInfo& info = file.expect(source.name, "BF16", source.shape);
     if (source.host != nullptr) {
-      file.read(info, 0, info.bytes, reinterpret_cast<std::byte*>(source.host));
+      auto* to = reinterpret_cast<std::byte*>(source.host);
+      parallel_for(ceil_div(info.bytes, kStagingBytes), 1, [&](std::int64_t first, std::int64_t last) {
+        const std::int64_t begin = first * kStagingBytes, end = std::min(last * kStagingBytes, info.bytes);
+        file.read(info, begin, end - begin, to + begin);
+      });
       continue;
     }
     auto* to = reinterpret_cast<std::byte*>(source.device);

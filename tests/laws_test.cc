@@ -98,7 +98,7 @@ TEST_CASE("law 1: where weights and hidden states are changes no bit") {
   const std::vector<std::string> small{"rows=48", "window=8", "label_dims=8"};
   for (const auto& [policy, sets] :
        {std::pair{"dense", std::vector<std::string>{}}, {"stream", {}}, {"offload", small}})
-    for (std::int64_t chunk : {16, 48, 75, 512}) {
+    for (std::int64_t chunk : {16, 48, 512}) {
       RunOptions run{.policy = policy,
                      .sets = sets,
                      .resident = 0.3,
@@ -106,7 +106,7 @@ TEST_CASE("law 1: where weights and hidden states are changes no bit") {
                      .activations = act,
                      .prefill_chunk = chunk,
                      .prompts = kPrompts,
-                     .steps = 20,
+                     .steps = 8,
                      .device = {.poison = true}};
       const RunResult expected = run_tiny(run);
       for (std::int64_t streamed : {0, 1, 2, 3})
