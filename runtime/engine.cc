@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <random>
 #include <utility>
 
 #include "kernels/base/bytes.h"
@@ -10,8 +9,8 @@
 #include "offload/edges.h"
 #include "offload/kv_cache.h"
 #include "runtime/engine_memory.h"
+#include "runtime/engine_setup.h"
 #include "runtime/hidden_states.h"
-#include "runtime/label_bases.h"
 #include "runtime/layer.h"
 #include "runtime/pinned_memory.h"
 #include "runtime/prefill_work.h"
@@ -48,10 +47,7 @@ struct Engine::Impl {
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
     if (file != nullptr) memory.weights.load(device, *fetch, *file);
-    else randomize_weights();
-    send_bases();
-    if (options.probes.moments) clear_moments();
-    if (options.probes.noise) send_noise();
+    set_up(device, *compute, config, options, memory, /*random_weights=*/file == nullptr);
     if (!length_dependent_rope()) send_frequencies(0, 1, {});
   }
 
@@ -59,11 +55,6 @@ struct Engine::Impl {
     std::vector<Stream*> all{compute.get(), fetch.get(), store.get()};
     if (weight_stream.stream() != nullptr) all.push_back(weight_stream.stream());
     return all;
-  }
-
-  void randomize_weights() {
-    memory.weights.randomize(*compute);
-    finish_compute();  // it has used the slots that another stream fills
   }
 
   bool length_dependent_rope() const { return config.rope.type == RopeType::dynamic; }
@@ -85,46 +76,6 @@ struct Engine::Impl {
                    .src = from,
                    .width = count * static_cast<std::int64_t>(sizeof(T)),
                    .kind = CopyKind::host_to_device});
-  }
-
-  /// The maps of labels that are not fitted to the document, the same for every slot.
-  void send_bases() {
-    const KvBuffers& kv = memory.kv;
-    const Labels labels = options.policy.labels;
-    if (options.policy.select != Select::labels || !kv.selection.given_bases()) return;
-    const std::int64_t d = config.head_dim, dims = options.policy.dims(d), maps = 2 * dims * d;
-    auto bases = labels == Labels::exact ? std::make_shared<const LabelBases>(exact_bases(config)) : options.bases;
-    check(bases->dims == dims && std::ssize(bases->maps) == config.layers * config.kv_heads * maps,
-          "the bases belong to the model and the policy");
-    for (std::int64_t slot = 0; slot < options.max_sessions; ++slot)
-      for (std::int64_t l = 0; l < config.layers; ++l)
-        compute->copy({.dst = kv.selection.labels(slot, l).basis,
-                       .src = bases->maps.data() + l * config.kv_heads * maps,
-                       .width = maps * 4,
-                       .height = config.kv_heads,
-                       .dst_pitch = label_basis_floats(dims, d) * 4,
-                       .src_pitch = maps * 4,
-                       .kind = CopyKind::host_to_device});
-    finish_compute();
-  }
-
-  void clear_moments() {
-    auto* words = reinterpret_cast<std::int32_t*>(memory.probes.moments);
-    compute->launch(FillArgs{words, 0, config.layers * config.kv_heads * moment_doubles(config.head_dim) * 2});
-  }
-
-  void send_noise() {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    const std::int64_t count = options.max_sessions * config.q_heads * config.head_dim;
-    std::vector<std::byte> noise(static_cast<std::size_t>(count * size_of(memory.act.act)));
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float x = normal(random);
-      if (memory.act.act == DType::f32) reinterpret_cast<float*>(noise.data())[i] = x;
-      else reinterpret_cast<bf16*>(noise.data())[i] = to_bf16(x);
-    }
-    send(memory.act.noise, noise.data(), std::ssize(noise));
-    finish_compute();
   }
 
   /// Waits for all that was enqueued on compute; outside of steps.
