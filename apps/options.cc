@@ -126,6 +126,16 @@ void add_options(CLI::App& verb, Options& o) {
   add_context_option(verb, o, "context limit, prompt and answer together; the model's unless given");
   add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
              "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
+  verb.add_option("--weights", o.weights,
+                  "where layers' weights live: resident on the device, or streamed from host memory at every step, all "
+                  "or as many of the last as LAYERS says; auto streams as few as the budget needs")
+      ->capture_default_str()
+      ->type_name("auto|resident|stream[:LAYERS]");
+  verb.add_option("--hidden-states", o.hidden_states,
+                  "where a prompt's hidden states live: device or host; auto is host where the budget needs it")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "device", "host"}))
+      ->type_name("PLACE");
   const char* kFromModel = "; from generation_config.json unless given";
   verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
   verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)
@@ -154,7 +164,8 @@ bool finish_options(CLI::App& verb, const Options& o) {
   spdlog::set_default_logger(std::move(log));
   if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
   cuda_ordinal(o.device);
-  policy_of(o);  // a mistake in it is better told before the model's files are read
+  policy_of(o);  // mistakes in these are better told before the model's files are read
+  parse_placement(o.weights, o.hidden_states);
   return true;
 }
 
@@ -202,6 +213,23 @@ Budget budget(const Options& o) {
   return budget;
 }
 
+Placement parse_placement(const std::string& weights, const std::string& hidden_states) {
+  Placement wanted;
+  constexpr std::string_view kStream = "stream:";
+  if (weights == "resident") wanted.streamed_layers = 0;
+  if (weights == "stream") wanted.streamed_layers = Placement::kAllLayers;
+  if (weights.starts_with(kStream)) {
+    std::int64_t layers = 0;
+    const char* end = weights.data() + weights.size();
+    const auto [at, error] = std::from_chars(weights.data() + kStream.size(), end, layers);
+    if (error == std::errc{} && at == end && layers >= 1) wanted.streamed_layers = layers;
+  }
+  if (!wanted.streamed_layers && weights != "auto")
+    throw UserError(Exit::usage, "--weights {}: expected auto, resident, stream or stream:LAYERS", weights);
+  if (hidden_states != "auto") wanted.spill_hidden = hidden_states == "host";
+  return wanted;
+}
+
 std::vector<std::string> policy_sets(const std::vector<std::string>& sets) {
   std::vector<std::string> fields;
   for (const std::string& set : sets) {
@@ -226,6 +254,7 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget b
   engine.max_len = longest;
   engine.max_sessions = wanted_sessions;
   engine.prefill_chunk = o.prefill_chunk;
+  engine.wanted = parse_placement(o.weights, o.hidden_states);
   engine.probes = probes;
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);

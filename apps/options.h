@@ -19,11 +19,12 @@ struct Options {
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k;
   std::int64_t seed = 0, prefill_chunk = 512;
-  double cpu_link = 0;            // GB/s; 0: as fast as memory
-  std::string policy;             // empty: offload
-  std::vector<std::string> sets;  // policy.KEY=VALUE
-  std::string record_trace;       // a file for the rows that each step selects; empty: none
-  std::string channels;           // a channel file; empty: find_channels looks for one
+  double cpu_link = 0;                                   // GB/s; 0: as fast as memory
+  std::string weights = "auto", hidden_states = "auto";  // where they live
+  std::string policy;                                    // empty: offload
+  std::vector<std::string> sets;                         // policy.KEY=VALUE
+  std::string record_trace;                              // a file for the rows that each step selects; empty: none
+  std::string channels;                                  // a channel file; empty: find_channels looks for one
   std::string config;
   bool print_config = false;
 };
@@ -54,6 +55,9 @@ Budget budget(const Options& options);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
 EngineOptions engine_options(const Options& options, const ModelFiles& model, Budget budget, const Device& device,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
+/// What --weights (auto, resident, stream, stream:LAYERS) and --hidden-states (auto, device, host) say. Throws
+/// UserError{usage}.
+Placement parse_placement(const std::string& weights, const std::string& hidden_states);
 /// KEY=VALUE of --set's policy.KEY=VALUE. Throws UserError{usage}.
 std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
 /// The policy of --policy and --set.

@@ -72,8 +72,8 @@ void run(const PromptOptions& o) {
   Engine engine(*device, model.config, model.weights, options,
                 [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
   progress.clear();
-  spdlog::info("{}; policy {}; kv cache: {}", device->describe(), options.policy.name,
-               describe_streaming(model.config, options, limits));
+  spdlog::info("{}; policy {}; kv cache: {}; weights: {}", device->describe(), options.policy.name,
+               describe_streaming(model.config, options, limits), describe_placement(model.config, options));
   const auto trace = record_trace(o, model, engine);
   Session session(0, std::move(ids), sampling_params(o, model.generation), answer, model.eos());
   stream_answer(engine, model, session, progress);

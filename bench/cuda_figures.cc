@@ -23,7 +23,7 @@ constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select
 
 struct Flags {
   SectionFlags section;
-  std::string geometry = "llama-3.1-8b", results = "bench/results";
+  std::string geometry = "llama-3.1-8b", results = "bench/results", weights = "auto", hidden_states = "auto";
   std::vector<std::string> sections, figures, sets;
   bool brief = false;
 };
@@ -54,6 +54,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--prefill-chunk", s.prefill_chunk, "tokens that go through a layer at a time")->capture_default_str();
   add_parsed(app, "--gpu-memory", s.gpu_memory, parse_bytes, "budget of device memory; what is free unless given");
   add_parsed(app, "--host-memory", s.host_memory, parse_bytes, "budget of host memory");
+  app.add_option("--weights", f.weights, "auto, resident, stream or stream:LAYERS")->capture_default_str();
+  app.add_option("--hidden-states", f.hidden_states, "auto, device or host")->capture_default_str();
   app.add_option("--trace", f.section.trace, "rows to replay at 1/16 of the rows, or at the policy's for `step`");
   app.add_option("--trace-k", f.section.trace_k, "rows to replay at --k rows");
   app.add_option("--k", f.section.k, "rows of the figures at a fixed number of rows")->capture_default_str();
@@ -91,6 +93,7 @@ Exit figures_main(int argc, char** argv) {
   SectionFlags& section = f.section;
   section.setting.geometry = load_geometry(f.geometry);
   section.setting.sets = policy_sets(f.sets);
+  section.setting.wanted = parse_placement(f.weights, f.hidden_states);
   if (f.brief) section.pin_bytes = std::int64_t{8} << 30, section.steps = 8, section.warm = 3;
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();
   Figures figures(f.results, {command_line(argc, argv), kCommit, device}, f.figures);

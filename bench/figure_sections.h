@@ -25,13 +25,14 @@ void select_figures(Figures& figures, const SectionFlags& flags);
 void attend_figures(Figures& figures, const SectionFlags& flags);
 /// prefill_attention_*, linear_*, head_*, sample_*, small_ops_us: the dense operators.
 void dense_figures(Figures& figures, const SectionFlags& flags);
-/// prefill_256k_s: all layers, with the host store's checksum.
+/// prefill_256k_s, of another setting prefill_GEOMETRY_POLICY_CONTEXT_BATCH...: all layers, with the host store's
+/// checksum.
 void prefill_figures(Figures& figures, const SectionFlags& flags);
 /// gather_512B_GBps, gather_2KiB_GBps: scattered rows over the link.
 void gather_figures(Figures& figures, const SectionFlags& flags);
 /// pin_GiBps: from nothing to pinned host memory.
 void pin_figures(Figures& figures, const SectionFlags& flags);
-/// step_GEOMETRY_POLICY_CONTEXT_BATCH: one setting's step beside its bound, for all that has no figure of its own.
+/// step_GEOMETRY_POLICY_CONTEXT_BATCH...: one setting's step beside its bound, for all that has no figure of its own.
 void step_figure(Figures& figures, const SectionFlags& flags);
 
 }  // namespace longhaul::bench

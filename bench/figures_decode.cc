@@ -14,7 +14,7 @@ class DecodeRuns {
  public:
   struct Run {
     StepTimes times;
-    std::int64_t weight_bytes, label_bytes, attended_bytes, streamed_bytes;
+    std::int64_t weight_bytes, label_bytes, attended_bytes, streamed_bytes;  // the last with streamed weights
     std::string setting;
   };
 
@@ -30,7 +30,8 @@ class DecodeRuns {
     SyntheticRun run(setting);
     run.fill();
     // A step that streams all rows takes long and hardly varies.
-    const bool streams = run.streamed_bytes() > 0;
+    const std::int64_t streamed = run.streamed_bytes() + run.streamed_weight_bytes();
+    const bool streams = streamed > 0;
     const StepTimes times = run.step(streams ? 2 : flags_.warm, streams ? 5 : flags_.steps);
     std::string text = run.describe();
     if (times.rows > 0)
@@ -38,7 +39,7 @@ class DecodeRuns {
                           times.staged / times.rows, times.missed / times.rows, times.rows);
     text += fmt::format(", {:.3f} ms", times.seconds * 1e3);
     fmt::print("  {}\n", text);
-    return {times, run.weight_bytes(), run.label_bytes(), run.attended_bytes(), run.streamed_bytes(), std::move(text)};
+    return {times, run.weight_bytes(), run.label_bytes(), run.attended_bytes(), streamed, std::move(text)};
   }
 
  private:
@@ -132,7 +133,7 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
 
 void step_figure(Figures& figures, const SectionFlags& flags) {
   const SyntheticSetting& s = flags.setting;
-  const std::string name = fmt::format("step_{}_{}_{}_{}", s.geometry.name, s.policy, s.context, s.batch);
+  const std::string name = "step_" + name_of(s);
   if (!figures.wants(name)) return;
   const Peaks peaks = measure_peaks(flags);
   std::shared_ptr<const Replay> replay;

@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "offload/layer_plan.h"
 #include "offload/layout.h"
+#include "runtime/weights.h"
 
 namespace longhaul::bench {
 namespace {
@@ -33,6 +34,17 @@ std::string tokens_text(std::int64_t tokens) {
 
 }  // namespace
 
+std::string name_of(const SyntheticSetting& s) {
+  std::string name = fmt::format("{}_{}_{}_{}", s.geometry.name, s.policy, s.context, s.batch);
+  if (s.gpu_memory) {
+    name += "_" + format_bytes(*s.gpu_memory);
+    std::erase(name, ' ');
+  }
+  if (s.wanted.streamed_layers) name += fmt::format("_weights{}", *s.wanted.streamed_layers);
+  if (s.wanted.spill_hidden) name += *s.wanted.spill_hidden ? "_host" : "_device";
+  return name;
+}
+
 SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) {
   ModelConfig& config = setting_.geometry.config;
   // Random weights have no context that they were trained for.
@@ -45,6 +57,7 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
                         .max_len = setting.context + kAnswer,
                         .max_sessions = setting.batch,
                         .prefill_chunk = setting.prefill_chunk,
+                        .wanted = setting.wanted,
                         .probes = setting.probes};
   options.replay = setting.replay;
   check_policy(options.policy, config);
@@ -91,8 +104,11 @@ double SyntheticRun::prefill() {
 
 std::int64_t SyntheticRun::weight_bytes() const {
   const ModelConfig& c = setting_.geometry.config;
-  const std::int64_t layer = c.hidden * (2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.hidden * c.intermediate;
-  return 2 * (c.layers * (layer + 2 * c.hidden) + c.hidden + c.vocab * c.hidden);
+  return c.layers * layer_weight_bytes(c) + 2 * (c.hidden + c.vocab * c.hidden);
+}
+
+std::int64_t SyntheticRun::streamed_weight_bytes() const {
+  return engine_->options().streamed_layers * layer_weight_bytes(setting_.geometry.config);
 }
 
 std::int64_t SyntheticRun::label_bytes() const {
@@ -129,6 +145,9 @@ std::string SyntheticRun::describe() const {
   if (o.policy.selects()) text += fmt::format(", k {}", o.policy.budget(setting_.context));
   if (o.policy.selects() && o.cache > 0) text += fmt::format(", B {:.4g} k", o.cache);
   if (!o.policy.selects()) text += fmt::format(", resident {:.3g}", o.resident);
+  if (o.streamed_layers > 0)
+    text += fmt::format(", weights of {} of {} layers streamed", o.streamed_layers, setting_.geometry.config.layers);
+  if (o.spill_hidden) text += ", hidden states in host memory";
   if (setting_.gpu_memory) text += ", gpu memory " + format_bytes(*setting_.gpu_memory);
   if (o.replay)
     text += fmt::format(", {}, look-ahead recall {:.3g}", o.replay->recorded() ? "replayed rows" : "rows never again",

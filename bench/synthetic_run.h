@@ -19,8 +19,13 @@ struct SyntheticSetting {
   std::int64_t context = 256 << 10, batch = 1, prefill_chunk = 4096;
   std::optional<std::int64_t> gpu_memory, host_memory;  // bytes; none: what is free
   std::shared_ptr<const Replay> replay;                 // null: what random queries select
+  Placement wanted = {};
   Probes probes = {};
 };
+
+/// What a figure's name says of a setting, so that those of different budgets stand beside each other:
+/// "llama-3.1-8b_offload_262144_1_12.00GiB".
+std::string name_of(const SyntheticSetting& setting);
 
 struct StepTimes {
   double seconds;                     // median of the steps
@@ -43,9 +48,10 @@ class SyntheticRun {
   Device& device() { return *device_; }
   /// Bytes of weights that a decode step reads: all but the embedding table, of which it reads a row.
   std::int64_t weight_bytes() const;
-  std::int64_t label_bytes() const;     // of all sessions
-  std::int64_t attended_bytes() const;  // of K and V that a step reads
-  std::int64_t streamed_bytes() const;  // of those, what comes over the link at every step
+  std::int64_t label_bytes() const;            // of all sessions
+  std::int64_t attended_bytes() const;         // of K and V that a step reads
+  std::int64_t streamed_bytes() const;         // of those, what comes over the link at every step
+  std::int64_t streamed_weight_bytes() const;  // of weights, likewise
   /// "synthetic llama-3.1-8b, offload, 256K tokens x 1, k 16384, ...": all that the time depends on.
   std::string describe() const;
 

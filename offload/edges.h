@@ -23,17 +23,28 @@ inline constexpr Edge kPredictionListed{"prediction_listed"};  // fetch waits fo
 inline constexpr Edge kPrefetchLanded{"prefetch_landed"};      // compute waits for fetch: the prefetched rows are there
 inline constexpr Edge kMissesListed{"misses_listed"};          // fetch waits for compute: what was missed is written
 inline constexpr Edge kMissesLanded{"misses_landed"};          // compute waits for fetch: the missed rows are there
-// Prefill: one layer's rows, two buffers.
+// Prefill: one layer's rows in one buffer.
 inline constexpr Edge kChunkWritten{"chunk_written"};  // store waits for compute: the chunk's rows have been appended
-inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before last has left the buffer
+inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before has left the rows' places
 inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for store: prefix and window rows are in place
+// Prefill: hidden states that live in host memory, a chunk at a time through two slots.
+inline constexpr Edge kHiddenFree{"hidden_free"};      // compute waits for store, in layer 0: the slot has been left
+inline constexpr Edge kHiddenStored{"hidden_stored"};  // fetch waits for store: the chunk is on the host, the slot free
+inline constexpr Edge kHiddenLanded{"hidden_landed"};  // compute waits for fetch: the chunk is in its slot
+inline constexpr Edge kHiddenWritten{"hidden_written"};  // store waits for compute: the layer is done with the chunk
+// Streamed weights, two slots. No edge guards a walk's first loads: the host has waited for the last walk's tokens.
+inline constexpr Edge kWeightsLanded{"weights_landed"};  // compute waits for weights: a part of its layer is there
+// compute waits for weights: what look-ahead uses of the next layer is there
+inline constexpr Edge kNextWeightsLanded{"next_weights_landed"};
+inline constexpr Edge kWeightsFree{"weights_free"};  // weights waits for compute: it has left what is overwritten
 // The host.
 inline constexpr Edge kTokenReady{"token_ready"};      // the one wait of a step: the sampled tokens are in host memory
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
 /// The edges that order data: dropping any of them must change the output.
-inline constexpr std::array kAll{kTileReady,    kTileFree,     kRowsStored,    kRowWritten,       kRingFree,
-                                 kChunkWritten, kLayerFree,    kPrefillStored, kPredictionListed, kPrefetchLanded,
-                                 kMissesListed, kMissesLanded, kTokenReady};
+inline constexpr std::array kAll{kTileReady,     kTileFree,      kRowsStored,        kRowWritten,       kRingFree,
+                                 kChunkWritten,  kLayerFree,     kPrefillStored,     kPredictionListed, kPrefetchLanded,
+                                 kMissesListed,  kMissesLanded,  kHiddenFree,        kHiddenStored,     kHiddenLanded,
+                                 kHiddenWritten, kWeightsLanded, kNextWeightsLanded, kWeightsFree,      kTokenReady};
 
 }  // namespace longhaul::edge

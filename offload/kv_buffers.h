@@ -16,7 +16,7 @@ struct KvBuffers {
         prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows, shape.layers),
         ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows, shape.layers),
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),
-        prefill(device, "kv prefill buffers", shape, 2, layout.all_resident() ? 0 : layout.capacity),
+        prefill(device, "kv prefill buffer", shape, 1, layout.all_resident() ? 0 : layout.capacity),
         host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows(), shape.layers),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state"),

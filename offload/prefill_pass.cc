@@ -12,29 +12,37 @@ PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers
       labels_(labels),
       slots_(slots),
       chunk_written_(device.make_event()),
-      layer_stored_{device.make_event(), device.make_event()} {}
+      stored_{device.make_event(), device.make_event()} {}
 
 void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
   check(rows >= 1 && rows <= buffers_.layout.capacity, "a prompt must fit its slot");
   slot_ = slot;
   rows_ = rows;
   inv_freq_ = inv_freq;
+  chunks_ = 0;
   labels_.begin(slot, rows);
 }
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
   return buffers_.layout.all_resident() ? buffers_.prefix_tile(slot_, layer, first, count)
-                                        : buffers_.prefill.tile(layer % 2, first, first, count);
+                                        : buffers_.prefill.tile(0, first, first, count);
 }
 
-void PrefillPass::begin_layer(std::int64_t layer) {
-  streams_.compute.wait(*layer_stored_[static_cast<std::size_t>(layer % 2)], edge::kLayerFree);
+/// The chunk before last, whatever layer it was of, left after the one in these places did; but not where a layer has
+/// one chunk, or where the places are those of the prompt before.
+void PrefillPass::wait_for_places(std::int64_t layer, std::int64_t first) {
+  const bool last = layer == 0 ? first == 0 : chunks_ == 1;
+  const std::int64_t chunk = appended_ + (last ? 1 : 0);  // of the same parity
+  streams_.compute.wait(*stored_[static_cast<std::size_t>(chunk % 2)], edge::kLayerFree);
 }
 
 void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const void* qkv) {
   const Span& span = spans[0];  // a prefill is one session's
   const KvTile tile = rows(layer, span.pos, span.tokens);
   const KvShape& shape = buffers_.shape;
+  const bool leaves = !buffers_.layout.all_resident();
+  if (leaves) wait_for_places(layer, span.pos);
+  if (layer == 0) ++chunks_;
   streams_.compute.launch(AppendArgs{.qkv = qkv,
                                      .dst = tile,
                                      .act = shape.act,
@@ -43,10 +51,11 @@ void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const 
                                      .kv_heads = shape.kv_heads,
                                      .head_dim = shape.head_dim});
   round_rows(streams_.compute, buffers_, tile);
-  if (buffers_.layout.all_resident()) return;
+  if (!leaves) return;
   streams_.compute.record(*chunk_written_);
   streams_.store.wait(*chunk_written_, edge::kChunkWritten);
   store_rows(layer, span.pos, span.pos + span.tokens);
+  streams_.store.record(*stored_[static_cast<std::size_t>(appended_++ % 2)]);
 }
 
 void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end) {
@@ -105,7 +114,6 @@ void PrefillPass::sum_rows(std::int64_t layer) {
 void PrefillPass::end_layer(std::int64_t layer) {
   labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
   sum_rows(layer);
-  streams_.store.record(*layer_stored_[static_cast<std::size_t>(layer % 2)]);
 }
 
 void PrefillPass::end() {

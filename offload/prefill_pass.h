@@ -1,6 +1,6 @@
-// Prefill, layers outermost: the rows of one layer stand in one of two device buffers while they are attended, and
-// leave on the store stream behind the next layer's compute. When every row is resident they are written to their place
-// at once.
+// Prefill, layers outermost: the rows of one layer stand in a device buffer while they are attended, and leave on the
+// store stream behind compute, chunk by chunk: when a chunk of the next layer takes their places, they have long gone.
+// When every row is resident they are written to their place at once.
 #pragma once
 #include <array>
 
@@ -16,7 +16,7 @@ class PrefillPass final : public KvPass {
 
   /// inv_freq: [head_dim / 2] of the prompt's rope, on the device.
   void begin(std::int64_t slot, std::int64_t rows, const float* inv_freq);
-  void begin_layer(std::int64_t layer) override;
+  void begin_layer(std::int64_t) override {}
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) override;
   /// In place of attend where the queries' attention is not asked for: what they leave behind for selection.
@@ -27,6 +27,7 @@ class PrefillPass final : public KvPass {
  private:
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
   void sum_rows(std::int64_t layer);
+  void wait_for_places(std::int64_t layer, std::int64_t first);
   void store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end);
 
   Streams streams_;
@@ -34,8 +35,10 @@ class PrefillPass final : public KvPass {
   const LabelBuilder& labels_;
   std::vector<SlotState>& slots_;
   std::unique_ptr<Event> chunk_written_;
-  std::array<std::unique_ptr<Event>, 2> layer_stored_;  // by buffer
+  std::array<std::unique_ptr<Event>, 2> stored_;  // of the last two chunks
   std::int64_t slot_ = 0, rows_ = 0;
+  std::int64_t appended_ = 0;  // chunks, of all layers and prompts
+  std::int64_t chunks_ = 0;    // of a layer; while in the first, so far
   const float* inv_freq_ = nullptr;
 };
 

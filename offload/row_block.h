@@ -1,5 +1,5 @@
 // KV rows in one run of memory, [outer][kv_head][row]: the host store, the resident prefix, the recent rings, the
-// staging slots and the prefill buffers are all this, on the host or on the device. A view: the arena's owner owns the
+// staging slots and the prefill buffer are all this, on the host or on the device. A view: the arena's owner owns the
 // bytes.
 #pragma once
 #include <string_view>

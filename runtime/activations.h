@@ -21,7 +21,7 @@ struct Activations {
       : rows(std::max(o.max_len, o.max_sessions)),
         chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
         act(o.activations),
-        hidden(device.take_bytes(rows * c.hidden * size_of(act), "hidden states")),
+        hidden(device.take_bytes((o.spill_hidden ? 2 * chunk : rows) * c.hidden * size_of(act), "hidden states")),
         normed(scratch(device, c.hidden)),
         qkv(scratch(device, (c.q_heads + 2 * c.kv_heads) * c.head_dim)),
         attended(scratch(device, c.q_heads * c.head_dim)),
@@ -37,13 +37,17 @@ struct Activations {
         host_inv_freq(host.take<float>(o.max_sessions * c.head_dim / 2, "step input and output")),
         host_params(host.take<SampleParams>(o.max_sessions, "step input and output")),
         host_sampled(host.take<std::int32_t>(o.max_sessions, "step input and output")),
-        host_input(rows, host) {}
+        host_input(rows, host),
+        host_hidden(o.spill_hidden ? host.take_bytes(rows * c.hidden * size_of(act), "hidden states") : nullptr),
+        spilled_(o.spill_hidden) {}
 
+  /// Whether a prompt's hidden states live in host memory.
+  bool spilled() const { return spilled_; }
   std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
 
-  std::int64_t rows, chunk;  // most rows of the hidden states, and of a call of a layer
+  std::int64_t rows, chunk;  // most rows of a walk, and of a call of a layer
   DType act;
-  std::byte* hidden;                                     // [rows, hidden] act
+  std::byte* hidden;                                     // [rows, hidden] act; spilled: two slots of [chunk, hidden]
   std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act
   std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
   std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
@@ -57,8 +61,10 @@ struct Activations {
   SampleParams* host_params;
   std::int32_t* host_sampled;
   StepInput host_input;
+  std::byte* host_hidden;  // [rows, hidden] act, where they are spilled
 
  private:
+  bool spilled_;
   std::byte* query(Arena& device, const ModelConfig& c, std::int64_t tokens) const {
     return device.take_bytes(tokens * c.q_heads * c.head_dim * size_of(act), "predicted queries");
   }

@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <random>
 #include <utility>
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "offload/edges.h"
 #include "offload/kv_cache.h"
 #include "runtime/engine_memory.h"
-#include "runtime/label_bases.h"
+#include "runtime/engine_setup.h"
+#include "runtime/hidden_states.h"
 #include "runtime/layer.h"
 #include "runtime/pinned_memory.h"
 #include "runtime/prefill_work.h"
@@ -35,20 +36,25 @@ struct Engine::Impl {
         store(device.make_stream("store")),
         token_ready(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
-        layer(this->config, memory.kv.shape, memory.weights, memory.act),
+        weight_stream(device, *compute, memory.weights),
+        hidden(device, {*compute, *fetch, *store}, this->config, memory.act),
+        layer(this->config, memory.kv.shape, memory.weights, weight_stream, memory.act),
         recorder(this->config, this->options, memory, *compute),
-        steps(device, {compute.get(), fetch.get(), store.get()}, options.replay_steps && memory.kv.steps_alike()) {
+        steps(device, streams(), options.replay_steps && memory.kv.steps_alike()) {
     check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
           "at most kDecodeTokens sessions together");
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
     if (file != nullptr) memory.weights.load(device, *fetch, *file);
-    else memory.weights.randomize(*compute);
-    send_bases();
-    if (options.probes.moments) clear_moments();
-    if (options.probes.noise) send_noise();
+    set_up(device, *compute, config, options, memory, /*random_weights=*/file == nullptr);
     if (!length_dependent_rope()) send_frequencies(0, 1, {});
+  }
+
+  std::vector<Stream*> streams() const {
+    std::vector<Stream*> all{compute.get(), fetch.get(), store.get()};
+    if (weight_stream.stream() != nullptr) all.push_back(weight_stream.stream());
+    return all;
   }
 
   bool length_dependent_rope() const { return config.rope.type == RopeType::dynamic; }
@@ -72,60 +78,25 @@ struct Engine::Impl {
                    .kind = CopyKind::host_to_device});
   }
 
-  /// The maps of labels that are not fitted to the document, the same for every slot.
-  void send_bases() {
-    const KvBuffers& kv = memory.kv;
-    const Labels labels = options.policy.labels;
-    if (options.policy.select != Select::labels || !kv.selection.given_bases()) return;
-    const std::int64_t d = config.head_dim, dims = options.policy.dims(d), maps = 2 * dims * d;
-    auto bases = labels == Labels::exact ? std::make_shared<const LabelBases>(exact_bases(config)) : options.bases;
-    check(bases->dims == dims && std::ssize(bases->maps) == config.layers * config.kv_heads * maps,
-          "the bases belong to the model and the policy");
-    for (std::int64_t slot = 0; slot < options.max_sessions; ++slot)
-      for (std::int64_t l = 0; l < config.layers; ++l)
-        compute->copy({.dst = kv.selection.labels(slot, l).basis,
-                       .src = bases->maps.data() + l * config.kv_heads * maps,
-                       .width = maps * 4,
-                       .height = config.kv_heads,
-                       .dst_pitch = label_basis_floats(dims, d) * 4,
-                       .src_pitch = maps * 4,
-                       .kind = CopyKind::host_to_device});
-    finish_compute();
-  }
-
-  void clear_moments() {
-    auto* words = reinterpret_cast<std::int32_t*>(memory.probes.moments);
-    compute->launch(FillArgs{words, 0, config.layers * config.kv_heads * moment_doubles(config.head_dim) * 2});
-  }
-
-  void send_noise() {
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    const std::int64_t count = options.max_sessions * config.q_heads * config.head_dim;
-    std::vector<std::byte> noise(static_cast<std::size_t>(count * size_of(memory.act.act)));
-    for (std::int64_t i = 0; i < count; ++i) {
-      const float x = normal(random);
-      if (memory.act.act == DType::f32) reinterpret_cast<float*>(noise.data())[i] = x;
-      else reinterpret_cast<bf16*>(noise.data())[i] = to_bf16(x);
-    }
-    send(memory.act.noise, noise.data(), std::ssize(noise));
-    finish_compute();
-  }
-
   /// Waits for all that was enqueued on compute; outside of steps.
   void finish_compute() {
     compute->record(*token_ready);
     device.host_wait(*token_ready, {"compute_finished"});
   }
 
-  /// Embeds `rows` rows whose ids and positions are in host_input.
-  void embed(std::int64_t rows) {
+  /// Ids and positions of `rows` rows.
+  void send_input(std::int64_t rows) {
     const Activations& act = memory.act;
     send(act.input.ids, act.host_input.ids, rows);
     send(act.input.positions, act.host_input.positions, rows);
-    compute->launch(EmbedArgs{.ids = act.input.ids,
+  }
+
+  /// Embeds `rows` rows of what was sent, from row `first` on.
+  void embed(std::int64_t first, std::int64_t rows, std::byte* out) {
+    const Activations& act = memory.act;
+    compute->launch(EmbedArgs{.ids = act.input.ids + first,
                               .table = memory.weights.embedding(),
-                              .out = act.hidden,
+                              .out = out,
                               .act = act.act,
                               .tokens = rows,
                               .hidden = config.hidden,
@@ -147,12 +118,13 @@ struct Engine::Impl {
     device.host_wait(*token_ready, edge::kTokenReady);
   }
 
-  /// Brings the logits of hidden rows [first, first + rows) to the host, in groups that fit the logits buffer.
-  void tap_rows(std::int64_t first, std::int64_t rows) {
+  /// Brings the logits of `rows` rows of hidden states to the host, in groups that fit the logits buffer.
+  void tap_rows(const std::byte* states, std::int64_t rows) {
+    const std::int64_t row = config.hidden * size_of(memory.act.act);
     const std::int64_t group = std::min(options.max_sessions, memory.act.chunk);
     for (std::int64_t done = 0; done < rows; done += group) {
       const std::int64_t n = std::min(group, rows - done);
-      layer.head(*compute, first + done, n);
+      layer.head(*compute, states + done * row, n);
       tapped.resize(static_cast<std::size_t>(n * config.vocab));
       compute->copy({.dst = tapped.data(),
                      .src = memory.act.logits,
@@ -185,6 +157,8 @@ struct Engine::Impl {
   std::unique_ptr<Event> token_ready;
   std::array<std::unique_ptr<Event>, kPaced> paced;
   KvCache cache;
+  WeightStream weight_stream;
+  HiddenStates hidden;
   Layer layer;
   StepRecorder recorder;
   LogitsTap tap;
@@ -204,7 +178,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
     act.host_input.positions[i] = static_cast<std::int32_t>(i);
   }
   if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
-  embed(n);
+  send_input(n);
 
   // Not act.chunk: how a prompt is cut must not depend on how many sessions decode together.
   const std::int64_t chunk = options.prefill_chunk;
@@ -220,13 +194,27 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   };
 
   KvPass& kv = cache.begin_prefill(session.slot(), n, act.inv_freq);
+  weight_stream.begin(ceil_div(n, chunk));
+  hidden.begin(ceil_div(n, chunk));
+  const std::byte* last = nullptr;  // the last row's hidden state
   for (std::int64_t l = 0; l < config.layers; ++l) {
     kv.begin_layer(l);
     for (std::int64_t pos = 0; pos < n; pos += chunk, ++enqueued) {
       const Span span{.slot = session.slot(), .pos = pos, .tokens = std::min(chunk, n - pos), .row = pos};
       pace(enqueued);
-      layer.run(*compute, l, {.row = pos, .tokens = span.tokens, .spans = {&span, 1}, .own_frequencies = false}, kv);
+      std::byte* states = hidden.arrive(l, pos, span.tokens);
+      if (l == 0) embed(pos, span.tokens, states);
+      layer.run(*compute, l,
+                {.hidden = states,
+                 .positions = act.input.positions + pos,
+                 .tokens = span.tokens,
+                 .spans = {&span, 1},
+                 .own_frequencies = false},
+                kv);
       if (options.probes.moments) add_moments(l, span.tokens);
+      if (tap && l + 1 == config.layers) tap_rows(states, span.tokens);
+      hidden.leave(l, pos, span.tokens);
+      last = states + (span.tokens - 1) * config.hidden * size_of(act.act);
       compute->record(*paced[enqueued % kPaced]);
       work[enqueued % kPaced] = chunk_work(config, pos, span.tokens);
     }
@@ -235,8 +223,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
   kv.end();
   for (std::int64_t i = 0; i < kPaced; ++i) pace(enqueued + i);
 
-  if (tap) tap_rows(0, n);
-  layer.head(*compute, n - 1, 1);
+  layer.head(*compute, last, 1);
   act.host_params[0] = session.next_sampling();
   sample(1);
   wait_for_tokens();
@@ -303,13 +290,20 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     }
   }
   if (length_dependent_rope()) send_frequencies(0, count, lengths);
-  embed(count);
+  send_input(count);
+  embed(0, count, act.hidden);
   KvPass& kv = cache.begin_decode(spans);
   auto layers = [&] {
+    weight_stream.begin(1);
     for (std::int64_t l = 0; l < config.layers; ++l) {
       kv.begin_layer(l);
       recorder.before_layer(l, count);
-      layer.run(*compute, l, {.row = 0, .tokens = count, .spans = spans, .own_frequencies = length_dependent_rope()},
+      layer.run(*compute, l,
+                {.hidden = act.hidden,
+                 .positions = act.input.positions,
+                 .tokens = count,
+                 .spans = spans,
+                 .own_frequencies = length_dependent_rope()},
                 kv);
       recorder.after_layer(l, count);
       kv.end_layer(l);
@@ -319,12 +313,12 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     layers();
     kv.end();
     recorder.end(count);
-    tap ? tap_rows(0, count) : layer.head(*compute, 0, count);
+    tap ? tap_rows(act.hidden, count) : layer.head(*compute, act.hidden, count);
     sample(count);
   } else {
     steps.run(count, [&] {
       layers();
-      layer.head(*compute, 0, count);
+      layer.head(*compute, act.hidden, count);
       sample(count);
     });
     kv.end();

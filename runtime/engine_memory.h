@@ -9,7 +9,7 @@ namespace longhaul {
 
 struct EngineMemory {
   EngineMemory(const ModelConfig& config, const EngineOptions& options, Arena& device, Arena& host)
-      : weights(config, device, host),
+      : weights(config, options.streamed_layers, options.host_embedding, device, host),
         act(config, options, device, host),
         kv(kv_shape(config, options.activations), options.policy,
            make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len),

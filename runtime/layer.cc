@@ -17,8 +17,8 @@ class LayerPredictor final : public QueryPredictor {
 
 }  // namespace
 
-void Layer::norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64_t tokens) const {
-  compute.launch(RmsNormArgs{.x = act_.hidden_row(row, config_.hidden),
+void Layer::norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const {
+  compute.launch(RmsNormArgs{.x = hidden,
                              .gain = gain,
                              .out = act_.normed,
                              .act = act_.act,
@@ -29,7 +29,7 @@ void Layer::norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64
 
 void Layer::rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const {
   compute.launch(RopeArgs{.qkv = qkv,
-                          .positions = act_.input.positions + chunk.row,
+                          .positions = chunk.positions,
                           .inv_freq = act_.inv_freq,
                           .freq_stride = chunk.own_frequencies ? config_.head_dim / 2 : 0,
                           .act = act_.act,
@@ -42,7 +42,8 @@ void Layer::rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv
 
 const void* Layer::predict(Stream& compute, std::int64_t l, const Chunk& chunk) const {
   if (act_.noise != nullptr) return act_.noise;
-  norm(compute, weights_.layer(l).attn_norm, chunk.row, chunk.tokens);
+  stream_.need_ahead(l);
+  norm(compute, weights_.layer(l).attn_norm, chunk.hidden, chunk.tokens);
   compute.launch(LinearArgs{.x = act_.normed,
                             .w = weights_.layer(l).qkv,  // its first rows are q's
                             .out = act_.predicted,
@@ -59,7 +60,6 @@ const void* Layer::predict(Stream& compute, std::int64_t l, const Chunk& chunk) 
 void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv) const {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layer(l);
-  std::byte* hidden = act_.hidden_row(chunk.row, c.hidden);
   auto linear = [&](const void* x, const bf16* weight, void* out, std::int64_t in, std::int64_t out_dim, bool add) {
     compute.launch(LinearArgs{.x = x,
                               .w = weight,
@@ -72,23 +72,26 @@ void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv)
                               .out_dim = out_dim});
   };
 
-  norm(compute, w.attn_norm, chunk.row, chunk.tokens);
+  stream_.need(l, WeightPart::projection);
+  norm(compute, w.attn_norm, chunk.hidden, chunk.tokens);
   linear(act_.normed, w.qkv, act_.qkv, c.hidden, shape_.qkv_width(), false);
+  stream_.projected(l);
   rope(compute, chunk, act_.qkv, c.kv_heads);
   kv.append(l, chunk.spans, act_.qkv);
   LayerPredictor predictor(*this, compute, chunk);
   kv.attend(l, chunk.spans, act_.qkv, act_.attended, predictor);
-  linear(act_.attended, w.o, hidden, c.q_heads * c.head_dim, c.hidden, true);
+  stream_.need(l, WeightPart::rest);
+  linear(act_.attended, w.o, chunk.hidden, c.q_heads * c.head_dim, c.hidden, true);
 
-  norm(compute, w.mlp_norm, chunk.row, chunk.tokens);
+  norm(compute, w.mlp_norm, chunk.hidden, chunk.tokens);
   linear(act_.normed, w.gate_up, act_.gate_up, c.hidden, 2 * c.intermediate, false);
   compute.launch(SiluMulArgs{
       .gate_up = act_.gate_up, .out = act_.inner, .act = act_.act, .tokens = chunk.tokens, .inter = c.intermediate});
-  linear(act_.inner, w.down, hidden, c.intermediate, c.hidden, true);
+  linear(act_.inner, w.down, chunk.hidden, c.intermediate, c.hidden, true);
 }
 
-void Layer::head(Stream& compute, std::int64_t row, std::int64_t tokens) const {
-  norm(compute, weights_.final_norm(), row, tokens);
+void Layer::head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const {
+  norm(compute, weights_.final_norm(), hidden, tokens);
   compute.launch(LinearArgs{.x = act_.normed,
                             .w = weights_.head(),
                             .out = act_.logits,

@@ -4,37 +4,41 @@
 
 #include "offload/kv_pass.h"
 #include "runtime/activations.h"
-#include "runtime/weights.h"
+#include "runtime/weight_stream.h"
 
 namespace longhaul {
 
-/// Consecutive rows of the hidden states that go through a layer together, and the spans of sessions they belong to.
+/// Rows that go through a layer together, and the spans of sessions they belong to.
 struct Chunk {
-  std::int64_t row, tokens;
+  std::byte* hidden;              // [tokens, hidden] act
+  const std::int32_t* positions;  // [tokens]
+  std::int64_t tokens;
   std::span<const Span> spans;
   bool own_frequencies;  // each row has its own rope table (decode with a rope type that depends on the length)
 };
 
 class Layer {
  public:
-  Layer(const ModelConfig& config, const KvShape& shape, const Weights& weights, const Activations& act)
-      : config_(config), shape_(shape), weights_(weights), act_(act) {}
+  Layer(const ModelConfig& config, const KvShape& shape, const Weights& weights, WeightStream& stream,
+        const Activations& act)
+      : config_(config), shape_(shape), weights_(weights), stream_(stream), act_(act) {}
 
   /// hidden rows of `chunk` += attention, then += feed-forward. Enqueues on `compute` and what `kv` enqueues.
   void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
   /// The query of `layer` as the chunk's hidden states, the inputs of an earlier layer, foretell it (arXiv 2408.07092,
   /// section 3.3): to act.predicted. Uses act.normed.
   const void* predict(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
-  /// Logits of `tokens` rows from `row` on, to act.logits (at most its rows).
-  void head(Stream& compute, std::int64_t row, std::int64_t tokens) const;
+  /// Logits of `tokens` rows of hidden states, to act.logits (at most its rows).
+  void head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const;
 
  private:
-  void norm(Stream& compute, const bf16* gain, std::int64_t row, std::int64_t tokens) const;
+  void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const;
   void rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
 
   const ModelConfig& config_;
   const KvShape& shape_;
   const Weights& weights_;
+  WeightStream& stream_;
   const Activations& act_;
 };
 

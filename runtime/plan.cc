@@ -101,26 +101,88 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
   return n >= 0 && with(share(n));
 }
 
-/// The plan with the least device memory that the policy allows (for "auto": nothing resident).
-MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
-  options.max_sessions = 1;
-  options.resident = options.policy.resident.value_or(0);
+/// Of the placements of KV that the policy allows, the plan that takes the least device memory.
+MemoryPlan least(const ModelConfig& config, EngineOptions options) {
   options.cache = options.policy.cache.value_or(0);
-  return plan_memory(config, options);
+  options.resident = options.policy.resident.value_or(0);
+  MemoryPlan plan = plan_memory(config, options);
+  if (options.policy.resident) return plan;
+  options.resident = 1;  // a short context needs no buffers then
+  MemoryPlan all = plan_memory(config, options);
+  return all.device_bytes < plan.device_bytes ? all : plan;
+}
+
+/// Where weights and hidden states may be; those that cost the least over the link come first.
+struct Rung {
+  bool spill, host_embedding;
+  std::optional<std::int64_t> streamed;  // none: as few as fit, but at least one
+};
+
+std::vector<Rung> rungs(const ModelConfig& config, const Placement& wanted) {
+  if (wanted.streamed_layers && *wanted.streamed_layers != Placement::kAllLayers &&
+      *wanted.streamed_layers > config.layers)
+    throw UserError(Exit::usage, "weights: {} layers are to be streamed, and the model has {}", *wanted.streamed_layers,
+                    config.layers);
+  std::vector<bool> spills{false, true};
+  if (wanted.spill_hidden) spills = {*wanted.spill_hidden};
+  std::vector<Rung> all;
+  const std::int64_t streamed = std::min(wanted.streamed_layers.value_or(0), config.layers);
+  for (bool spill : spills) all.push_back({spill, streamed > 0, streamed});
+  if (wanted.streamed_layers) return all;
+  all.push_back({spills.back(), true, 0});
+  all.push_back({spills.back(), true, {}});
+  return all;
+}
+
+/// Sets what the rung says. The fewest streamed layers are those beside which the least of KV fits the device; more of
+/// them, from as many as there are slots on, give device memory back and take host memory.
+void place(const ModelConfig& config, EngineOptions& options, const Rung& rung, const Budget& budget) {
+  options.spill_hidden = rung.spill;
+  options.host_embedding = rung.host_embedding;
+  if (rung.streamed) {
+    options.streamed_layers = *rung.streamed;
+    return;
+  }
+  const std::int64_t too_few = last_true(1, config.layers - 1, [&](std::int64_t n) {
+    options.streamed_layers = n;
+    return least(config, options).device_bytes > budget.device;
+  });
+  options.streamed_layers = too_few + 1;
+}
+
+/// The least that these sessions take; of placements that the device has room for the first, as the others take more of
+/// the host.
+MemoryPlan smallest(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  MemoryPlan plan;
+  for (const Rung& rung : rungs(config, options.wanted)) {
+    place(config, options, rung, budget);
+    plan = least(config, options);
+    if (plan.device_bytes <= budget.device) break;
+  }
+  return plan;
+}
+
+/// Nothing when not even one session fits.
+std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  const std::int64_t most = options.max_sessions;
+  for (const Rung& rung : rungs(config, options.wanted))
+    for (options.max_sessions = most; options.max_sessions >= 1; --options.max_sessions) {
+      place(config, options, rung, budget);
+      if (fit_resident(config, options, budget)) return options;
+    }
+  return {};
 }
 
 }  // namespace
 
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget) {
-  for (std::int64_t sessions = options.max_sessions; sessions >= 1; --sessions) {
-    options.max_sessions = sessions;
-    if (fit_resident(config, options, budget)) return options;
-  }
-  const MemoryPlan need = smallest(config, options);
+  if (const auto fitted = try_fit(config, options, budget)) return *fitted;
+  options.max_sessions = 1;
+  const MemoryPlan need = smallest(config, options, budget);
   const std::int64_t longest = last_true(1, options.max_len, [&](std::int64_t len) {
     EngineOptions shorter = options;
     shorter.max_len = len;
-    return fits(smallest(config, shorter), budget);
+    return try_fit(config, shorter, budget).has_value();
   });
   const bool shared = need.device_bytes <= budget.device && need.host_bytes <= budget.host;
   const std::string fitting = longest >= 1 ? fmt::format("the longest context that fits is {} tokens", longest)

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,13 @@ struct Probes {
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };
 
+/// Where weights and hidden states are, as far as the user says; the rest is fit_to_budget's.
+struct Placement {
+  static constexpr std::int64_t kAllLayers = std::int64_t{1} << 62;
+  std::optional<std::int64_t> streamed_layers;  // none: as few as fit; kAllLayers: every one
+  std::optional<bool> spill_hidden;             // none: where that keeps weights on the device, or the plan fits by it
+};
+
 struct EngineOptions {
   KvPolicy policy;
   DType activations = DType::bf16;
@@ -37,6 +45,10 @@ struct EngineOptions {
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
   double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
+  std::int64_t streamed_layers = 0;  // the last ones: in host memory, over the link in every walk; likewise
+  bool spill_hidden = false;         // a prompt's hidden states live in host memory; likewise
+  bool host_embedding = false;  // so does the embedding table, if it is not the head: a row a token is read; likewise
+  Placement wanted = {};        // of these three
   std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
   std::shared_ptr<const Replay> replay = {};     // rows to attend in place of selected ones; null: queries select
   Probes probes = {};
@@ -62,8 +74,12 @@ struct Budget {
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
-/// options.max_sessions as far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest
-/// budgets that work, and the longest context that fits.
+/// options.max_sessions as far as needed to fit. Where even one session does not, spills hidden states and then the
+/// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
+/// weights, of as few layers as fit beside the least of KV. So resident weights come before resident KV rows: each byte
+/// of them is one byte less over the link in every step, and a byte of rows is that at most. Throws
+/// UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that fits;
+/// UserError{usage} when options.wanted streams more layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

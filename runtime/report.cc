@@ -8,6 +8,7 @@
 #include "kernels/base/host_memory.h"
 #include "offload/edges.h"
 #include "runtime/progress.h"
+#include "runtime/weights.h"
 
 namespace longhaul {
 namespace {
@@ -17,8 +18,9 @@ double per_second(std::int64_t amount, double seconds) {
 }
 
 /// The waits of the compute stream: what they take is time that a faster link or a larger budget would give back.
-constexpr std::array kComputeWaits{edge::kTileReady,     edge::kRingFree,       edge::kLayerFree,
-                                   edge::kPrefillStored, edge::kPrefetchLanded, edge::kMissesLanded};
+constexpr std::array kComputeWaits{
+    edge::kTileReady,    edge::kRingFree,       edge::kLayerFree,    edge::kPrefillStored, edge::kHiddenFree,
+    edge::kHiddenLanded, edge::kPrefetchLanded, edge::kMissesLanded, edge::kWeightsLanded, edge::kNextWeightsLanded};
 
 /// "compute 80.10 s, fetch 12.10 s" of the names that `wanted` takes; what took no measurable time is left out.
 template <class Wanted>
@@ -63,6 +65,17 @@ std::string describe_streaming(const ModelConfig& config, const EngineOptions& o
       100.0 * static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity));
 }
 
+std::string describe_placement(const ModelConfig& config, const EngineOptions& options) {
+  const std::int64_t streamed = options.streamed_layers;
+  std::string text = "all on the device";
+  if (streamed > 0)
+    text = fmt::format("{} of {} layers on the device, {} streamed: {} over the link at every step, once a prompt",
+                       config.layers - streamed, config.layers, streamed,
+                       format_bytes(streamed * layer_weight_bytes(config)));
+  if (options.host_embedding) text += "; the embedding table in host memory";
+  return text + fmt::format("; a prompt's hidden states in {} memory", options.spill_hidden ? "host" : "device");
+}
+
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget) {
   DeviceCounters counters = engine.device().counters();
   std::int64_t decode_h2d = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes;
@@ -87,6 +100,7 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
                            format_bytes(counters.d2h_bytes)));
   line("attention", describe_rows(engine.row_counts()));
+  line("weights", describe_placement(engine.config(), engine.options()));
   line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));

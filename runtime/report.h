@@ -18,6 +18,9 @@ struct JobStats {
 /// How the KV cache of the longest context compares with the device: what stays there, what is streamed.
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget);
 
+/// Which layers' weights are on the device, what the others cost, and where hidden states are.
+std::string describe_placement(const ModelConfig& config, const EngineOptions& options);
+
 /// What decode steps have attended, and where those rows were.
 std::string describe_rows(const RowCounts& rows);
 

@@ -146,10 +146,12 @@ TEST_CASE("a JSONL batch: each line its record, a bad line too") {
 
 TEST_CASE("the printed config is the config") {
   ScratchDir dir;
-  Outcome first = run_command(dir,
-                              "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
-                              "--instruction 42 --print --max-tokens 4K --prefill-chunk 256");
+  Outcome first = run_command(
+      dir,
+      "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
+      "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K --prefill-chunk 256");
   CHECK(first.exit == 0);
+  CHECK_THAT(first.out, contains("stream:3") && contains("hidden-states"));
   CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));
   dir.write("c.toml", first.out);
   CHECK(run_command(dir, "batch --print-config --config c.toml").out == first.out);
@@ -310,6 +312,23 @@ TEST_CASE("models that cannot be used") {
                 3, "model-00001-of-00001.safetensors");
   check_refused(dir, broken([](const fs::path& copy) { std::ofstream(copy / "tokenizer.json") << "{"; }), 3,
                 "tokenizer.json");
+}
+
+TEST_CASE("weights and hidden states: flags that change no answer, and mistakes in them") {
+  ScratchDir dir;
+  const std::string run = "run --prompt \"Once upon a time\" --max-tokens 8 --model " + kModel + " ";
+  const Outcome plain = run_command(dir, run);
+  CHECK(plain.exit == 0);
+  CHECK_THAT(plain.err, contains("weights: all on the device"));
+  const Outcome moved = run_command(dir, run + "--weights stream:5 --hidden-states host");
+  CHECK(moved.exit == 0);
+  CHECK(moved.out == plain.out);
+  CHECK_THAT(moved.err, contains("3 of 8 layers on the device, 5 streamed") && contains("in host memory"));
+  CHECK(run_command(dir, run + "--weights stream").out == plain.out);
+  check_refused(dir, run + "--weights some", 2, "expected auto, resident, stream or stream:LAYERS");
+  check_refused(dir, run + "--weights stream:0", 2, "expected auto");
+  check_refused(dir, run + "--weights stream:9", 2, "9 layers are to be streamed, and the model has 8");
+  check_refused(dir, run + "--hidden-states disk", 2, "hidden-states");
 }
 
 TEST_CASE("policy flags: what is wrong is one line that names the key") {

@@ -75,6 +75,10 @@ TEST_CASE("law 3: prediction, prefetch and the resident set change no token") {
     RunOptions partly = offload(cache);
     partly.resident = 0.4;
     CHECK(same(run_tiny(partly), expected));
+    RunOptions away = offload(cache);
+    away.streamed_layers = 3;
+    away.spill_hidden = true;
+    CHECK(same(run_tiny(away), expected));
   }
 }
 
@@ -158,10 +162,13 @@ TEST_CASE("law 10 for selection: a batch of sessions equals single runs") {
 TEST_CASE("law 7 and law 11 for selection: the plan is the use, and one host wait a step") {
   const ModelConfig config = load_model_config(tiny_model_dir());
   const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  const std::int64_t streamed = GENERATE(0, 2);
   for (const char* policy : {"offload", "published-offload", "oracle", "h2o", "sparse-resident"}) {
     RunOptions run = offload(1.25);
     run.policy = policy;
     run.sets = {"rows=48"};
+    run.streamed_layers = streamed;
+    run.spill_hidden = streamed > 0;
     const EngineOptions options = engine_options(run);
     const MemoryPlan plan = plan_memory(config, options);
     auto device = make_cpu_device({.budget = plan.device_bytes});

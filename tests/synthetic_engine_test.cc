@@ -61,6 +61,31 @@ TEST_CASE("a filled session is one that placement does not change") {
   CHECK(dense != expected);
 }
 
+TEST_CASE("random weights are the same wherever they are, and a prefill with them") {
+  // An embedding table of several pieces.
+  const ModelConfig shape = parse_geometry(
+                                "hidden = 32\nlayers = 4\nq_heads = 4\nkv_heads = 2\nhead_dim = 16\nintermediate = 48\n"
+                                "vocab = 250\nmax_position = 4096\n",
+                                "tiny")
+                                .config;
+  auto answer = [&](std::int64_t streamed, bool spill, bool host_embedding) {
+    auto device = make_cpu_device({.poison = true});
+    EngineOptions options = options_of("stream", {});
+    options.streamed_layers = streamed;
+    options.spill_hidden = spill;
+    options.host_embedding = host_embedding;
+    Engine engine(*device, shape, options);
+    Session session(0, random_prompt(300, 3, 250), {}, 20, {});
+    engine.prefill(session);
+    Session* one = &session;
+    for (int i = 0; i < 19; ++i) engine.step({&one, 1});
+    return session.tokens();
+  };
+  const auto expected = answer(0, false, false);
+  for (std::int64_t streamed : {0, 1, 3, 4})
+    for (bool moved : {false, true}) CHECK(answer(streamed, moved, moved) == expected);
+}
+
 TEST_CASE("replayed steps attend the recorded rows, and count as their reuse is") {
   EngineOptions options = options_of("offload", kSmall, 4);
   options.probes.lists = true;

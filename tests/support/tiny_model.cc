@@ -115,6 +115,9 @@ EngineOptions engine_options(const RunOptions& o) {
           .prefill_chunk = o.prefill_chunk,
           .resident = o.policy == "dense" || o.policy == "sparse-resident" ? 1 : o.resident,
           .cache = o.cache,
+          .streamed_layers = o.streamed_layers,
+          .spill_hidden = o.spill_hidden,
+          .host_embedding = o.streamed_layers > 0,
           .probes = o.probes};
 }
 

@@ -39,6 +39,8 @@ struct RunOptions {
   std::vector<std::string> sets = {};  // KEY=VALUE of the policy
   double resident = 0;
   double cache = 0;
+  std::int64_t streamed_layers = 0;
+  bool spill_hidden = false;
   Probes probes = {};
   std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
   DType activations = DType::bf16;

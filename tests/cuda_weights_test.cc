@@ -1,0 +1,83 @@
+// Streamed weights and spilled hidden states on a CUDA device: steps as they are enqueued, recorded and replayed.
+#include "runtime/geometry.h"
+#include "tests/support/compare.h"
+#include "tests/support/cuda_rig.h"
+#include "tests/support/tiny_model.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+std::vector<double> doubles(const std::vector<float>& v) { return {v.begin(), v.end()}; }
+
+/// Answers by steps that nothing taps, so that they are recorded and replayed.
+std::vector<std::vector<std::int32_t>> answers(Device& device, const ModelConfig& config, const EngineOptions& options,
+                                               const std::vector<std::int64_t>& prompts, int steps) {
+  Engine engine(device, config, options);
+  std::vector<Session> sessions;
+  std::vector<Session*> all;
+  for (std::int64_t i = 0; i < std::ssize(prompts); ++i)
+    sessions.emplace_back(
+        i, random_prompt(prompts[static_cast<std::size_t>(i)], static_cast<std::uint64_t>(i), config.vocab),
+        SampleParams{}, steps + 1, std::vector<std::int32_t>{});
+  for (Session& session : sessions) {
+    engine.prefill(session);
+    all.push_back(&session);
+  }
+  for (int i = 0; i < steps; ++i) engine.step(all);
+  std::vector<std::vector<std::int32_t>> tokens;
+  for (const Session& session : sessions) tokens.push_back(session.tokens());
+  return tokens;
+}
+
+}  // namespace
+
+TEST_CASE("cuda: streamed weights and spilled hidden states against the CPU device", "[cuda][engine]") {
+  if (cuda_rig() == nullptr) return;
+  for (const char* policy : {"dense", "stream", "offload"}) {
+    RunOptions options{.policy = policy, .activations = DType::f32, .prompts = {1, 64, 150, 300}, .steps = 70};
+    if (policy == std::string("offload")) options.sets = {"rows=48", "window=8", "label_dims=8"}, options.cache = 1;
+    const RunResult want = run_tiny(options);
+    for (std::int64_t streamed : {1, 2, 3}) {
+      options.streamed_layers = streamed;
+      options.spill_hidden = streamed != 2;
+      auto device = make_cuda_device(0, std::int64_t{1} << 30);
+      const RunResult got = run_tiny(*device, options, &want);
+      for (std::size_t i = 0; i < options.prompts.size(); ++i) {
+        CAPTURE(policy, streamed, options.prompts[i]);
+        CHECK(nmse(doubles(got.logits[i]), doubles(want.logits[i])) <= 1e-10);
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda: weights that take time to come change no token, recorded or not", "[cuda][engine]") {
+  if (cuda_rig() == nullptr) return;
+  // 36 MiB a layer: more than half a millisecond on the link, many times what its compute takes.
+  const ModelConfig config = parse_geometry(
+                                 "hidden = 1024\nlayers = 7\nq_heads = 16\nkv_heads = 4\nhead_dim = 64\n"
+                                 "intermediate = 5120\nvocab = 4000\nmax_position = 8192\n",
+                                 "small")
+                                 .config;
+  for (const char* policy : {"sparse-resident", "offload", "published-offload", "stream"}) {
+    std::vector<std::string> sets;
+    if (policy != std::string("stream")) sets = {"rows=128", "window=8"};
+    EngineOptions options{.policy = load_policy(policy, sets),
+                          .max_len = 1700,
+                          .max_sessions = 2,
+                          .prefill_chunk = 256,
+                          .resident = policy == std::string("sparse-resident") ? 1.0 : 0.0,
+                          .cache = 1};
+    auto device = make_cuda_device(0, std::int64_t{2} << 30);
+    const auto expected = answers(*device, config, options, {1500, 700}, 40);
+    for (std::int64_t streamed : {1, 2, 3, 6, 7})
+      for (bool recorded : {true, false}) {
+        options.streamed_layers = streamed;
+        options.spill_hidden = options.host_embedding = recorded;
+        options.replay_steps = recorded;
+        CAPTURE(policy, streamed, recorded);
+        CHECK(answers(*device, config, options, {1500, 700}, 40) == expected);
+      }
+  }
+}

@@ -1,0 +1,155 @@
+// What fits which budget, by shapes alone: weights, hidden states and KV against device and host memory.
+#include "runtime/plan.h"
+#include "kernels/base/bytes.h"
+#include "kernels/base/error.h"
+#include "runtime/geometry.h"
+#include "runtime/weights.h"
+#include "tests/support/catch.h"
+
+using namespace longhaul;
+
+namespace {
+
+constexpr std::int64_t kGiB = std::int64_t{1} << 30;
+
+EngineOptions options_of(const std::string& policy, std::int64_t context, std::int64_t sessions = 1) {
+  return {.policy = load_policy(policy), .max_len = context + 256, .max_sessions = sessions};
+}
+
+Budget gib(double device, double host) {
+  return {.device = static_cast<std::int64_t>(device * kGiB), .host = static_cast<std::int64_t>(host * kGiB)};
+}
+
+EngineOptions fit(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+  const EngineOptions fitted = fit_to_budget(config, options, budget);
+  const MemoryPlan plan = plan_memory(config, fitted);
+  CHECK(plan.device_bytes <= budget.device);
+  CHECK(plan.host_bytes <= budget.host);
+  return fitted;
+}
+
+std::string refusal(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+  try {
+    fit_to_budget(config, options, budget);
+  } catch (const UserError& e) {
+    CHECK(e.code == Exit::plan_does_not_fit);
+    return e.what();
+  }
+  return "it fits";
+}
+
+}  // namespace
+
+TEST_CASE("models fit the budgets that they are meant to run in") {
+  struct Case {
+    const char* geometry;
+    std::int64_t context;
+    double device, host;
+    bool streams, spills;
+  };
+  for (const char* policy : {"offload", "stream"})
+    for (const Case& c :
+         {Case{"llama-3.1-8b", 256 << 10, 11, 48, true, true},  // config/budgets/12gib.toml
+          Case{"llama-3.1-8b", 256 << 10, 12, 48, true, true},
+          Case{"llama-3.1-8b", 256 << 10, 22.5, 64, false, false},  // config/budgets/24gib.toml
+          Case{"llama-3.1-8b", 256 << 10, 24, 64, false, false}, Case{"llama-2-7b", 128 << 10, 80, 125, false, false},
+          Case{"llama-2-70b", 128 << 10, 139, 125, false, false}, Case{"llama-2-70b", 128 << 10, 77, 125, true, true},
+          Case{"qwen2.5-7b-1m", 1000 << 10, 77, 125, false, false},
+          Case{"qwen2.5-7b-1m", 1000 << 10, 22.5, 64, false, true},
+          Case{"qwen2.5-7b-1m", 1000 << 10, 11, 96, true, true}}) {
+      CAPTURE(policy, c.geometry, c.device, c.host);
+      const EngineOptions fitted =
+          fit(load_geometry(c.geometry).config, options_of(policy, c.context), gib(c.device, c.host));
+      CHECK((fitted.streamed_layers > 0) == c.streams);
+      CHECK(fitted.spill_hidden == c.spills);
+    }
+}
+
+TEST_CASE("as few layers are streamed as fit, and only where spilled hidden states do not help") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  std::int64_t streamed = config.layers;
+  bool spilled = true, table = true;
+  for (double device = 5.5; device < 24; device += 0.25) {
+    const EngineOptions fitted = fit(config, options_of("offload", 256 << 10), gib(device, 64));
+    CAPTURE(device, fitted.streamed_layers, fitted.spill_hidden);
+    CHECK(fitted.streamed_layers <= streamed);
+    CHECK(fitted.spill_hidden <= spilled);
+    CHECK(fitted.host_embedding <= table);
+    streamed = fitted.streamed_layers, spilled = fitted.spill_hidden;
+    table = fitted.host_embedding;
+    if (streamed == 0) continue;
+    CHECK(table);
+    CHECK(spilled);
+    CHECK(fitted.streamed_layers > Weights::kSlots);  // as many as that give no memory back
+    EngineOptions fewer = fitted;
+    --fewer.streamed_layers;
+    fewer.cache = 0;
+    CHECK(plan_memory(config, fewer).device_bytes > gib(device, 0).device);
+  }
+  CHECK(streamed == 0);
+  CHECK(!spilled);
+  CHECK(!table);
+}
+
+TEST_CASE("what is asked of weights and hidden states is kept or refused") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  EngineOptions options = options_of("offload", 256 << 10);
+  const Budget large = gib(141, 512);
+  for (std::int64_t layers : {0, 1, 7, 32}) {
+    options.wanted = {.streamed_layers = layers, .spill_hidden = layers == 7};
+    const EngineOptions fitted = fit(config, options, large);
+    CHECK(fitted.streamed_layers == layers);
+    CHECK(fitted.spill_hidden == (layers == 7));
+  }
+  options.wanted = {.streamed_layers = Placement::kAllLayers};
+  CHECK(fit(config, options, large).streamed_layers == 32);
+  options.wanted = {.streamed_layers = 33};
+  CHECK_THROWS_WITH(fit_to_budget(config, options, large), Catch::Contains("33 layers") && Catch::Contains("has 32"));
+  options.wanted = {.streamed_layers = 0};
+  CHECK(refusal(config, options, gib(12, 64)).find("needs 1") !=
+        std::string::npos);  // 18 or so, not what streaming takes
+  options.wanted = {.spill_hidden = false};
+  CHECK(fit(config, options, gib(12, 64)).streamed_layers > 0);
+}
+
+TEST_CASE("a refusal names budgets that work and a context that fits") {
+  for (const char* policy : {"offload", "stream"})
+    for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
+      const ModelConfig config = load_geometry("llama-3.1-8b").config;
+      const EngineOptions options = options_of(policy, 256 << 10);
+      const std::string text = refusal(config, options, gib(device, host));
+      CAPTURE(policy, device, host, text);
+      CHECK(text.find('\n') == std::string::npos);
+      const auto number = [&](const char* before) {
+        const auto at = text.find(before);
+        return at == std::string::npos ? -1 : std::stoll(text.substr(at + std::string(before).size()));
+      };
+      const std::int64_t gpu = number("--gpu-memory "), pinned = number("--host-memory ");
+      REQUIRE(gpu > 0);
+      REQUIRE(pinned > 0);
+      fit(config, options, {.device = gpu << 20, .host = pinned << 20});
+      const std::int64_t longest = number("the longest context that fits is ");
+      if (longest < 0) {
+        CHECK(text.find("no context fits") != std::string::npos);
+        continue;
+      }
+      EngineOptions shorter = options;
+      shorter.max_len = longest;
+      fit(config, shorter, gib(device, host));
+      shorter.max_len = longest + 1;
+      CHECK(refusal(config, shorter, gib(device, host)) != "it fits");
+    }
+}
+
+TEST_CASE("resident weights come before resident rows") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  for (const char* policy : {"offload", "stream"}) {
+    const EngineOptions fitted = fit(config, options_of(policy, 256 << 10), gib(12, 64));
+    CAPTURE(policy);
+    // What is left to rows is less than a layer's weights.
+    EngineOptions bare = fitted;
+    bare.resident = bare.cache = 0;
+    CHECK(plan_memory(config, fitted).device_bytes - plan_memory(config, bare).device_bytes <
+          layer_weight_bytes(config) + kGiB / 1024);
+  }
+}
