@@ -66,7 +66,7 @@ void run(const PromptOptions& o) {
                     room + length, length, room);
   check_context(length, answer, room + length);
   Budget limits = budget(o);
-  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, *device, length + answer, 1);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(*device, model.config, model.weights, options,

@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/bytes.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 namespace {

@@ -1,7 +1,7 @@
 // Prefill of all layers, and its arithmetic against a large product's rate.
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/error.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 

@@ -2,7 +2,6 @@
 
 #include <chrono>
 
-#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda/cuda_recording.h"
 #include "kernels/cuda/ops.h"
@@ -17,6 +16,8 @@ int use(int ordinal) {
   return ordinal;
 }
 
+static_assert(Machine::kWorkspaceBytes == kCudaWorkspaceBytes, "plans of machines without a GPU count it too");
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
@@ -30,11 +31,7 @@ class CudaDevice final : public Device {
   }
 
   std::string describe() const override {
-    cudaDeviceProp properties;
-    check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
-                       format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor, machine_.attention.describe());
+    return fmt::format("{}; attention by {}", cuda_name(ordinal_), machine_.attention.describe());
   }
   std::unique_ptr<Stream> make_stream(std::string_view) override {
     machine_.enter();
