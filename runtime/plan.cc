@@ -74,8 +74,9 @@ bool fit_cache(const ModelConfig& config, EngineOptions& options, const Budget& 
   return parts >= 0 && with(static_cast<double>(parts) / kParts);
 }
 
-/// Chooses options.resident and options.cache; false when nothing that the policy allows fits.
-bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+}  // namespace
+
+bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
   auto with = [&](double share) {
     options.resident = share;
     return fits(plan_memory(config, options), budget);
@@ -101,6 +102,8 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
   return n >= 0 && with(share(n));
 }
 
+namespace {
+
 /// The plan with the least device memory that the policy allows (for "auto": nothing resident).
 MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
   options.max_sessions = 1;
@@ -114,7 +117,7 @@ MemoryPlan smallest(const ModelConfig& config, EngineOptions options) {
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   for (std::int64_t sessions = options.max_sessions; sessions >= 1; --sessions) {
     options.max_sessions = sessions;
-    if (fit_resident(config, options, budget)) return options;
+    if (fit_sessions(config, options, budget)) return options;
   }
   const MemoryPlan need = smallest(config, options);
   const std::int64_t longest = last_true(1, options.max_len, [&](std::int64_t len) {

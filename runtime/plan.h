@@ -61,7 +61,11 @@ struct Budget {
   std::int64_t together = std::int64_t{1} << 62;
 };
 
-/// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
+/// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit); false when the options
+/// do not fit with as many sessions as they have.
+bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budget& budget);
+
+/// Sets options.resident and options.cache likewise, and lowers
 /// options.max_sessions as far as needed to fit. Throws UserError{plan_does_not_fit}: needed, available, the smallest
 /// budgets that work, and the longest context that fits.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
