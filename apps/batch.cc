@@ -40,7 +40,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
                job.ready(), options.max_sessions, options.policy.name, format_bytes(engine.plan().device_bytes),
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
-  const auto trace = record_trace(o, model, engine);
+  const auto trace = record_trace(o, model.name, engine);
   job.record_failures();
   job.run(engine);
   if (trace) trace->finish();

@@ -217,9 +217,9 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget b
   return fit_to_budget(model.config, engine, budget);
 }
 
-std::unique_ptr<TraceWriter> record_trace(const Options& o, const ModelFiles& model, Engine& engine) {
+std::unique_ptr<TraceWriter> record_trace(const Options& o, const std::string& model, Engine& engine) {
   if (o.record_trace.empty()) return nullptr;
-  auto trace = std::make_unique<TraceWriter>(o.record_trace, model.name, engine);
+  auto trace = std::make_unique<TraceWriter>(o.record_trace, model, engine);
   engine.set_step_tap(
       [to = trace.get()](const StepProbe& probe, std::span<Session* const> sessions) { to->add(probe, sessions); });
   return trace;
