@@ -38,10 +38,12 @@ std::optional<int> cuda_ordinal(const std::string& name) {
 std::string device_name(std::optional<int> cuda) { return cuda ? cuda_name(*cuda) : cpu_device_name(); }
 
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
-  constexpr std::int64_t kReserve = std::int64_t{1} << 30;
+  // A GPU loads kernels' code when they first run, after the engine has taken its memory.
+  constexpr std::int64_t kReserve = std::int64_t{1} << 30, kCode = std::int64_t{512} << 20;
   const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
   if (auto ordinal = cuda_ordinal(device))
-    return {.device = device_memory ? *device_memory : cuda_free_memory(*ordinal), .host = available};
+    return {.device = device_memory ? *device_memory : std::max<std::int64_t>(cuda_free_memory(*ordinal) - kCode, 0),
+            .host = available};
   return {.device = device_memory.value_or(available / 2), .host = available, .together = available};
 }
 

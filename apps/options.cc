@@ -39,7 +39,8 @@ void add_place_options(CLI::App& verb, Options& o) {
   verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
   add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
-             "budget of device memory, a hard total; on the CPU device half of the memory available unless given",
+             "budget of device memory, a hard total; what a GPU has free less 512 MiB, on the CPU device half of the "
+             "memory available, unless given",
              "SIZE");
   add_parsed(
       verb, "--host-memory", o.host_memory, parse_bytes,

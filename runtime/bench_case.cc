@@ -35,6 +35,19 @@ double fetch_seconds(const DeviceCounters& counters) {
   return fetch == counters.busy_seconds.end() ? 0 : fetch->second;
 }
 
+/// Steps enqueued one by one, with what streams take and stand measured: for devices that do not always do that.
+Timed measured_steps(Engine& engine, const BenchCase& what) {
+  constexpr std::int64_t kEnough = 16;
+  TimedSessions filled(engine, std::max<std::int64_t>(what.depth - kWarm, 1), kWarm + what.generated + 1);
+  filled.fill();
+  engine.set_step_tap([](const StepProbe&, std::span<Session* const>) {});
+  engine.device().measure_streams(true);
+  const Timed timed = filled.step(kWarm, static_cast<int>(std::min(what.generated, kEnough)));
+  engine.device().measure_streams(false);
+  engine.set_step_tap({});
+  return timed;
+}
+
 /// Sums over the timed parts of all repetitions.
 struct Sums {
   std::int64_t h2d_bytes = 0;
@@ -52,11 +65,15 @@ struct Sums {
     rows.staged_hits += timed.rows.staged_hits;
     rows.missed += timed.rows.missed;
   }
+  /// `share`: of a repetition, what the sums are of.
+  void tell_stalls(double share, BenchResult& result) const {
+    if (stalled) result.stall_ms = *stalled * 1e3 / share;
+    if (stalled && fetching > 0) result.overlap_pct = 100 * std::clamp(1 - *stalled / fetching, 0.0, 1.0);
+  }
   void tell(int repetitions, BenchResult& result) const {
+    tell_stalls(repetitions, result);
     result.h2d_bytes = h2d_bytes / repetitions;
     result.h2d_gibps = static_cast<double>(h2d_bytes) / 0x1p30 / seconds;
-    if (stalled) result.stall_ms = *stalled * 1e3 / repetitions;
-    if (stalled && fetching > 0) result.overlap_pct = 100 * std::clamp(1 - *stalled / fetching, 0.0, 1.0);
     if (rows.listed > 0)
       result.hit_rate = 1 - static_cast<double>(rows.staged_hits + rows.missed) / static_cast<double>(rows.listed);
   }
@@ -90,6 +107,7 @@ BenchResult run_case(Engine& engine, const BenchCase& what, int repetitions) {
   std::vector<double> prefills, steps;
   if (what.generated == 0)  // libraries choose their kernels at the first call
     TimedSessions(engine, std::min(what.prompt, engine.options().prefill_chunk), 1).prefill();
+  engine.device().measure_streams(what.generated == 0);  // a prefill's pieces are large: it hardly notices
   for (int i = 0; i < repetitions; ++i) {
     if (what.generated == 0) {
       const Timed timed = TimedSessions(engine, what.prompt, 1).prefill();
@@ -105,7 +123,14 @@ BenchResult run_case(Engine& engine, const BenchCase& what, int repetitions) {
       result.tokens_per_second.push_back(sessions * static_cast<double>(what.generated) / timed.total());
     }
   }
+  engine.device().measure_streams(false);
   sums.tell(repetitions, result);
+  if (!steps.empty() && !sums.stalled) {
+    Sums measured;
+    const Timed timed = measured_steps(engine, what);
+    measured.add(timed);
+    measured.tell_stalls(static_cast<double>(timed.seconds.size()) / static_cast<double>(what.generated), result);
+  }
   if (!prefills.empty()) result.ttft_ms = mean_of(prefills) * 1e3;
   if (!steps.empty()) {
     result.tpot_ms = mean_of(steps) * 1e3;

@@ -33,9 +33,9 @@ class CudaDevice final : public Device {
   std::string describe() const override {
     return fmt::format("{}; attention by {}", cuda_name(ordinal_), machine_.attention.describe());
   }
-  std::unique_ptr<Stream> make_stream(std::string_view) override {
+  std::unique_ptr<Stream> make_stream(std::string_view name) override {
     machine_.enter();
-    return std::make_unique<CudaStream>(machine_);
+    return std::make_unique<CudaStream>(machine_, name);
   }
   std::unique_ptr<Event> make_event() override {
     machine_.enter();
@@ -50,6 +50,7 @@ class CudaDevice final : public Device {
     ++machine_.counters.host_waits;
     machine_.counters.stall_seconds[std::string(edge.name)] += stood.count();
     machine_.enter();  // a kernel before the event may have found a fault
+    machine_.clock.collect(machine_.counters);
   }
 
   void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
@@ -64,6 +65,7 @@ class CudaDevice final : public Device {
   std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue) override {
     return std::make_unique<CudaRecording>(machine_, streams, enqueue);
   }
+  void measure_streams(bool on) override { machine_.clock.turn(on); }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();
