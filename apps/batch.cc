@@ -29,7 +29,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   Budget limits = budget(o);
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
-  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
   Engine engine(*device, model.config, model.weights, options,
                 [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
@@ -41,7 +41,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
   spdlog::info("weights: {}", describe_placement(model.config, options));
-  const auto trace = record_trace(o, model, engine);
+  const auto trace = record_trace(o, model.name, engine);
   job.record_failures();
   job.run(engine);
   if (trace) trace->finish();

@@ -52,7 +52,7 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
   for (const CalibrationDocument& document : documents)
     longest = std::max(longest, static_cast<std::int64_t>(document.ids.size()));
   const Budget limits = budget(o);
-  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  std::unique_ptr<Device> device = open_device(o, limits.device);
 
   const EngineOptions options = engine_options(o, model, limits, *device, longest + 1, 1, Probes{.moments = true});
   Engine engine(*device, model.config, model.weights, options);

@@ -32,6 +32,9 @@ Exit longhaul_main(int argc, char** argv) {
   longhaul::register_batch(app, exit);
   longhaul::register_calibrate(app);
   longhaul::register_eval(app);
+  longhaul::register_plan(app);
+  longhaul::register_bench(app);
+  longhaul::register_doctor(app);
   longhaul::register_tokenize(app);
   longhaul::register_completion(app);
   try {

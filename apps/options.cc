@@ -4,26 +4,18 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
 #include <iostream>
 
 #include "apps/config_file.h"
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/base/host_memory.h"
-#include "kernels/cpu/cpu_device.h"
-#include "kernels/cuda_device.h"
 #include "runtime/tokenizer.h"
 
 namespace longhaul {
-namespace {
 
-using Parse = std::int64_t (*)(std::string_view);
-
-/// A flag whose text `parse` reads; its errors name the flag.
-void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out, Parse parse,
-                const std::string& help, const std::string& kind) {
+void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out,
+                std::int64_t (*parse)(std::string_view), const std::string& help, const std::string& kind) {
   auto read = [&out, parse, flag](const std::string& text) {
     try {
       out = parse(text);
@@ -34,26 +26,6 @@ void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int6
   verb.add_option_function<std::string>(flag, read, help)->type_name(kind);
 }
 
-/// The CUDA device that `name` means; none: the CPU device.
-std::optional<int> cuda_ordinal(const std::string& name) {
-  if (name == "cpu") return {};
-  const int count = cuda_device_count();
-  if (name == "auto") return count > 0 ? std::optional(0) : std::nullopt;
-  int ordinal = 0;
-  if (name != "cuda") {
-    auto digits = std::string_view(name).substr(std::min<std::size_t>(name.size(), 5));
-    auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
-    if (!name.starts_with("cuda:") || error != std::errc{} || end != digits.data() + digits.size() || ordinal < 0)
-      throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
-  }
-  if (count == 0) throw UserError(Exit::device, "--device {}: {}; or use --device cpu", name, cuda_absence());
-  if (ordinal >= count)
-    throw UserError(Exit::device, "--device {}: this machine has {} CUDA devices, 0 to {}", name, count, count - 1);
-  return ordinal;
-}
-
-}  // namespace
-
 CLI::Validator between(double low, double high) {
   auto check = [low, high](std::string& text) {
     double number;
@@ -63,22 +35,21 @@ CLI::Validator between(double low, double high) {
   return CLI::Validator(check, "", "between");
 }
 
-namespace {
-
 void add_place_options(CLI::App& verb, Options& o) {
   verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
   add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
-             "budget of device memory, a hard total; on the CPU device half of the memory available unless given",
+             "budget of device memory, a hard total; what a GPU has free less 512 MiB, on the CPU device half of the "
+             "memory available, unless given",
              "SIZE");
   add_parsed(
       verb, "--host-memory", o.host_memory, parse_bytes,
       "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
       "SIZE");
-}
-
-void add_context_option(CLI::App& verb, Options& o, const std::string& help) {
-  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens, help, "TOKENS");
+  verb.add_option("--profile", o.profile,
+                  "machine profile of longhaul doctor; ~/.config/longhaul/machine.json, if it is there, unless given; "
+                  "\"none\": do without")
+      ->type_name("FILE");
 }
 
 void add_engine_options(CLI::App& verb, Options& o) {
@@ -105,10 +76,7 @@ void add_engine_options(CLI::App& verb, Options& o) {
       ->configurable(false);
 }
 
-}  // namespace
-
-void add_options(CLI::App& verb, Options& o) {
-  add_place_options(verb, o);
+void add_policy_options(CLI::App& verb, Options& o) {
   verb.add_option("--policy", o.policy,
                   "what is attended and where KV rows live: a shipped policy's name, or a TOML file; offload unless "
                   "given")
@@ -116,6 +84,11 @@ void add_options(CLI::App& verb, Options& o) {
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
       ->allow_extra_args(false);
+}
+
+void add_options(CLI::App& verb, Options& o) {
+  add_place_options(verb, o);
+  add_policy_options(verb, o);
   verb.add_option("--record-trace", o.record_trace,
                   "write the rows that each decode step selects, by layer and KV head, so that they can be replayed")
       ->type_name("FILE");
@@ -123,7 +96,8 @@ void add_options(CLI::App& verb, Options& o) {
                   "channel file for labels that are not fitted to the document; channels.json in the model's folder, "
                   "or a shipped one, unless given")
       ->type_name("FILE");
-  add_context_option(verb, o, "context limit, prompt and answer together; the model's unless given");
+  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens,
+             "context limit, prompt and answer together; the model's unless given", "TOKENS");
   add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
              "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
   verb.add_option("--weights", o.weights,
@@ -148,11 +122,17 @@ void add_options(CLI::App& verb, Options& o) {
 
 void add_model_options(CLI::App& verb, Options& o, const std::string& max_model_len_help) {
   add_place_options(verb, o);
-  add_context_option(verb, o, max_model_len_help);
+  add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens, max_model_len_help, "TOKENS");
   add_engine_options(verb, o);
 }
 
-bool finish_options(CLI::App& verb, const Options& o) {
+void add_geometry_option(CLI::App& verb, Options& o) {
+  verb.add_option("--geometry", o.geometry,
+                  "in place of a model: a shape with random weights, a shipped one's name or a TOML file; for speeds")
+      ->type_name("NAME|FILE");
+}
+
+bool finish_options(CLI::App& verb, const Options& o, bool opens_device) {
   if (!o.config.empty()) apply_config(verb, o.config);
   if (o.print_config) {
     say(print_config(verb));
@@ -162,11 +142,20 @@ bool finish_options(CLI::App& verb, const Options& o) {
   log->set_pattern("%^%l%$: %v");
   log->set_level(spdlog::level::from_str(o.log_level));
   spdlog::set_default_logger(std::move(log));
-  if (o.model.empty()) throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
-  cuda_ordinal(o.device);
-  policy_of(o);  // mistakes in these are better told before the model's files are read
+  if (o.model.empty() && o.geometry.empty())
+    throw UserError(Exit::usage, "--model is required; see longhaul {} --help", verb.get_name());
+  if (!o.model.empty() && !o.geometry.empty())
+    throw UserError(Exit::usage, "--model and --geometry: give one of them; see longhaul {} --help", verb.get_name());
+  opens_device ? cuda_ordinal(o.device) : named_cuda_device(o.device);
+  policy_of(o);  // a mistake in it is better told before the model's files are read
   parse_placement(o.weights, o.hidden_states);
   return true;
+}
+
+Geometry shape_of(const Options& o) {
+  if (!o.geometry.empty()) return load_geometry(o.geometry);
+  return {.name = (std::filesystem::path(o.model) / "").parent_path().filename().string(),
+          .config = load_model_config(o.model)};
 }
 
 void check_text(const char* flag, const std::string& text) {
@@ -197,14 +186,6 @@ std::int64_t context(const Options& o, const ModelConfig& config) {
     throw UserError(Exit::usage, "--max-model-len {}: the model's context is {} tokens", *o.max_model_len,
                     config.max_position);
   return o.max_model_len.value_or(config.max_position);
-}
-
-Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
-  constexpr std::int64_t kReserve = std::int64_t{1} << 30;
-  const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
-  if (auto ordinal = cuda_ordinal(device))
-    return {.device = device_memory ? *device_memory : cuda_free_memory(*ordinal), .host = available};
-  return {.device = device_memory.value_or(available / 2), .host = available, .together = available};
 }
 
 Budget budget(const Options& o) {
@@ -243,40 +224,39 @@ KvPolicy policy_of(const Options& o) {
   return load_policy(o.policy.empty() ? "offload" : o.policy, policy_sets(o.sets));
 }
 
-EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
-  budget.device -= device.used_bytes();  // what the device keeps for itself
+EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::int64_t longest, std::int64_t sessions) {
   EngineOptions engine;
-  const ModelConfig& config = model.config;
   engine.policy = policy_of(o);
   check_policy(engine.policy, config);
   engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
   engine.max_len = longest;
-  engine.max_sessions = wanted_sessions;
+  engine.max_sessions = sessions;
   engine.prefill_chunk = o.prefill_chunk;
   engine.wanted = parse_placement(o.weights, o.hidden_states);
+  engine.probes.lists = !o.record_trace.empty();
+  return engine;
+}
+
+EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
+                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
+  budget.device -= device.used_bytes();  // what the device keeps for itself
+  EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);
-  return fit_to_budget(config, engine, budget);
+  return fit_to_budget(model.config, engine, budget);
 }
 
-std::unique_ptr<TraceWriter> record_trace(const Options& o, const ModelFiles& model, Engine& engine) {
+std::unique_ptr<TraceWriter> record_trace(const Options& o, const std::string& model, Engine& engine) {
   if (o.record_trace.empty()) return nullptr;
-  auto trace = std::make_unique<TraceWriter>(o.record_trace, model.name, engine);
+  auto trace = std::make_unique<TraceWriter>(o.record_trace, model, engine);
   engine.set_step_tap(
       [to = trace.get()](const StepProbe& probe, std::span<Session* const> sessions) { to->add(probe, sessions); });
   return trace;
 }
 
-std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link) {
-  if (auto ordinal = cuda_ordinal(name)) return make_cuda_device(*ordinal, budget);
-  if (link > 0 && link < 1e-3)
-    throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
-  CpuDeviceOptions cpu;
-  cpu.budget = budget;
-  cpu.link_bytes_per_second = link * 1e9;
-  return make_cpu_device(std::move(cpu));
+std::unique_ptr<Device> open_device(const Options& o, std::int64_t budget) {
+  return open_device(o.device, budget, o.cpu_link, find_profile(o.profile, device_name(cuda_ordinal(o.device))));
 }
 
 }  // namespace longhaul

@@ -5,7 +5,8 @@
 #include <optional>
 #include <string>
 
-#include "kernels/device.h"
+#include "apps/machine.h"
+#include "runtime/geometry.h"
 #include "runtime/model_files.h"
 #include "runtime/plan.h"
 #include "runtime/trace.h"
@@ -14,6 +15,8 @@ namespace longhaul {
 
 struct Options {
   std::string model, device = "auto", activations = "bf16", log_level = "info";
+  std::string geometry;                                 // in place of a model: its shape with random weights
+  std::string profile;                                  // a file, or "none"; empty: the user's
   std::optional<std::int64_t> gpu_memory, host_memory;  // bytes
   std::optional<std::int64_t> max_model_len, max_tokens;
   std::optional<double> temperature, top_p;
@@ -32,11 +35,25 @@ struct Options {
 /// For Option::check: a number in [low, high].
 CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
+/// --policy and --set.
+void add_policy_options(CLI::App& verb, Options& options);
+/// A flag whose text `parse` reads; its errors name the flag.
+void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out,
+                std::int64_t (*parse)(std::string_view), const std::string& help, const std::string& kind);
+/// --model, --device, budgets, --profile.
+void add_place_options(CLI::App& verb, Options& options);
+/// How an engine computes and what it tells; --config and --print-config.
+void add_engine_options(CLI::App& verb, Options& options);
+/// --geometry, for verbs that can do without a model's files.
+void add_geometry_option(CLI::App& verb, Options& options);
 /// Those that are about the model and the machine: for verbs that answer nothing.
 void add_model_options(CLI::App& verb, Options& options, const std::string& max_model_len_help);
 /// Fills in the config file, prints the config when asked, and sets up the log. False: there is nothing more to do.
-bool finish_options(CLI::App& verb, const Options& options);
+/// Throws UserError for flags that contradict each other, and with `opens_device` for a device that is not there.
+bool finish_options(CLI::App& verb, const Options& options, bool opens_device = true);
 
+/// The shape of --geometry, or of --model's config.json, which alone is read. Throws UserError.
+Geometry shape_of(const Options& options);
 /// Throws UserError{usage} when a flag's text is not UTF-8.
 void check_text(const char* flag, const std::string& text);
 /// Text to stdout, at once. Throws UserError{io}.
@@ -47,11 +64,11 @@ std::int64_t max_tokens(const Options& options, const GenerationDefaults& defaul
 /// Most tokens of prompt and answer together.
 std::int64_t context(const Options& options, const ModelConfig& config);
 
-/// What the machine has for a device of this name: the free memory of a GPU, or half of the host memory available for
-/// the CPU device, unless `device_memory` says; for the host, or both of these together, what is available less 1 GiB.
-Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
-/// The same under the budgets that were given.
+/// What the machine has, under the budgets that were given.
 Budget budget(const Options& options);
+/// Engine options of the flags, but for what depends on the budget and on a model's weights.
+EngineOptions wanted_options(const Options& options, const ModelConfig& config, std::int64_t longest,
+                             std::int64_t sessions);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
 EngineOptions engine_options(const Options& options, const ModelFiles& model, Budget budget, const Device& device,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
@@ -63,9 +80,8 @@ std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
 /// The policy of --policy and --set.
 KvPolicy policy_of(const Options& options);
 /// With --record-trace, a trace of what the engine's steps select; null without.
-std::unique_ptr<TraceWriter> record_trace(const Options& options, const ModelFiles& model, Engine& engine);
-/// Throws UserError{usage} for an unknown name, UserError{device} for a device that this build lacks. `link` is the CPU
-/// device's, GB/s each way; 0: as fast as memory.
-std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link);
+std::unique_ptr<TraceWriter> record_trace(const Options& options, const std::string& model, Engine& engine);
+/// The device of the flags, with its profile.
+std::unique_ptr<Device> open_device(const Options& options, std::int64_t budget);
 
 }  // namespace longhaul

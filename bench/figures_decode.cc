@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/bytes.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 namespace {
@@ -14,7 +14,7 @@ class DecodeRuns {
  public:
   struct Run {
     StepTimes times;
-    std::int64_t weight_bytes, label_bytes, attended_bytes, streamed_bytes;  // the last with streamed weights
+    StepBytes bytes;
     std::string setting;
   };
 
@@ -30,8 +30,7 @@ class DecodeRuns {
     SyntheticRun run(setting);
     run.fill();
     // A step that streams all rows takes long and hardly varies.
-    const std::int64_t streamed = run.streamed_bytes() + run.streamed_weight_bytes();
-    const bool streams = streamed > 0;
+    const bool streams = run.bytes().streamed + run.bytes().streamed_weights > 0;
     const StepTimes times = run.step(streams ? 2 : flags_.warm, streams ? 5 : flags_.steps);
     std::string text = run.describe();
     if (times.rows > 0)
@@ -39,7 +38,7 @@ class DecodeRuns {
                           times.staged / times.rows, times.missed / times.rows, times.rows);
     text += fmt::format(", {:.3f} ms", times.seconds * 1e3);
     fmt::print("  {}\n", text);
-    return {times, run.weight_bytes(), run.label_bytes(), run.attended_bytes(), streamed, std::move(text)};
+    return {times, run.bytes(), std::move(text)};
   }
 
  private:
@@ -81,20 +80,20 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
   std::optional<DecodeRuns::Run> stream;
   if (figures.wants_any({all[0], all[3], all[4], all[5]})) {
     stream = runs.measure("stream", {"resident=0.0"});
-    const double bytes = static_cast<double>(stream->streamed_bytes);
+    const double bytes = static_cast<double>(stream->bytes.streamed);
     figures.add(figure("stream_vs_link", bytes / stream->times.seconds / 1e9, "GB/s", peaks.link / 1e9,
                        fmt::format("{}, {:.0f} bytes a step", stream->setting, bytes)));
   }
   if (figures.wants("decode_offload_vs_stream_noreuse")) {
     const auto offload = runs.measure("offload", offloaded(sixteenth), no_reuse(flags.recall));
     figures.add(figure("decode_offload_vs_stream_noreuse", stream->times.seconds / offload.times.seconds, "x",
-                       static_cast<double>(stream->attended_bytes) / static_cast<double>(offload.attended_bytes),
+                       static_cast<double>(stream->bytes.attended) / static_cast<double>(offload.bytes.attended),
                        beside(offload, "stream", *stream) + "; the bound is the ratio of bytes"));
   }
   std::optional<DecodeRuns::Run> sparse;
   if (figures.wants_any({all[1], all[2], all[5]})) {
     sparse = runs.measure("sparse-resident", {few});
-    const double bytes = static_cast<double>(sparse->weight_bytes + sparse->label_bytes);
+    const double bytes = static_cast<double>(sparse->bytes.weights + sparse->bytes.labels);
     figures.add(figure("decode_sparse_resident_vs_bound", sparse->times.seconds / (bytes / peaks.copy), "x", 1,
                        fmt::format("{}; the bound is {:.3f} ms: weights and labels, {:.0f} bytes, once at the {:.0f} "
                                    "GB/s of a device copy",
@@ -141,8 +140,9 @@ void step_figure(Figures& figures, const SectionFlags& flags) {
   if (!flags.trace.empty()) replay = load_replay(flags.trace, 256, policy.budget(s.context), flags.recall);
   const auto run = DecodeRuns(flags).measure(s.policy, {}, replay);
   const double row = static_cast<double>(kv_shape(s.geometry.config, DType::bf16).row_bytes());
-  const double link = static_cast<double>(run.streamed_bytes) + run.times.missed * row;
-  const double device = static_cast<double>(run.weight_bytes + run.label_bytes + run.attended_bytes);
+  const double link =
+      static_cast<double>(run.bytes.streamed + run.bytes.streamed_weights) + run.times.missed * row;
+  const double device = static_cast<double>(run.bytes.weights + run.bytes.labels + run.bytes.attended);
   const double bound = std::max(link / peaks.link, device / peaks.copy);
   figures.add(figure(name, run.times.seconds * 1e3, "ms", bound * 1e3,
                      fmt::format("{}; {:.1f} tokens/s; the bound: {:.0f} bytes of device memory, {:.0f} over the link",

@@ -4,9 +4,9 @@
 #include <span>
 
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 namespace {

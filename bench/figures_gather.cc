@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/gather_probe.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 

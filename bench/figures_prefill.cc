@@ -1,7 +1,7 @@
 // Prefill of all layers, and its arithmetic against a large product's rate.
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/error.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 
@@ -24,7 +24,7 @@ void prefill_figures(Figures& figures, const SectionFlags& flags) {
     throw DeviceError(fmt::format("prefill: {} layers of the host store are not what was computed", wrong));
   const ModelConfig& c = setting.geometry.config;
   const double n = static_cast<double>(setting.context),
-               products = static_cast<double>(run.weight_bytes()) / 2 - static_cast<double>(c.vocab * c.hidden);
+               products = static_cast<double>(run.bytes().weights) / 2 - static_cast<double>(c.vocab * c.hidden);
   const double flops = 2 * products * n + 2.0 * n * n * static_cast<double>(c.layers * c.q_heads * c.head_dim);
   figures.add({name, seconds, "s", flops / rate, seconds / (flops / rate),
                fmt::format("{}, {:.4g} FLOP at the {:.0f} TFLOP/s of an 8192^3 bf16 product is the bound; host store: "

@@ -5,9 +5,9 @@
 
 #include "apps/options.h"
 #include "bench/figure_sections.h"
-#include "bench/peaks.h"
 #include "kernels/base/bytes.h"
 #include "kernels/select_probe.h"
+#include "runtime/peaks.h"
 
 namespace longhaul::bench {
 namespace {

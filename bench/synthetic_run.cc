@@ -1,31 +1,15 @@
 #include "bench/synthetic_run.h"
 
 #include <algorithm>
-#include <chrono>
-#include <random>
 
 #include "apps/options.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "offload/layer_plan.h"
-#include "offload/layout.h"
-#include "runtime/weights.h"
 
 namespace longhaul::bench {
 namespace {
 
 constexpr std::int64_t kAnswer = 256;  // most steps that are timed
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab, std::int64_t seed) {
-  std::mt19937_64 random(static_cast<std::uint64_t>(seed));
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(count));
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(vocab));
-  return ids;
-}
 
 /// "256K" where it is a round number.
 std::string tokens_text(std::int64_t tokens) {
@@ -66,75 +50,21 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
     throw UserError(Exit::plan_does_not_fit, "of {} sessions of {} tokens only {} fit the budget", setting.batch,
                     setting.context, fitted.max_sessions);
   engine_ = std::make_unique<Engine>(*device_, config, fitted);
-  for (std::int64_t slot = 0; slot < setting.batch; ++slot)
-    sessions_.emplace_back(slot, random_tokens(setting.context, config.vocab, slot), SampleParams{}, kAnswer,
-                           std::vector<std::int32_t>{});
-}
-
-void SyntheticRun::fill() {
-  for (Session& session : sessions_) engine_->fill(session);
+  sessions_ = std::make_unique<TimedSessions>(*engine_, setting.context, kAnswer);
 }
 
 StepTimes SyntheticRun::step(int warm, int timed) {
-  std::vector<Session*> all;
-  for (Session& session : sessions_) all.push_back(&session);
-  for (int i = 0; i < warm; ++i) engine_->step(all);
-  const RowCounts rows = engine_->row_counts();
-  std::vector<double> seconds;
-  for (int i = 0; i < timed; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    engine_->step(all);
-    seconds.push_back(seconds_since(start));
-  }
-  const RowCounts now = engine_->row_counts();
-  std::ranges::sort(seconds);
-  auto mean = [&](std::int64_t before, std::int64_t after) { return static_cast<double>(after - before) / timed; };
-  return {.seconds = seconds[seconds.size() / 2],
-          .rows = mean(rows.listed, now.listed),
-          .hits = mean(rows.cache_hits, now.cache_hits),
-          .staged = mean(rows.staged_hits, now.staged_hits),
-          .missed = mean(rows.missed, now.missed)};
+  Timed times = sessions_->step(warm, timed);
+  std::ranges::sort(times.seconds);
+  auto mean = [&](std::int64_t count) { return static_cast<double>(count) / timed; };
+  return {.seconds = times.seconds[times.seconds.size() / 2],
+          .rows = mean(times.rows.listed),
+          .hits = mean(times.rows.cache_hits),
+          .staged = mean(times.rows.staged_hits),
+          .missed = mean(times.rows.missed)};
 }
 
-double SyntheticRun::prefill() {
-  const auto start = std::chrono::steady_clock::now();
-  engine_->prefill(sessions_[0]);
-  return seconds_since(start);
-}
-
-std::int64_t SyntheticRun::weight_bytes() const {
-  const ModelConfig& c = setting_.geometry.config;
-  return c.layers * layer_weight_bytes(c) + 2 * (c.hidden + c.vocab * c.hidden);
-}
-
-std::int64_t SyntheticRun::streamed_weight_bytes() const {
-  return engine_->options().streamed_layers * layer_weight_bytes(setting_.geometry.config);
-}
-
-std::int64_t SyntheticRun::label_bytes() const {
-  const ModelConfig& c = setting_.geometry.config;
-  const KvPolicy& policy = engine_->options().policy;
-  if (policy.select != Select::labels) return 0;
-  return setting_.batch * c.layers * c.kv_heads * setting_.context * policy.dims(c.head_dim) * policy.label_bits / 8;
-}
-
-std::int64_t SyntheticRun::attended_bytes() const {
-  const ModelConfig& c = setting_.geometry.config;
-  const KvShape shape = kv_shape(c, engine_->options().activations);
-  std::int64_t rows = 0;
-  for (const LayerPlan& plan : plan_layers(engine_->options().policy, c.layers))
-    rows += plan.selects ? engine_->options().policy.budget(setting_.context) : setting_.context;
-  return setting_.batch * rows * c.kv_heads * shape.row_bytes();
-}
-
-std::int64_t SyntheticRun::streamed_bytes() const {
-  const ModelConfig& c = setting_.geometry.config;
-  const EngineOptions& o = engine_->options();
-  if (o.policy.selects()) return 0;
-  const KvLayout layout = make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
-  const std::int64_t rows = layout.all_resident() ? 0 : layout.window_begin(setting_.context) - layout.prefix_rows;
-  return setting_.batch * rows * c.layers * c.kv_heads * kv_shape(c, o.activations).row_bytes();
-}
+StepBytes SyntheticRun::bytes() const { return step_bytes(engine_->config(), engine_->options(), setting_.context); }
 
 std::string SyntheticRun::describe() const {
   const EngineOptions& o = engine_->options();

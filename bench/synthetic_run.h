@@ -8,6 +8,8 @@
 #include "runtime/engine.h"
 #include "runtime/geometry.h"
 #include "runtime/replay.h"
+#include "runtime/step_bytes.h"
+#include "runtime/timed_sessions.h"
 
 namespace longhaul::bench {
 
@@ -38,20 +40,15 @@ class SyntheticRun {
   explicit SyntheticRun(const SyntheticSetting& setting);
 
   /// Fills every session to `context` rows.
-  void fill();
+  void fill() { sessions_->fill(); }
   StepTimes step(int warm, int timed);
-  /// A real prefill of `context` random tokens into session 0; seconds.
-  double prefill();
-  std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_[0]); }
+  /// A real prefill of `context` random tokens into each session; seconds.
+  double prefill() { return sessions_->prefill().total(); }
+  std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_->session(0)); }
 
   Engine& engine() { return *engine_; }
   Device& device() { return *device_; }
-  /// Bytes of weights that a decode step reads: all but the embedding table, of which it reads a row.
-  std::int64_t weight_bytes() const;
-  std::int64_t label_bytes() const;            // of all sessions
-  std::int64_t attended_bytes() const;         // of K and V that a step reads
-  std::int64_t streamed_bytes() const;         // of those, what comes over the link at every step
-  std::int64_t streamed_weight_bytes() const;  // of weights, likewise
+  StepBytes bytes() const;
   /// "synthetic llama-3.1-8b, offload, 256K tokens x 1, k 16384, ...": all that the time depends on.
   std::string describe() const;
 
@@ -59,7 +56,7 @@ class SyntheticRun {
   SyntheticSetting setting_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Engine> engine_;
-  std::vector<Session> sessions_;
+  std::unique_ptr<TimedSessions> sessions_;
 };
 
 }  // namespace longhaul::bench

@@ -91,8 +91,8 @@ struct DeviceCounters {
   std::int64_t h2d_bytes = 0, d2h_bytes = 0;
   std::int64_t launches = 0, copies = 0;
   std::int64_t host_waits = 0;                  // times the host blocked on the device
-  std::map<std::string, double> busy_seconds;   // by stream name: running copies and operators
-  std::map<std::string, double> stall_seconds;  // by edge name: a stream or the host standing at that wait
+  std::map<std::string, double> busy_seconds;   // by stream name: running copies and operators, where measured
+  std::map<std::string, double> stall_seconds;  // by edge name: the host, or a measured stream, standing at that wait
 };
 
 /// Bytes pinned so far and in all; from any thread, never two at a time.
@@ -144,6 +144,9 @@ class Device {
   /// Keeps what `enqueue` enqueues on these streams, without running it. Waits for events that were recorded before are
   /// left out: a replay comes after all that. Null, and nothing is enqueued: this device cannot.
   virtual std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue);
+  /// Whether streams measure what their copies take and how long they stand at waits. That slows them a little, and
+  /// what is recorded is not measured. The CPU device measures always, and operators too.
+  virtual void measure_streams(bool /*on*/) {}
   virtual DeviceCounters counters() const = 0;
 
   /// Debits the budget. Throws OutOfMemory{what, bytes, left}.

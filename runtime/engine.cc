@@ -382,5 +382,6 @@ const EngineOptions& Engine::options() const { return impl_->options; }
 const MemoryPlan& Engine::plan() const { return impl_->plan; }
 const ModelConfig& Engine::config() const { return impl_->config; }
 Device& Engine::device() const { return impl_->device; }
+double Engine::pin_seconds() const { return impl_->host_memory.seconds(); }
 
 }  // namespace longhaul

@@ -86,6 +86,8 @@ class Engine {
   const MemoryPlan& plan() const;
   const ModelConfig& config() const;
   Device& device() const;
+  /// That touching and pinning the host's part took.
+  double pin_seconds() const;
 
  private:
   struct Impl;

@@ -175,6 +175,13 @@ std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions op
 
 }  // namespace
 
+bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+  return std::ranges::any_of(rungs(config, options.wanted), [&](const Rung& rung) {
+    place(config, options, rung, budget);
+    return fit_resident(config, options, budget);
+  });
+}
+
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   if (const auto fitted = try_fit(config, options, budget)) return *fitted;
   options.max_sessions = 1;

@@ -4,12 +4,15 @@
 
 namespace longhaul {
 
+/// Multiply-adds of one token's products in one layer.
+inline double linear_work(const ModelConfig& c) {
+  return static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
+}
+
 /// Arithmetic of a chunk of a prompt, in multiply-adds of one layer.
 inline double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t tokens) {
-  const double linear =
-      static_cast<double>(c.hidden) * ((2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
   const double attention = 2.0 * c.q_heads * c.head_dim * (static_cast<double>(pos) + tokens / 2.0);
-  return tokens * (linear + attention);
+  return tokens * (linear_work(c) + attention);
 }
 
 }  // namespace longhaul

@@ -22,6 +22,10 @@ constexpr std::array kComputeWaits{
     edge::kTileReady,    edge::kRingFree,       edge::kLayerFree,    edge::kPrefillStored, edge::kHiddenFree,
     edge::kHiddenLanded, edge::kPrefetchLanded, edge::kMissesLanded, edge::kWeightsLanded, edge::kNextWeightsLanded};
 
+bool is_compute_wait(const std::string& name) {
+  return std::ranges::any_of(kComputeWaits, [&](Edge e) { return e.name == name; });
+}
+
 /// "compute 80.10 s, fetch 12.10 s" of the names that `wanted` takes; what took no measurable time is left out.
 template <class Wanted>
 std::string seconds_by_name(const std::map<std::string, double>& seconds, const Wanted& wanted) {
@@ -76,6 +80,14 @@ std::string describe_placement(const ModelConfig& config, const EngineOptions& o
   return text + fmt::format("; a prompt's hidden states in {} memory", options.spill_hidden ? "host" : "device");
 }
 
+std::optional<double> compute_stall_seconds(const DeviceCounters& counters) {
+  if (counters.busy_seconds.empty()) return {};
+  double seconds = 0;
+  for (const auto& [name, stood] : counters.stall_seconds)
+    if (is_compute_wait(name)) seconds += stood;
+  return seconds;
+}
+
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget) {
   DeviceCounters counters = engine.device().counters();
   std::int64_t decode_h2d = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes;
@@ -90,12 +102,9 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
        fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
                    stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,
                    stats.wall_seconds - stats.load_seconds - stats.prefill_seconds - stats.decode_seconds));
-  auto computes = [](const std::string& name) {
-    return std::ranges::any_of(kComputeWaits, [&](Edge e) { return e.name == name; });
-  };
   line("streams busy", seconds_by_name(counters.busy_seconds, [](auto&) { return true; }));
-  line("compute stalls", seconds_by_name(counters.stall_seconds, computes));
-  line("other waits", seconds_by_name(counters.stall_seconds, [&](auto& name) { return !computes(name); }));
+  line("compute stalls", seconds_by_name(counters.stall_seconds, is_compute_wait));
+  line("other waits", seconds_by_name(counters.stall_seconds, [](auto& name) { return !is_compute_wait(name); }));
   line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
                            format_bytes(counters.d2h_bytes)));

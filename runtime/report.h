@@ -1,6 +1,7 @@
 // Where a job's time, traffic and memory went, as a table for people.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "runtime/engine.h"
@@ -23,6 +24,10 @@ std::string describe_placement(const ModelConfig& config, const EngineOptions& o
 
 /// What decode steps have attended, and where those rows were.
 std::string describe_rows(const RowCounts& rows);
+
+/// Seconds that the compute stream has stood at waits for copies: what a faster link or a larger budget would give
+/// back. None where the device does not measure its streams.
+std::optional<double> compute_stall_seconds(const DeviceCounters& counters);
 
 /// One line per topic, each ending in a newline.
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget);

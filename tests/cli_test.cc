@@ -44,7 +44,7 @@ const std::string kBatch = "batch --log-level warn --max-tokens 12 --model " + k
 TEST_CASE("help and version go to stdout") {
   ScratchDir dir;
   CHECK(run_command(dir, "--version").out.starts_with("longhaul 0."));
-  for (const char* verb : {"", "run ", "batch ", "calibrate ", "completion "}) {
+  for (const char* verb : {"", "run ", "batch ", "plan ", "bench ", "doctor ", "calibrate ", "completion "}) {
     Outcome help = run_command(dir, std::string(verb) + "--help");
     CHECK(help.exit == 0);
     CHECK_THAT(help.out, contains("Examples:"));

@@ -3,15 +3,12 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/fake_system.h"
 
 using namespace longhaul;
 
@@ -24,26 +21,6 @@ std::int64_t resident_pages(const HostMemory& memory) {
   REQUIRE(mincore(memory.data(), memory.size(), pages.data()) == 0);
   return std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return p & 1; });
 }
-
-/// A made-up proc/ and sys/.
-class FakeSystem {
- public:
-  FakeSystem() {
-    std::string name = (std::filesystem::temp_directory_path() / "longhaul-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    root_ = name;
-    write("proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    8000 kB\n");
-  }
-  ~FakeSystem() { std::filesystem::remove_all(root_); }
-  void write(const std::string& path, const std::string& text) {
-    std::filesystem::create_directories((root_ / path).parent_path());
-    std::ofstream(root_ / path) << text;
-  }
-  std::int64_t available() const { return available_host_memory(root_.string()); }
-
- private:
-  std::filesystem::path root_;
-};
 
 }  // namespace
 
@@ -93,17 +70,19 @@ TEST_CASE("a mapping that the kernel refuses is out of memory", "[host_memory]")
 }
 
 TEST_CASE("available memory is the least of the machine's and the cgroups'", "[host_memory]") {
-  FakeSystem system;
-  SECTION("no cgroup") { CHECK(system.available() == 8000 * 1024); }
+  const test::FakeSystem system;
+  system.write("proc/meminfo", "MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    8000 kB\n");
+  auto available = [&] { return available_host_memory(system.root().string()); };
+  SECTION("no cgroup") { CHECK(available() == 8000 * 1024); }
   SECTION("version 2, its own limit") {
     system.write("proc/self/cgroup", "0::/jobs/mine\n");
     system.write("sys/fs/cgroup/jobs/mine/memory.max", "5000\n");
     system.write("sys/fs/cgroup/jobs/mine/memory.current", "1500\n");
-    CHECK(system.available() == 3500);
+    CHECK(available() == 3500);
     system.write("sys/fs/cgroup/jobs/mine/memory.stat", "anon 900\ninactive_file 600\n");
-    CHECK(system.available() == 4100);
+    CHECK(available() == 4100);
     system.write("sys/fs/cgroup/jobs/mine/memory.max", "1000\n");  // lowered under what is in use
-    CHECK(system.available() == 100);
+    CHECK(available() == 100);
   }
   SECTION("version 2, the limit of a group around it") {
     system.write("proc/self/cgroup", "0::/jobs/mine\n");
@@ -111,13 +90,13 @@ TEST_CASE("available memory is the least of the machine's and the cgroups'", "[h
     system.write("sys/fs/cgroup/jobs/mine/memory.current", "1500\n");
     system.write("sys/fs/cgroup/jobs/memory.max", "7000\n");
     system.write("sys/fs/cgroup/jobs/memory.current", "2000\n");
-    CHECK(system.available() == 5000);
+    CHECK(available() == 5000);
   }
   SECTION("version 2, a path from outside of the container") {
     system.write("proc/self/cgroup", "0::/kubepods/pod7/abc\n");
     system.write("sys/fs/cgroup/memory.max", "7000\n");
     system.write("sys/fs/cgroup/memory.current", "1000\n");
-    CHECK(system.available() == 6000);
+    CHECK(available() == 6000);
   }
   SECTION("version 1 beside an empty version 2") {
     system.write("proc/self/cgroup", "9:cpu:/x\n4:memory:/docker/abc\n0::/\n");
@@ -125,6 +104,6 @@ TEST_CASE("available memory is the least of the machine's and the cgroups'", "[h
     system.write("sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes", "96\n");
     system.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
     system.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "777\n");
-    CHECK(system.available() == 4000);
+    CHECK(available() == 4000);
   }
 }

@@ -177,7 +177,7 @@ void evaluate(const EvalOptions& o) {
   const Job job = prepare(o, model);
   Records records(o.output, job.settings);
   const Budget limits = budget(o);
-  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link);
+  std::unique_ptr<Device> device = open_device(o, limits.device);
   EvalProgress progress(::isatty(STDERR_FILENO) == 1);
   std::int64_t documents = 0, answers = 0;
   for (const Stage& stage : job.stages) {

@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
+#include "kernels/base/system_file.h"
 #include "kernels/cpu/cpu_machine.h"
 #include "kernels/cpu/cpu_stream.h"
 
@@ -20,7 +21,7 @@ class CpuDevice final : public Device {
  public:
   explicit CpuDevice(CpuDeviceOptions options) : Device(options.budget), machine_(std::move(options)) {}
 
-  std::string describe() const override { return fmt::format("CPU ({} threads)", std::thread::hardware_concurrency()); }
+  std::string describe() const override { return cpu_device_name(); }
   std::unique_ptr<Stream> make_stream(std::string_view name) override {
     return std::make_unique<CpuStream>(machine_, name);
   }
@@ -88,6 +89,12 @@ class CpuDevice final : public Device {
 };
 
 }  // namespace
+
+std::string cpu_device_name() {
+  const std::string processor = value_in("/proc/cpuinfo", "model name");
+  return fmt::format("CPU ({}{}{} threads)", processor, processor.empty() ? "" : ", ",
+                     std::thread::hardware_concurrency());
+}
 
 std::unique_ptr<Device> make_cpu_device(CpuDeviceOptions options) {
   return std::make_unique<CpuDevice>(std::move(options));

@@ -31,6 +31,9 @@ struct CpuDeviceOptions {
   std::uint64_t seed = 0;
 };
 
+/// "CPU (AMD EPYC 9555, 64 threads)": how the device describes itself.
+std::string cpu_device_name();
+
 /// Outlives its streams. Its memory is given back only when the work enqueued so far has run, as CUDA's is.
 std::unique_ptr<Device> make_cpu_device(CpuDeviceOptions options = {});
 

@@ -2,7 +2,6 @@
 
 #include <chrono>
 
-#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda/cuda_recording.h"
 #include "kernels/cuda/ops.h"
@@ -17,6 +16,8 @@ int use(int ordinal) {
   return ordinal;
 }
 
+static_assert(Machine::kWorkspaceBytes == kCudaWorkspaceBytes, "plans of machines without a GPU count it too");
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
@@ -30,15 +31,11 @@ class CudaDevice final : public Device {
   }
 
   std::string describe() const override {
-    cudaDeviceProp properties;
-    check(cudaGetDeviceProperties(&properties, ordinal_));
-    return fmt::format("{} ({}, compute capability {}.{}; attention by {})", properties.name,
-                       format_bytes(static_cast<std::int64_t>(properties.totalGlobalMem)), properties.major,
-                       properties.minor, machine_.attention.describe());
+    return fmt::format("{}; attention by {}", cuda_name(ordinal_), machine_.attention.describe());
   }
-  std::unique_ptr<Stream> make_stream(std::string_view) override {
+  std::unique_ptr<Stream> make_stream(std::string_view name) override {
     machine_.enter();
-    return std::make_unique<CudaStream>(machine_);
+    return std::make_unique<CudaStream>(machine_, name);
   }
   std::unique_ptr<Event> make_event() override {
     machine_.enter();
@@ -53,6 +50,7 @@ class CudaDevice final : public Device {
     ++machine_.counters.host_waits;
     machine_.counters.stall_seconds[std::string(edge.name)] += stood.count();
     machine_.enter();  // a kernel before the event may have found a fault
+    machine_.clock.collect(machine_.counters);
   }
 
   void pin(std::byte* data, std::int64_t bytes, const PinReport& report) override {
@@ -67,6 +65,7 @@ class CudaDevice final : public Device {
   std::unique_ptr<Recording> record(std::span<Stream* const> streams, const std::function<void()>& enqueue) override {
     return std::make_unique<CudaRecording>(machine_, streams, enqueue);
   }
+  void measure_streams(bool on) override { machine_.clock.turn(on); }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();

@@ -46,7 +46,8 @@ void CudaStream::copy(const CopyArgs& a) {
   if (a.width == 0 || a.height == 0) return;
   longhaul::check(a.height == 1 || (a.dst_pitch >= a.width && a.src_pitch >= a.width),
                   "the pieces of a copy do not overlap");
-  machine_.pins.cut(a, [&](const CopyArgs& part) { copy_part(part); });
+  clocked(StreamClock::Counts::busy, name_,
+          [&] { machine_.pins.cut(a, [&](const CopyArgs& part) { copy_part(part); }); });
   if (a.kind == CopyKind::host_to_device) machine_.counters.h2d_bytes += a.width * a.height;
   if (a.kind == CopyKind::device_to_host) machine_.counters.d2h_bytes += a.width * a.height;
 }
@@ -69,13 +70,13 @@ void CudaStream::record(Event& event) {
   mark.capture_ = machine_.capture;
 }
 
-void CudaStream::wait(const Event& event, Edge) {
+void CudaStream::wait(const Event& event, Edge edge) {
   machine_.enter();
   const auto& mark = static_cast<const CudaEvent&>(event);
   // What was recorded before a recording, or in one, is ordered by its replay: that waits for all streams, and they for
   // it.
   if (mark.capture_ != machine_.capture) return;
-  check(cudaStreamWaitEvent(stream_.get(), mark.get()));
+  clocked(StreamClock::Counts::stall, edge.name, [&] { check(cudaStreamWaitEvent(stream_.get(), mark.get())); });
 }
 
 void CudaStream::begin_launch() {
@@ -147,7 +148,8 @@ void CudaStream::launch(const FinishListArgs& a) {
 void CudaStream::launch(const LocateArgs& a) { begin_launch(), locate(a, machine_.fault_word(), stream_.get()); }
 void CudaStream::launch(const GatherArgs& a) {
   check_row_bytes(a.row_bytes);
-  begin_launch(), machine_.gatherer.run(a, machine_.fault_word(), stream_.get());
+  begin_launch();
+  clocked(StreamClock::Counts::busy, name_, [&] { machine_.gatherer.run(a, machine_.fault_word(), stream_.get()); });
 }
 void CudaStream::launch(const RetainArgs& a) {
   check_row_bytes(a.row_bytes);

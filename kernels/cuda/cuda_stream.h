@@ -16,7 +16,7 @@ class CudaEvent final : public Event {
 
 class CudaStream final : public Stream {
  public:
-  explicit CudaStream(Machine& machine) : machine_(machine) {}
+  CudaStream(Machine& machine, std::string_view name) : machine_(machine), name_(name) {}
   ~CudaStream() override;
   cudaStream_t get() const { return stream_.get(); }
 
@@ -58,9 +58,15 @@ class CudaStream final : public Stream {
 
  private:
   void begin_launch();
+  /// Enqueues with the clock around it, if that is on; never within a recording.
+  template <class Enqueue>
+  void clocked(StreamClock::Counts as, std::string_view name, const Enqueue& enqueue) {
+    machine_.capture == 0 ? machine_.clock.around(stream_.get(), as, name, enqueue) : enqueue();
+  }
   void copy_part(const CopyArgs&);  // within one registration
 
   Machine& machine_;
+  std::string name_;
   StreamHandle stream_;
 };
 

@@ -38,6 +38,21 @@ class EventHandle {
   cudaEvent_t event_ = nullptr;
 };
 
+/// Orders nothing; keeps the time at which it passed.
+class TimerHandle {
+ public:
+  TimerHandle() { check(cudaEventCreate(&event_)); }
+  TimerHandle(TimerHandle&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  TimerHandle& operator=(TimerHandle&&) = delete;
+  ~TimerHandle() {
+    if (event_ != nullptr) cudaEventDestroy(event_);
+  }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 /// An executable graph; empty until it is instantiated.
 class GraphHandle {
  public:

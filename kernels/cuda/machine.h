@@ -7,6 +7,7 @@
 #include "kernels/cuda/fused_attention.h"
 #include "kernels/cuda/gatherer.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/stream_clock.h"
 #include "kernels/device.h"
 #include "kernels/pinned_chunks.h"
 
@@ -34,6 +35,7 @@ class Machine {
   int processors;
   std::uint64_t capture = 0;  // number of the recording under way; 0: none
   DeviceCounters counters;
+  StreamClock clock;
 
  private:
   int ordinal_;

@@ -1,0 +1,80 @@
+#include "apps/machine.h"
+
+#include <pwd.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <charconv>
+
+#include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda_device.h"
+
+namespace longhaul {
+
+std::optional<int> named_cuda_device(const std::string& name) {
+  if (name == "cpu") return {};
+  if (name == "auto") return cuda_device_count() > 0 ? std::optional(0) : std::nullopt;
+  if (name == "cuda") return 0;
+  int ordinal = 0;
+  auto digits = std::string_view(name).substr(std::min<std::size_t>(name.size(), 5));
+  auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+  if (!name.starts_with("cuda:") || error != std::errc{} || end != digits.data() + digits.size() || ordinal < 0)
+    throw UserError(Exit::usage, "--device {}: unknown; known: auto, cpu, cuda, cuda:INDEX", name);
+  return ordinal;
+}
+
+std::optional<int> cuda_ordinal(const std::string& name) {
+  const std::optional<int> ordinal = named_cuda_device(name);
+  if (!ordinal) return {};
+  const int count = cuda_device_count();
+  if (count == 0) throw UserError(Exit::device, "--device {}: {}; or use --device cpu", name, cuda_absence());
+  if (*ordinal >= count)
+    throw UserError(Exit::device, "--device {}: this machine has {} CUDA devices, 0 to {}", name, count, count - 1);
+  return ordinal;
+}
+
+std::string device_name(std::optional<int> cuda) { return cuda ? cuda_name(*cuda) : cpu_device_name(); }
+
+Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
+  // A GPU loads kernels' code when they first run, after the engine has taken its memory.
+  constexpr std::int64_t kReserve = std::int64_t{1} << 30, kCode = std::int64_t{512} << 20;
+  const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
+  if (auto ordinal = cuda_ordinal(device))
+    return {.device = device_memory ? *device_memory : std::max<std::int64_t>(cuda_free_memory(*ordinal) - kCode, 0),
+            .host = available};
+  return {.device = device_memory.value_or(available / 2), .host = available, .together = available};
+}
+
+std::filesystem::path profile_file(const std::string& flag) {
+  if (flag == "none") return {};
+  if (!flag.empty()) return flag;
+  const passwd* user = ::getpwuid(::getuid());
+  if (user == nullptr || user->pw_dir == nullptr || *user->pw_dir == 0) return {};
+  return std::filesystem::path(user->pw_dir) / ".config/longhaul/machine.json";
+}
+
+std::optional<MachineProfile> find_profile(const std::string& flag, const std::string& device) {
+  const std::filesystem::path file = profile_file(flag);
+  std::error_code unknown;
+  if (file.empty() || (flag.empty() && !std::filesystem::exists(file, unknown))) return {};
+  MachineProfile profile = read_machine_profile(file);
+  if (profile.device == device) return profile;
+  spdlog::info("machine profile {} is of {}, not of {}: not used", file.string(), profile.device, device);
+  return {};
+}
+
+std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link,
+                                    const std::optional<MachineProfile>& profile) {
+  if (auto ordinal = cuda_ordinal(name))
+    return make_cuda_device(*ordinal, budget, profile ? profile->link.gather : GatherChoice{});
+  if (link > 0 && link < 1e-3)
+    throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
+  CpuDeviceOptions cpu;
+  cpu.budget = budget;
+  cpu.link_bytes_per_second = link * 1e9;
+  return make_cpu_device(std::move(cpu));
+}
+
+}  // namespace longhaul
