@@ -82,7 +82,7 @@ void add_context_option(CLI::App& verb, Options& o, const std::string& help) {
 }
 
 void add_engine_options(CLI::App& verb, Options& o) {
-  verb.add_option("--activations", o.activations, "type of activations and KV rows")
+  verb.add_option("--activations", o.activations, "type of activations, and of KV rows unless --kv-dtype says")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->type_name("TYPE");
@@ -116,6 +116,11 @@ void add_options(CLI::App& verb, Options& o) {
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
       ->allow_extra_args(false);
+  verb.add_option("--kv-dtype", o.kv_dtype,
+                  "type that KV rows are kept in: bf16 (as activations are), int8, fp8 or int4; the policy's unless "
+                  "given")
+      ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}))
+      ->type_name("TYPE");
   verb.add_option("--record-trace", o.record_trace,
                   "write the rows that each decode step selects, by layer and KV head, so that they can be replayed")
       ->type_name("FILE");
@@ -212,7 +217,9 @@ std::vector<std::string> policy_sets(const std::vector<std::string>& sets) {
 }
 
 KvPolicy policy_of(const Options& o) {
-  return load_policy(o.policy.empty() ? "offload" : o.policy, policy_sets(o.sets));
+  std::vector<std::string> sets = policy_sets(o.sets);
+  if (!o.kv_dtype.empty()) sets.push_back("kv_dtype=" + o.kv_dtype);
+  return load_policy(o.policy.empty() ? "offload" : o.policy, sets);
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,

@@ -22,6 +22,7 @@ struct Options {
   double cpu_link = 0;            // GB/s; 0: as fast as memory
   std::string policy;             // empty: offload
   std::vector<std::string> sets;  // policy.KEY=VALUE
+  std::string kv_dtype;           // policy.kv_dtype; empty: the policy's
   std::string record_trace;       // a file for the rows that each step selects; empty: none
   std::string channels;           // a channel file; empty: find_channels looks for one
   std::string config;

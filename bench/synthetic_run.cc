@@ -104,7 +104,7 @@ std::int64_t SyntheticRun::label_bytes() const {
 
 std::int64_t SyntheticRun::attended_bytes() const {
   const ModelConfig& c = setting_.geometry.config;
-  const KvShape shape = kv_shape(c, engine_->options().activations);
+  const KvShape shape = kv_shape(c, engine_->options());
   std::int64_t rows = 0;
   for (const LayerPlan& plan : plan_layers(engine_->options().policy, c.layers))
     rows += plan.selects ? engine_->options().policy.budget(setting_.context) : setting_.context;
@@ -117,7 +117,7 @@ std::int64_t SyntheticRun::streamed_bytes() const {
   if (o.policy.selects()) return 0;
   const KvLayout layout = make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
   const std::int64_t rows = layout.all_resident() ? 0 : layout.window_begin(setting_.context) - layout.prefix_rows;
-  return setting_.batch * rows * c.layers * c.kv_heads * kv_shape(c, o.activations).row_bytes();
+  return setting_.batch * rows * c.layers * c.kv_heads * kv_shape(c, o).row_bytes();
 }
 
 std::string SyntheticRun::describe() const {
