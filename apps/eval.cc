@@ -53,6 +53,10 @@ void register_eval(CLI::App& app) {
   many("--label-dims", o->grid.label_dims, "dimensions of a label, or a share of head_dim; the policy's unless given",
        "N,...");
   many("--labels", o->grid.labels, "where labels come from: document, fitted, q, k, qk, abs, rms, pairs", "KIND,...");
+  many("--kv-dtype", o->grid.kv_dtypes,
+       "types that KV rows are kept in: bf16 (as activations are), int8, fp8, int4; the policy's unless given",
+       "TYPE,...")
+      ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}));
   verb->add_option("--set", o->set, "policy.KEY=VALUE: for every policy that selects")->type_name("KEY=VALUE");
   verb->add_option("--channels", o->channels,
                    "channel file for labels that are not fitted to the document; channels.json in the model's folder, "

@@ -53,7 +53,7 @@ void add_place_options(CLI::App& verb, Options& o) {
 }
 
 void add_engine_options(CLI::App& verb, Options& o) {
-  verb.add_option("--activations", o.activations, "type of activations and KV rows")
+  verb.add_option("--activations", o.activations, "type of activations, and of KV rows unless --kv-dtype says")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->type_name("TYPE");
@@ -84,6 +84,11 @@ void add_policy_options(CLI::App& verb, Options& o) {
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
       ->allow_extra_args(false);
+  verb.add_option("--kv-dtype", o.kv_dtype,
+                  "type that KV rows are kept in: bf16 (as activations are), int8, fp8 or int4; the policy's unless "
+                  "given")
+      ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}))
+      ->type_name("TYPE");
 }
 
 void add_options(CLI::App& verb, Options& o) {
@@ -221,7 +226,9 @@ std::vector<std::string> policy_sets(const std::vector<std::string>& sets) {
 }
 
 KvPolicy policy_of(const Options& o) {
-  return load_policy(o.policy.empty() ? "offload" : o.policy, policy_sets(o.sets));
+  std::vector<std::string> sets = policy_sets(o.sets);
+  if (!o.kv_dtype.empty()) sets.push_back("kv_dtype=" + o.kv_dtype);
+  return load_policy(o.policy.empty() ? "offload" : o.policy, sets);
 }
 
 EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::int64_t longest, std::int64_t sessions) {

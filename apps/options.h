@@ -26,6 +26,7 @@ struct Options {
   std::string weights = "auto", hidden_states = "auto";  // where they live
   std::string policy;                                    // empty: offload
   std::vector<std::string> sets;                         // policy.KEY=VALUE
+  std::string kv_dtype;                                  // policy.kv_dtype; empty: the policy's
   std::string record_trace;                              // a file for the rows that each step selects; empty: none
   std::string channels;                                  // a channel file; empty: find_channels looks for one
   std::string config;

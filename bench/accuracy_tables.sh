@@ -4,8 +4,10 @@
 #   perplexity   a book's last 1,024 of 16K tokens, decoded; labels by size and kind (10 min)
 #   grid         token and label sparsity, 4K (20 min); wiki: the same diagonal on WikiText-2 (10 min)
 #   every        every position sparse, 4K (10 min)
-#   questions    needle, lines, digest at 4K and 16K (40 min; digests: of these the last alone); long: at 32K (40 min); longest: at 64K (hours)
+#   questions    needle, lines, digest at 4K and 16K (40 min; digests: of these the last alone)
+#                long: at 32K (40 min); longest: at 64K (hours)
 #   context      the same at 128K and 256K, 400 questions a cell, `offload` alone: for a GPU (10 min on an H200)
+#   kv           dense and offload with KV rows in every type, 16K (10 min)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
 # Names that end in -tail are with tail=mean: the rows left out count as their mean value.
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
@@ -84,6 +86,9 @@ for part in "${parts[@]}"; do
         evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 42 \
           --policies offload
       done ;;
+    kv)
+      evaluate kv-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 --policies dense,offload \
+        --kv-dtype bf16,int8,fp8,int4 --set "$few" ;;
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
         --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" \

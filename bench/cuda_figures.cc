@@ -23,7 +23,7 @@ constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select
 
 struct Flags {
   SectionFlags section;
-  std::string geometry = "llama-3.1-8b", results = "bench/results", weights = "auto", hidden_states = "auto";
+  std::string geometry = "llama-3.1-8b", results = "bench/results", weights = "auto", hidden_states = "auto", kv_dtype;
   std::vector<std::string> sections, figures, sets;
   bool brief = false;
 };
@@ -49,6 +49,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--device", s.device, "cuda[:INDEX] or cpu")->capture_default_str();
   app.add_option("--policy", s.policy, "of `step` and `prefill`")->capture_default_str();
   app.add_option("--set", f.sets, "policy.KEY=VALUE; may be repeated")->allow_extra_args(false);
+  app.add_option("--kv-dtype", f.kv_dtype, "type that KV rows are kept in; the policy's unless given")
+      ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}));
   add_parsed(app, "--context", s.context, parse_tokens, "rows of each session; 256K unless given");
   app.add_option("--batch", s.batch, "sessions that decode together")->capture_default_str();
   app.add_option("--prefill-chunk", s.prefill_chunk, "tokens that go through a layer at a time")->capture_default_str();
@@ -94,6 +96,7 @@ Exit figures_main(int argc, char** argv) {
   section.setting.geometry = load_geometry(f.geometry);
   section.setting.sets = policy_sets(f.sets);
   section.setting.wanted = parse_placement(f.weights, f.hidden_states);
+  if (!f.kv_dtype.empty()) section.setting.sets.push_back("kv_dtype=" + f.kv_dtype);
   if (f.brief) section.pin_bytes = std::int64_t{8} << 30, section.steps = 8, section.warm = 3;
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();
   Figures figures(f.results, {command_line(argc, argv), kCommit, device}, f.figures);

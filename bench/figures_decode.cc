@@ -139,7 +139,7 @@ void step_figure(Figures& figures, const SectionFlags& flags) {
   const KvPolicy policy = load_policy(s.policy, s.sets);
   if (!flags.trace.empty()) replay = load_replay(flags.trace, 256, policy.budget(s.context), flags.recall);
   const auto run = DecodeRuns(flags).measure(s.policy, {}, replay);
-  const double row = static_cast<double>(kv_shape(s.geometry.config, DType::bf16).row_bytes());
+  const auto row = static_cast<double>(kv_shape(s.geometry.config, {.policy = policy}).row_bytes());
   const double link =
       static_cast<double>(run.bytes.streamed + run.bytes.streamed_weights) + run.times.missed * row;
   const double device = static_cast<double>(run.bytes.weights + run.bytes.labels + run.bytes.attended);

@@ -75,7 +75,7 @@ class Stream {
   virtual void launch(const FillArgs&) = 0;
   virtual void launch(const AddListMassArgs&) = 0;
   virtual void launch(const AddMassArgs&) = 0;
-  virtual void launch(const RoundRowsArgs&) = 0;
+  virtual void launch(const StoreRowsArgs&) = 0;
   virtual void launch(const JudgeArgs&) = 0;
   virtual void launch(const MomentsArgs&) = 0;
   virtual void launch(const MeanValuesArgs&) = 0;

@@ -1,10 +1,10 @@
 // The operators' arguments: one POD each, shapes in trailing comments, row-major. Every pointer is device memory.
-// `act` is the type of activations and KV rows. Sums are in float32.
+// `act` is the type of activations; a KvTile says how its rows are kept. Sums are in float32.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/base/types.h"
+#include "kernels/row_format.h"
 
 namespace longhaul {
 
@@ -17,13 +17,14 @@ inline constexpr std::int64_t kAttendBlock = 64;
 /// a batch that decodes together equals single runs, and more sessions than this never do.
 inline constexpr std::int64_t kDecodeTokens = 64;
 
-/// A run of KV rows [first, first + rows) of every KV head. A row is K | V, 2 * head_dim elements.
+/// A run of KV rows [first, first + rows) of every KV head. A row is K | V, kept as `type` says (row_format.h).
 struct KvTile {
   std::byte* data;           // row `first` of KV head 0
   std::int64_t head_stride;  // bytes from a row of one KV head to the same row of the next
   std::int64_t first;        // absolute row number (= token position)
   std::int64_t rows;
   std::int64_t session_stride = 0;  // bytes from one session's rows to the next's, for operators that take a StepBatch
+  RowType type = RowType::act;      // any in what a decode step writes and reads, act elsewhere
 };
 
 /// Labels of the rows of one session and layer: of every key `dims` coordinates in a small basis, each quantised with

@@ -106,8 +106,8 @@ constexpr Region place_region(std::int32_t place) {
 }
 constexpr std::int64_t place_index(std::int32_t place) { return place & ((1 << 29) - 1); }
 
-/// The regions of a layer; index i of a region is i rows from `data`. `first` is not used. prefix, ring and cache lie
-/// by slot, staging by place in the batch.
+/// The regions of a layer; index i of a region is i rows from `data`, all of one type. `first` is not used. prefix,
+/// ring and cache lie by slot, staging by place in the batch.
 struct Regions {
   KvTile prefix, ring, cache, staging;
 };
@@ -188,7 +188,7 @@ struct FinishListArgs {
 /// Keeps the attended rows that were staged: copies them into slots of the resident set, those least recently used
 /// (equal: the lower slot) and not used now; of the chosen slots the lowest takes the first row, and so on. Rows that
 /// find no slot are not kept. Marks the resident rows of the list as used now: at `rows` of their span, which grows
-/// from step to step.
+/// from step to step. With row_bytes = 0 the set knows of the rows, and store_rows brings them.
 struct RetainArgs {
   StepBatch batch;
   RowList rows;
@@ -232,12 +232,15 @@ struct AddMassArgs {
   float scale;
 };
 
-/// Rounds K and V of the rows to `bits` bits in groups of up to 64 consecutive elements, each with a minimum and a
-/// step, and writes them back: what a cache of that width would give (RTN, the rounding-only baseline).
-struct RoundRowsArgs {
-  KvTile kv;
+/// Writes activations' rows as dst.type has them.
+struct StoreRowsArgs {
+  KvTile src;  // of type act
+  KvTile dst;
+  /// [kv_heads, dst.rows] which row of src (its absolute number) goes to each place of dst; negative: none, the place
+  /// keeps what it has. Null: src's rows in order.
+  const std::int32_t* rows;
   DType act;
-  std::int64_t kv_heads, head_dim, bits;
+  std::int64_t kv_heads, head_dim;
 };
 
 /// How good a selection is, against the attention of the same token over all rows of its span.

@@ -7,12 +7,10 @@
 
 namespace longhaul {
 
-DecodePass::DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
-                       std::vector<SlotState>& slots)
+DecodePass::DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots)
     : streams_(streams),
       buffers_(buffers),
       slots_(slots),
-      labels_(labels),
       prefetcher_(device, streams, buffers),
       lists_(device, streams, buffers),
       row_written_(device.make_event()) {}
@@ -79,8 +77,7 @@ void DecodePass::fetch_tiles() {
 
 void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* qkv) {
   const KvShape& shape = buffers_.shape;
-  const bool rounds = buffers_.policy.kv_bits < 16;  // then labels are those of the rounded rows
-  const bool labels = buffers_.plan[static_cast<std::size_t>(layer)].labelled && !rounds;
+  const bool labels = buffers_.plan[static_cast<std::size_t>(layer)].labelled;
   streams_.compute.launch(AppendStepArgs{.qkv = qkv,
                                          .act = shape.act,
                                          .batch = batch_,
@@ -90,13 +87,6 @@ void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* q
                                          .q_heads = shape.q_heads,
                                          .kv_heads = shape.kv_heads,
                                          .head_dim = shape.head_dim});
-  if (!rounds) return;
-  for (const Span& span : spans_) {
-    const KvTile row = in_ring(span.pos) ? buffers_.ring_tile(span.slot, layer, span.pos, 1)
-                                         : buffers_.prefix_tile(span.slot, layer, span.pos, 1);
-    round_rows(streams_.compute, buffers_, row);
-    labels_.append(span.slot, layer, row);
-  }
 }
 
 void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* qkv, void* out,

@@ -5,7 +5,6 @@
 // that fills it.
 #pragma once
 #include "offload/kv_cache.h"
-#include "offload/label_builder.h"
 #include "offload/list_attention.h"
 #include "offload/prefetcher.h"
 
@@ -13,8 +12,7 @@ namespace longhaul {
 
 class DecodePass final : public KvPass {
  public:
-  DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
-             std::vector<SlotState>& slots);
+  DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
 
   void begin(std::span<const Span> spans);
   void begin_layer(std::int64_t) override {}
@@ -38,7 +36,6 @@ class DecodePass final : public KvPass {
   Streams streams_;
   const KvBuffers& buffers_;
   std::vector<SlotState>& slots_;
-  const LabelBuilder& labels_;
   Prefetcher prefetcher_;
   ListAttention lists_;
   std::unique_ptr<Event> row_written_;

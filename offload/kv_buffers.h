@@ -6,17 +6,19 @@
 namespace longhaul {
 
 struct KvBuffers {
-  /// `chunk`: most tokens attended in one call.
+  /// `chunk`: most tokens appended and attended in one call.
   KvBuffers(const KvShape& shape, const KvPolicy& policy, const KvLayout& layout, const SelectionExtras& extras,
             std::int64_t chunk, Arena& device, Arena& host)
       : shape(shape),
         policy(policy),
         plan(plan_layers(policy, shape.layers)),
         layout(layout),
+        chunk(chunk),
         prefix(device, "kv resident prefix", shape, layout.sessions * shape.layers, layout.prefix_rows, shape.layers),
         ring(device, "kv recent window", shape, layout.sessions * shape.layers, layout.ring_rows, shape.layers),
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),
-        prefill(device, "kv prefill buffer", shape, 1, layout.all_resident() ? 0 : layout.capacity),
+        prefill(device, "kv prefill buffer", shape.unrounded(), 1, prefills_in_place() ? 0 : layout.capacity),
+        codes(device, "kv row codes", shape, extras.checksums ? 2 : 1, stores_codes() ? chunk : 0),
         host(host, "kv host store", shape, layout.sessions * shape.layers, layout.host_rows(), shape.layers),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state"),
@@ -30,7 +32,11 @@ struct KvBuffers {
         selection(shape, layout, policy, extras, device, host) {}
 
   /// Whether what a decode step enqueues between its begin and end is the same whatever the lengths are.
-  bool steps_alike() const { return layout.tile_rows == 0 && policy.kv_bits == 16; }
+  bool steps_alike() const { return layout.tile_rows == 0; }
+  /// Whether a prompt's rows are written to their place at once: it is on the device, and keeps activations.
+  bool prefills_in_place() const { return layout.all_resident() && shape.row_type == RowType::act; }
+  /// Whether rows become codes on their way to the host.
+  bool stores_codes() const { return !layout.all_resident() && shape.row_type != RowType::act; }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape.layers + layer; }
   KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
     return prefix.tile(outer(slot, layer), first, first, rows);
@@ -52,7 +58,9 @@ struct KvBuffers {
   KvPolicy policy;
   std::vector<LayerPlan> plan;
   KvLayout layout;
-  RowBlock prefix, ring, staging, prefill;  // device
+  std::int64_t chunk;
+  RowBlock prefix, ring, staging, prefill,
+      codes;  // device; codes: of the chunk on its way to the host, and of one to add up
   RowBlock host;
   AttnState state;
   float* splits;                 // of decode attention

@@ -20,7 +20,7 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
   }
   labels_ = std::make_unique<LabelBuilder>(streams, buffers);
   prefill_ = std::make_unique<PrefillPass>(device, streams, buffers, *labels_, slots_);
-  decode_ = std::make_unique<DecodePass>(device, streams, buffers, *labels_, slots_);
+  decode_ = std::make_unique<DecodePass>(device, streams, buffers, slots_);
   // Poisoned or not, these are read before they are first written.
   const SelectionBuffers& selection = buffers.selection;
   selection.send_replay(streams.compute);
@@ -90,12 +90,11 @@ KvPass& KvCache::begin_decode(std::span<const Span> spans) {
 void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_slot, std::int64_t rows,
                     const float* inv_freq) {
   check(buffers_.layout.all_resident() && from.layout.all_resident(), "adopt: every row is on the device");
+  check(from.shape.row_type == RowType::act, "adopt: the other engine keeps activations' rows");
   const SelectionBuffers &ours = buffers_.selection, &theirs = from.selection;
   for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
-    const KvTile tile = buffers_.prefix_tile(slot, layer, 0, rows);
-    copy_rows(streams_.compute, buffers_.shape, tile, from.prefix_tile(from_slot, layer, 0, rows),
-              CopyKind::device_to_device);
-    round_rows(streams_.compute, buffers_, tile);
+    const KvTile tile = from.prefix_tile(from_slot, layer, 0, rows);
+    keep_rows(streams_.compute, buffers_.shape, buffers_.prefix_tile(slot, layer, 0, rows), tile);
     if (ours.keeps_queries()) {
       check(theirs.keeps_queries(), "adopt: the other engine keeps its queries");
       streams_.compute.copy({.dst = ours.queries(slot, layer),
@@ -117,15 +116,5 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
 }
 
 void KvCache::rewind(std::int64_t slot) { labels_->restore_mass(slot); }
-
-void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows) {
-  const KvShape& shape = buffers.shape;
-  if (buffers.policy.kv_bits < 16)
-    compute.launch(RoundRowsArgs{.kv = rows,
-                                 .act = shape.act,
-                                 .kv_heads = shape.kv_heads,
-                                 .head_dim = shape.head_dim,
-                                 .bits = buffers.policy.kv_bits});
-}
 
 }  // namespace longhaul

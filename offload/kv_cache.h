@@ -57,7 +57,4 @@ class KvCache {
   std::unique_ptr<DecodePass> decode_;
 };
 
-/// Rounds new rows to the policy's kv_bits, if those are fewer than the rows have.
-void round_rows(Stream& compute, const KvBuffers& buffers, const KvTile& rows);
-
 }  // namespace longhaul

@@ -105,7 +105,8 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .head_dim = shape.head_dim,
                       .scale = shape.scale(),
                       .host = buffers_.selection.fit_host()});
-    append(slot, layer, tile);
+    compute_.launch(LabelRowsArgs{
+        .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   }
   if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
     compute_.launch(MeanValuesArgs{
@@ -129,20 +130,12 @@ void LabelBuilder::restore_mass(std::int64_t slot) const {
                  .width = selection.mass_floats() * buffers_.shape.layers * 4});
 }
 
-void LabelBuilder::append(std::int64_t slot, std::int64_t layer, const KvTile& row) const {
-  if (!buffers_.plan[static_cast<std::size_t>(layer)].labelled) return;
-  compute_.launch(LabelRowsArgs{.kv = row,
-                                .labels = buffers_.selection.labels(slot, layer),
-                                .act = buffers_.shape.act,
-                                .kv_heads = buffers_.shape.kv_heads,
-                                .head_dim = buffers_.shape.head_dim});
-}
-
 void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const {
   const KvShape& shape = buffers_.shape;
   const KvLayout& layout = buffers_.layout;
   const SelectionBuffers& selection = buffers_.selection;
   const ResidentSet own = selection.resident(layer, slot);
+  const KvTile cache = selection.cache(layer);
   compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
   compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
   compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
@@ -155,12 +148,15 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
     compute_.launch(RetainArgs{.batch = one,
                                .rows = selection.selected(),
                                .places = nullptr,
-                               .regions = {.prefix = {}, .ring = {}, .cache = selection.cache(layer), .staging = tile},
+                               .regions = {.prefix = {}, .ring = {}, .cache = cache, .staging = tile},
                                .begin = layout.prefix_rows,
                                .resident = selection.resident(layer),
                                .kv_heads = shape.kv_heads,
-                               .row_bytes = shape.row_bytes()});
+                               .row_bytes = 0});
   }
+  KvTile slots = cache;
+  slots.data += slot * cache.session_stride;
+  keep_rows(compute_, shape, slots, tile, own.row_of);
 }
 
 }  // namespace longhaul

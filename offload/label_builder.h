@@ -24,8 +24,6 @@ class LabelBuilder {
   /// Notes the attention mass at the prompt's end, and goes back to it.
   void keep_mass(std::int64_t slot) const;
   void restore_mass(std::int64_t slot) const;
-  /// Labels of new rows.
-  void append(std::int64_t slot, std::int64_t layer, const KvTile& row) const;
 
  private:
   static constexpr std::int64_t kTargets = 1024;  // positions of an answer that labels are fitted to

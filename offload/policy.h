@@ -39,6 +39,7 @@ enum class LookAhead : std::uint8_t { none, hidden };  // hidden: from the layer
 
 /// As policies spell it.
 std::string_view name_of(Labels labels);
+std::string_view name_of(RowType type);
 
 struct KvPolicy {
   std::string name;
@@ -59,7 +60,7 @@ struct KvPolicy {
   bool repair = true;                         // the true query selects; false: the predicted one, as published
   std::vector<std::int64_t> dense_layers;     // these attend every row
   std::vector<std::int64_t> eager_layers{0};  // these are never predicted
-  std::int64_t kv_bits = 16;                  // 4 or 8: K and V rounded to it, for accuracy comparisons
+  RowType kv_dtype = RowType::act;            // of KV rows once a prompt's layer has been attended
 
   // Where rows live and when they move. Changing these may never change a token (with repair).
   LookAhead look_ahead = LookAhead::none;

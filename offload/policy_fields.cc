@@ -39,6 +39,11 @@ const Names<Tail>& names(Tail) {
   static const Names<Tail> all{{"none", Tail::none}, {"mean", Tail::mean}};
   return all;
 }
+const Names<RowType>& names(RowType) {  // "bf16": as activations are
+  static const Names<RowType> all{
+      {"bf16", RowType::act}, {"int8", RowType::int8}, {"fp8", RowType::fp8}, {"int4", RowType::int4}};
+  return all;
+}
 const Names<LookAhead>& names(LookAhead) {
   static const Names<LookAhead> all{{"none", LookAhead::none}, {"hidden", LookAhead::hidden}};
   return all;
@@ -145,6 +150,7 @@ std::string predicted(const KvPolicy& p) {
 }  // namespace
 
 std::string_view name_of(Labels labels) { return spelled(labels); }
+std::string_view name_of(RowType type) { return spelled(type); }
 
 const std::vector<PolicyField>& policy_fields() {
   using N = const toml::node&;
@@ -220,12 +226,8 @@ const std::vector<PolicyField>& policy_fields() {
        [](C p, T t) { t.insert("dense_layers", array_of(p.dense_layers)); }, selecting},
       {"eager_layers", [](N n, P p, W w) { p.eager_layers = read_layers(n, "eager_layers", w); },
        [](C p, T t) { t.insert("eager_layers", array_of(p.eager_layers)); }, predicted},
-      {"kv_bits",
-       [](N n, P p, W w) {
-         p.kv_bits = read_whole(n, "kv_bits", w, 4, 16);
-         if (p.kv_bits != 4 && p.kv_bits != 8 && p.kv_bits != 16) refuse("kv_bits", w, "4, 8 or 16");
-       },
-       [](C p, T t) { t.insert("kv_bits", p.kv_bits); }, always},
+      {"kv_dtype", [](N n, P p, W w) { p.kv_dtype = read_name<RowType>(n, "kv_dtype", w); },
+       [](C p, T t) { t.insert("kv_dtype", spelled(p.kv_dtype)); }, always},
       {"look_ahead", [](N n, P p, W w) { p.look_ahead = read_name<LookAhead>(n, "look_ahead", w); },
        [](C p, T t) { t.insert("look_ahead", spelled(p.look_ahead)); }, looking_ahead},
       {"cache",

@@ -24,8 +24,8 @@ void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_f
 }
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
-  return buffers_.layout.all_resident() ? buffers_.prefix_tile(slot_, layer, first, count)
-                                        : buffers_.prefill.tile(0, first, first, count);
+  return buffers_.prefills_in_place() ? buffers_.prefix_tile(slot_, layer, first, count)
+                                      : buffers_.prefill.tile(0, first, first, count);
 }
 
 /// The chunk before last, whatever layer it was of, left after the one in these places did; but not where a layer has
@@ -40,7 +40,7 @@ void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const 
   const Span& span = spans[0];  // a prefill is one session's
   const KvTile tile = rows(layer, span.pos, span.tokens);
   const KvShape& shape = buffers_.shape;
-  const bool leaves = !buffers_.layout.all_resident();
+  const bool leaves = !buffers_.prefills_in_place();
   if (leaves) wait_for_places(layer, span.pos);
   if (layer == 0) ++chunks_;
   streams_.compute.launch(AppendArgs{.qkv = qkv,
@@ -50,7 +50,6 @@ void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const 
                                      .q_heads = shape.q_heads,
                                      .kv_heads = shape.kv_heads,
                                      .head_dim = shape.head_dim});
-  round_rows(streams_.compute, buffers_, tile);
   if (!leaves) return;
   streams_.compute.record(*chunk_written_);
   streams_.store.wait(*chunk_written_, edge::kChunkWritten);
@@ -60,18 +59,22 @@ void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const 
 
 void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end) {
   const KvLayout& layout = buffers_.layout;
-  auto store = [&](std::int64_t first, std::int64_t last, CopyKind kind, auto place) {
-    if (first < last)
-      copy_rows(streams_.store, buffers_.shape, place(first, last - first), rows(layer, first, last - first), kind);
+  const KvShape& shape = buffers_.shape;
+  auto keep = [&](const KvTile& to) {
+    const KvTile from = rows(layer, to.first, to.rows);
+    if (shape.row_type == RowType::act) copy_rows(streams_.store, shape, to, from, CopyKind::device_to_device);
+    else keep_rows(streams_.store, shape, to, from);
   };
-  store(begin, std::min(end, layout.prefix_rows), CopyKind::device_to_device,
-        [&](auto first, auto n) { return buffers_.prefix_tile(slot_, layer, first, n); });
-  store(std::max(begin, layout.prefix_rows), end, CopyKind::device_to_host,
-        [&](auto first, auto n) { return buffers_.host_tile(slot_, layer, first, n); });
-  for_each_piece(std::max(begin, layout.window_begin(rows_)), end, layout.ring_rows, [&](auto first, auto n) {
-    store(first, first + n, CopyKind::device_to_device,
-          [&](auto f, auto k) { return buffers_.ring_tile(slot_, layer, f, k); });
-  });
+  if (const std::int64_t last = std::min(end, layout.prefix_rows); begin < last)
+    keep(buffers_.prefix_tile(slot_, layer, begin, last - begin));
+  if (const std::int64_t first = std::max(begin, layout.prefix_rows); first < end) {
+    KvTile sent = rows(layer, first, end - first);
+    if (buffers_.stores_codes()) keep(sent = buffers_.codes.tile(0, 0, first, end - first));
+    copy_rows(streams_.store, shape, buffers_.host_tile(slot_, layer, first, end - first), sent,
+              CopyKind::device_to_host);
+  }
+  for_each_piece(std::max(begin, layout.window_begin(rows_)), end, layout.ring_rows,
+                 [&](auto first, auto n) { keep(buffers_.ring_tile(slot_, layer, first, n)); });
 }
 
 void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) {
@@ -104,11 +107,16 @@ void PrefillPass::sum_rows(std::int64_t layer) {
   if (!buffers_.keeps_checksums) return;
   std::uint64_t* sum = buffers_.checksums + layer;
   streams_.compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(sum), 0, 2});
-  if (rows_ > layout.prefix_rows)
-    streams_.compute.launch(ChecksumArgs{.kv = rows(layer, layout.prefix_rows, rows_ - layout.prefix_rows),
-                                         .kv_heads = buffers_.shape.kv_heads,
-                                         .row_bytes = buffers_.shape.row_bytes(),
-                                         .sum = sum});
+  for_each_piece(layout.prefix_rows, rows_, buffers_.chunk, [&](auto first, auto n) {
+    KvTile sent = rows(layer, first, n);
+    if (buffers_.stores_codes()) {
+      const KvTile codes = buffers_.codes.tile(1, 0, first, n);
+      keep_rows(streams_.compute, buffers_.shape, codes, sent);
+      sent = codes;
+    }
+    streams_.compute.launch(ChecksumArgs{
+        .kv = sent, .kv_heads = buffers_.shape.kv_heads, .row_bytes = buffers_.shape.row_bytes(), .sum = sum});
+  });
 }
 
 void PrefillPass::end_layer(std::int64_t layer) {

@@ -16,7 +16,8 @@ class RowBlock {
   /// to one session; 0: what they hold is not ordered by session.
   RowBlock(Arena& arena, std::string_view name, const KvShape& shape, std::int64_t outer, std::int64_t rows,
            std::int64_t session_runs = 0)
-      : row_bytes_(shape.row_bytes()),
+      : type_(shape.row_type),
+        row_bytes_(shape.row_bytes()),
         head_stride_(rows * row_bytes_),
         outer_stride_(shape.kv_heads * head_stride_),
         session_stride_(session_runs * outer_stride_),
@@ -24,10 +25,11 @@ class RowBlock {
 
   /// The run of `rows` rows that starts at place `index` of run `outer` and holds absolute rows from `first`.
   KvTile tile(std::int64_t outer, std::int64_t index, std::int64_t first, std::int64_t rows) const {
-    return {data_ + outer * outer_stride_ + index * row_bytes_, head_stride_, first, rows, session_stride_};
+    return {data_ + outer * outer_stride_ + index * row_bytes_, head_stride_, first, rows, session_stride_, type_};
   }
 
  private:
+  RowType type_;
   std::int64_t row_bytes_, head_stride_, outer_stride_, session_stride_;
   std::byte* data_;
 };
@@ -43,6 +45,14 @@ inline void copy_rows(Stream& stream, const KvShape& shape, const KvTile& dst, c
                .dst_pitch = dst.head_stride,
                .src_pitch = src.head_stride,
                .kind = kind});
+}
+
+/// Writes activations' rows to where they are kept, as they are kept there; `rows` as in StoreRowsArgs.
+inline void keep_rows(Stream& stream, const KvShape& shape, const KvTile& dst, const KvTile& src,
+                      const std::int32_t* rows = nullptr) {
+  if (dst.rows == 0) return;
+  stream.launch(StoreRowsArgs{
+      .src = src, .dst = dst, .rows = rows, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
 }
 
 }  // namespace longhaul

@@ -8,8 +8,13 @@
 
 namespace longhaul {
 
-KvShape kv_shape(const ModelConfig& c, DType act) {
-  return {.layers = c.layers, .q_heads = c.q_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .act = act};
+KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
+  return {.layers = c.layers,
+          .q_heads = c.q_heads,
+          .kv_heads = c.kv_heads,
+          .head_dim = c.head_dim,
+          .act = options.activations,
+          .row_type = options.policy.kv_dtype};
 }
 
 void check_policy(const KvPolicy& policy, const ModelConfig& c) {
@@ -18,6 +23,11 @@ void check_policy(const KvPolicy& policy, const ModelConfig& c) {
        {std::pair{"dense_layers", &policy.dense_layers}, {"eager_layers", &policy.eager_layers}})
     if (!layers->empty() && layers->back() >= c.layers)
       refuse(fmt::format("{} names layer {}, and the model has layers 0 to {}", key, layers->back(), c.layers - 1));
+  if (policy.kv_dtype != RowType::act && c.head_dim % kRowGroup != 0)
+    refuse(
+        fmt::format("kv_dtype = \"{}\" scales groups of {} values, and the model's head_dim of {} is not a multiple "
+                    "of that; use \"bf16\"",
+                    name_of(policy.kv_dtype), kRowGroup, c.head_dim));
   if (policy.selects() && policy.rows > c.max_position)
     refuse(fmt::format("rows = {} is more than the model's context of {} tokens", policy.rows, c.max_position));
   if (policy.select == Select::labels && policy.label_dims > static_cast<double>(c.head_dim))

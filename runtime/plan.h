@@ -64,7 +64,7 @@ struct MemoryPlan {
 /// Throws UserError{usage} when the policy names layers, dimensions or rows that the model does not have.
 void check_policy(const KvPolicy& policy, const ModelConfig& config);
 
-KvShape kv_shape(const ModelConfig& config, DType act);
+KvShape kv_shape(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
 struct Budget {

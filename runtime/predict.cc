@@ -26,7 +26,7 @@ double prefill_seconds(const ModelConfig& c, const EngineOptions& o, std::int64_
   const double computed =
       products / (machine.rates.product_TFLOPs * 1e12) + attention / (machine.rates.attention_TFLOPs * 1e12);
   const KvLayout layout = make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
-  const double stored = static_cast<double>(kv_shape(c, o.activations).token_bytes()) *
+  const double stored = static_cast<double>(kv_shape(c, o).token_bytes()) *
                         static_cast<double>(std::max<std::int64_t>(rows - layout.prefix_rows, 0));
   return std::max(computed, layout.all_resident() ? 0 : stored / (machine.link.d2h_GBps * 1e9));
 }
@@ -49,7 +49,7 @@ Prediction predict(const ModelConfig& config, const EngineOptions& options, std:
   Prediction p;
   if (bytes.listed_rows > 0) p.hit_rate = assumed_hit_rate(options.cache);
   const double missed = static_cast<double>(bytes.listed_rows) * (1 - p.hit_rate) *
-                        static_cast<double>(kv_shape(config, options.activations).row_bytes());
+                        static_cast<double>(kv_shape(config, options).row_bytes());
   const auto streamed = static_cast<double>(bytes.streamed + bytes.streamed_weights);
   p.device_bytes = static_cast<double>(bytes.weights + bytes.labels + bytes.look_ahead + bytes.attended);
   p.link_bytes = streamed + missed;

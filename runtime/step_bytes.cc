@@ -7,7 +7,7 @@
 namespace longhaul {
 
 StepBytes step_bytes(const ModelConfig& c, const EngineOptions& o, std::int64_t rows) {
-  const KvShape shape = kv_shape(c, o.activations);
+  const KvShape shape = kv_shape(c, o);
   const KvLayout layout = make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
   StepBytes bytes{.weights = c.layers * layer_weight_bytes(c) + 2 * (c.hidden + c.vocab * c.hidden),
                   .streamed_weights = o.streamed_layers * layer_weight_bytes(c)};

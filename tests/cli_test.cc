@@ -111,7 +111,9 @@ TEST_CASE("a batch answers in input order, whatever the policy, and a bad docume
   };
   std::vector<json> dense = run("dense.jsonl", "--policy dense"),
                     one = run("one.jsonl", "--policy stream --batch-size 1"),
-                    few = run("few.jsonl", "--policy stream --gpu-memory 24MiB --prefill-chunk 64");
+                    few = run("few.jsonl", "--policy stream --gpu-memory 24MiB --prefill-chunk 64"),
+                    coded = run("coded.jsonl", "--policy stream --gpu-memory 24MiB --kv-dtype int8"),
+                    resident = run("resident.jsonl", "--policy dense --set policy.kv_dtype=int8");
   std::vector<std::string> ids{"a.txt", "b.txt", "c.txt", "sub/d.txt"};
   for (std::size_t i = 0; i < 4; ++i) CHECK(dense[i].at("custom_id") == ids[i]);
   CHECK(dense[1].at("response").is_null());
@@ -121,6 +123,8 @@ TEST_CASE("a batch answers in input order, whatever the policy, and a bad docume
     CHECK_THAT(content(dense[i]), contains("Title: The"));
     CHECK(content(dense[i]) == content(one[i]));
     CHECK(content(dense[i]) == content(few[i]));
+    CHECK_THAT(content(coded[i]), contains("Title: The"));
+    CHECK(content(coded[i]) == content(resident[i]));
   }
 }
 
@@ -149,10 +153,11 @@ TEST_CASE("the printed config is the config") {
   Outcome first = run_command(
       dir,
       "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
-      "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K --prefill-chunk 256");
+      "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K --prefill-chunk 256 --kv-dtype fp8");
   CHECK(first.exit == 0);
   CHECK_THAT(first.out, contains("stream:3") && contains("hidden-states"));
   CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));
+  CHECK_THAT(first.out, contains("kv-dtype = \"fp8\"") || contains("kv-dtype = 'fp8'"));
   dir.write("c.toml", first.out);
   CHECK(run_command(dir, "batch --print-config --config c.toml").out == first.out);
   CHECK_THAT(run_command(dir, "batch --print-config --config c.toml --gpu-memory 1GiB").out,
@@ -343,6 +348,8 @@ TEST_CASE("policy flags: what is wrong is one line that names the key") {
   check_refused(dir, run + "--set policy.label_dims=65", 2, "more than the model's head_dim");
   check_refused(dir, run + "--set policy.dense_layers=[8]", 2, "names layer 8");
   check_refused(dir, run + "--policy dense --set policy.share=1/8", 2, "'share' has no meaning");
+  check_refused(dir, run + "--kv-dtype int3", 2, "int3");
+  check_refused(dir, run + "--set policy.kv_dtype=8", 2, "'kv_dtype' must be a text, one of bf16, int8, fp8, int4");
   check_refused(dir, run + "--log-level off --record-trace taken", 2, "holds something already");
   CHECK(run_command(dir, run + "--log-level off --record-trace trace --set policy.rows=64").exit == 0);
   CHECK(text_of(dir.path() / "trace").starts_with("{\"format\":\"longhaul-trace-1\""));

@@ -1,5 +1,7 @@
-// Law 8 for attend_step: CPU and CUDA over types, head sizes, groups, lengths, tiles and the ring.
+// Law 8 for attend_step: CPU and CUDA over types of activations and of rows, head sizes, groups, lengths, tiles and the
+// ring.
 #include "tests/support/batch.h"
+#include "tests/support/coded_rows.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 
@@ -14,6 +16,7 @@ struct Case {
   std::int64_t kv_heads, group, d;
   std::vector<std::int32_t> lengths;
   std::int64_t prefix, ring = 0;
+  RowType type = RowType::act;
 
   std::int64_t q_heads = kv_heads * group, q_stride = (q_heads + 2 * kv_heads) * d, width = 2 * d;
   std::int64_t cut = prefix / 2 / kAttendBlock * kAttendBlock;
@@ -48,9 +51,10 @@ struct Case {
 
   /// o / l before it is rounded, m + log l, and the output.
   std::vector<Tensor> run(Rig& rig) const {
-    const std::int64_t states = batch.count * q_heads, row_bytes = width * size_of(act);
+    const std::int64_t states = batch.count * q_heads, bytes = row_bytes(type, d, act);
     auto poisoned = [&](std::int64_t size) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, size))); };
-    std::byte *prefixes = rig.put(prefix_rows), *rings = rig.put(ring_rows), *out = rig.put(Tensor(act, states * d));
+    std::byte *prefixes = rig.put(encode_rows(type, prefix_rows, d)), *rings = rig.put(encode_rows(type, ring_rows, d));
+    std::byte* out = rig.put(Tensor(act, states * d));
     AttendStepArgs a{.q = rig.put(q),
                      .q_stride = q_stride,
                      .batch = {rig.put(batch.spans), batch.count, batch.capacity},
@@ -64,12 +68,12 @@ struct Case {
                      .head_dim = d,
                      .scale = 1 / std::sqrt(static_cast<float>(d))};
     auto attend = [&](std::byte* data, std::int64_t head_rows, std::int64_t first, std::int64_t rows) {
-      a.kv = {data, head_rows * row_bytes, first, rows, kv_heads * head_rows * row_bytes};
+      a.kv = {data, head_rows * bytes, first, rows, kv_heads * head_rows * bytes, type};
       rig.stream->launch(a);
       a.fresh = false;
     };
     attend(prefixes, prefix + 3, 0, cut);
-    attend(prefixes + cut * row_bytes, prefix + 3, cut, prefix - cut);
+    attend(prefixes + cut * bytes, prefix + 3, cut, prefix - cut);
     a.from = StepRows::ring;
     if (ring > 0) attend(rings, ring, 0, ring);
     rig.stream->launch(FinishArgs{a.state, out, act, batch.count, q_heads, d});
@@ -88,9 +92,16 @@ void check_case(Rig& cuda, Random& random, Case c) {
   c.draw(random);
   auto body = [&](Rig& rig) { return c.run(rig); };
   const auto [want, got] = on_both(cuda, body);
-  CAPTURE(name_of(c.act), c.kv_heads, c.group, c.d, c.lengths, c.prefix, c.ring);
-  // Weights carry 16 bits into bf16 products.
-  const double limits[] = {c.act == DType::bf16 ? 1e-9 : 1e-11, 1e-11, c.act == DType::bf16 ? 1e-5 : 1e-11};
+  CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.lengths, c.prefix, c.ring);
+  // Weights carry 16 bits into bf16 products; what codes stand for is rounded to bf16 there.
+  const bool half = c.act == DType::bf16, rounds = half && c.type != RowType::act;
+  const double limits[] = {rounds ? 3e-5
+                           : half ? 1e-9
+                                  : 1e-11,
+                           rounds ? 1e-5 : 1e-11,
+                           rounds ? 4e-5
+                           : half ? 1e-5
+                                  : 1e-11};
   for (std::size_t i = 0; i < 3; ++i) {
     INFO("result " << i << " " << first_bad(got[i].values(), want[i].values(), c.d, 100 * std::sqrt(limits[i])));
     CHECK(nmse(got[i].values(), want[i].values()) <= limits[i]);
@@ -114,13 +125,27 @@ TEST_CASE("cuda: attend_step, over head sizes and groups", "[cuda]") {
       }
 }
 
+TEST_CASE("cuda: attend_step, rows of every type", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(34);
+  for (RowType type : kCodedTypes)
+    for (DType act : {DType::bf16, DType::f32})
+      for (std::int64_t d : {32, 64, 96, 128, 192, 256})
+        for (std::int64_t group : {1, 3, 8, 12}) {
+          check_case(*cuda, random, {act, 2, group, d, {200, 1, 77}, 200, 0, type});
+          check_case(*cuda, random, {act, 1, group, d, {150, 65, 3000}, 64, 90, type});
+        }
+}
+
 TEST_CASE("cuda: attend_step, each kernel, small enough for a race checker", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(31);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {64, 128, 256})
-      for (std::int64_t group : {1, 8}) check_case(*cuda, random, {act, 2, group, d, {100, 131}, 64, 80});
+      for (std::int64_t group : {1, 8})
+        for (RowType type : kRowTypes) check_case(*cuda, random, {act, 2, group, d, {100, 131}, 64, 80, type});
 }
 
 TEST_CASE("cuda: attend_step, empty tiles, short ones, a ring that has gone round", "[cuda]") {

@@ -4,6 +4,7 @@
 
 #include "kernels/base/host_memory.h"
 #include "tests/support/batch.h"
+#include "tests/support/coded_rows.h"
 #include "tests/support/cuda_rig.h"
 #include "tests/support/labels.h"
 
@@ -86,12 +87,13 @@ TEST_CASE("cuda: append_step", "[cuda][shared]") {
           labels.random_basis(random);
           for (std::byte& code : labels.codes) code = static_cast<std::byte>(random.integer(0, 255));
           const Tensor qkv = random.normal(act, batch.count * (q_heads + 2 * kv_heads) * d);
-          const std::int64_t row = 2 * d * size_of(act), rows = prefix_rows + 1 + ring_rows;
-          const Tensor stale(act, batch.slots * kv_heads * rows * 2 * d);
+          const RowType type = d % kRowGroup == 0 ? kRowTypes[random.integer(0, 3)] : RowType::act;
+          const std::int64_t row = row_bytes(type, d, act), rows = prefix_rows + 1 + ring_rows;
+          const Tensor stale(DType::bf16, batch.slots * kv_heads * rows * row / 2);
           auto result = on_both(*cuda, [&](Rig& rig) {
             std::byte* kv = rig.put(stale);
             // A head's prefix, then its ring.
-            const KvTile prefix{kv, rows * row, 0, prefix_rows, kv_heads * rows * row};
+            const KvTile prefix{kv, rows * row, 0, prefix_rows, kv_heads * rows * row, type};
             KvTile ring = prefix;
             ring.data += (prefix_rows + 1) * row, ring.rows = ring_rows;
             LabelTile tile = put(rig, labels);
@@ -108,9 +110,10 @@ TEST_CASE("cuda: append_step", "[cuda][shared]") {
                                               q_heads,
                                               kv_heads,
                                               d});
-            return std::pair(rig.get(kv, act, stale.size).bytes, get<std::byte>(rig, codes, labels.codes.size()));
+            return std::pair(rig.get(kv, stale.type, stale.size).bytes,
+                             get<std::byte>(rig, codes, labels.codes.size()));
           });
-          CAPTURE(name_of(act), d, bits, prefix_rows, labels.dims);
+          CAPTURE(name_of(act), int(type), d, bits, prefix_rows, labels.dims);
           CHECK(result.first.first == result.second.first);
           if (bits == 0) CHECK(result.second.second == labels.codes);
           else check_codes(result.second.second, result.first.second, labels.dims, bits, 3);

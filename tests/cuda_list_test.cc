@@ -1,8 +1,9 @@
-// Law 8 for score_list and finish_list: CPU and CUDA over types, head sizes, groups and lists, with rows in every
-// region and some of them late.
+// Law 8 for score_list and finish_list: CPU and CUDA over types of activations and of rows, head sizes, groups and
+// lists, with rows in every region and some of them late.
 #include <numeric>
 
 #include "tests/support/batch.h"
+#include "tests/support/coded_rows.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 
@@ -23,6 +24,7 @@ struct Case {
   std::int64_t kv_heads, group, d, tokens;
   Ints counts;  // of the lists, in turn
   Staged staged;
+  RowType type = RowType::act;
 
   std::int64_t q_heads = kv_heads * group, q_stride = q_heads * d + 8, width = 2 * d, lists = tokens * kv_heads;
   std::int64_t most = *std::max_element(counts.begin(), counts.end()), stride = most + 5, rows = most + 20;
@@ -90,10 +92,13 @@ struct Case {
 
   /// m + log l, the output, and the scores of what is listed.
   std::vector<Tensor> run(Rig& rig, bool in_halves, bool keep_scores) const {
-    const std::int64_t states = tokens * q_heads, head_bytes = rows * width * size_of(act);
+    const std::int64_t states = tokens * q_heads, head_bytes = rows * row_bytes(type, d, act);
     auto poisoned = [&](std::int64_t size) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, size))); };
-    auto tile = [&](const Tensor& t) { return KvTile{rig.put(t), head_bytes, 0, rows, kv_heads * head_bytes}; };
+    auto tile = [&](const Tensor& t) {
+      return KvTile{rig.put(encode_rows(type, t, d)), head_bytes, 0, rows, kv_heads * head_bytes, type};
+    };
     const KvTile staging = tile(in_halves ? early : regions[3]);
+    const std::vector<std::byte> all_staged = encode_rows(type, regions[3], d);
     std::byte* out = rig.put(Tensor(act, states * d));
     const AttendListArgs a{.q = rig.put(q),
                            .q_stride = q_stride,
@@ -115,8 +120,8 @@ struct Case {
     if (in_halves) {
       rig.stream->launch(ScoreListArgs{a});
       rig.stream->copy({.dst = staging.data,
-                        .src = regions[3].bytes.data(),
-                        .width = static_cast<std::int64_t>(regions[3].bytes.size()),
+                        .src = all_staged.data(),
+                        .width = static_cast<std::int64_t>(all_staged.size()),
                         .kind = CopyKind::host_to_device});
     }
     rig.stream->launch(FinishListArgs{a, in_halves, out});
@@ -139,9 +144,11 @@ void check_case(Rig& cuda, Random& random, Case c) {
     for (bool keep_scores : {false, true}) {
       auto body = [&](Rig& rig) { return c.run(rig, in_halves, keep_scores); };
       const auto [want, got] = on_both(cuda, body);
-      CAPTURE(name_of(c.act), c.kv_heads, c.group, c.d, c.tokens, c.counts, c.staged.share, c.staged.landed, in_halves,
-              keep_scores);
-      const double limits[] = {1e-11, c.act == DType::bf16 ? 1e-5 : 1e-11, 1e-11};  // a bf16 output is rounded twice
+      CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.tokens, c.counts, c.staged.share,
+              c.staged.landed, in_halves, keep_scores);
+      // A bf16 output is rounded twice, and what codes stand for is rounded to bf16 for its products.
+      const bool half = c.act == DType::bf16, rounds = half && c.type != RowType::act;
+      const double limits[] = {rounds ? 1e-5 : 1e-11, rounds ? 4e-5 : half ? 1e-5 : 1e-11, rounds ? 1e-5 : 1e-11};
       for (std::size_t i = 0; i < 3; ++i) {
         INFO("result " << i << " " << first_bad(got[i].values(), want[i].values(), c.d, 100 * std::sqrt(limits[i])));
         CHECK(nmse(got[i].values(), want[i].values()) <= limits[i]);
@@ -164,12 +171,26 @@ TEST_CASE("cuda: attention over lists, over head sizes and groups", "[cuda]") {
         check_case(*cuda, random, {act, 2, group, d, 2, {130, 0, 1, 77}, {40, 50}});
 }
 
+TEST_CASE("cuda: attention over lists, rows of every type", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(45);
+  for (RowType type : kCodedTypes)
+    for (DType act : {DType::bf16, DType::f32})
+      for (std::int64_t d : {32, 64, 96, 128, 256})
+        for (std::int64_t group : {1, 4, 12}) {
+          check_case(*cuda, random, {act, 2, group, d, 2, {130, 0, 1, 77}, {40, 50}, type});
+          check_case(*cuda, random, {act, 1, group, d, 1, {1500}, {30, 60}, type});
+        }
+}
+
 TEST_CASE("cuda: attention over lists, each kernel, small enough for a race checker", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(41);
   for (DType act : {DType::bf16, DType::f32})
-    for (std::int64_t d : {64, 128, 256}) check_case(*cuda, random, {act, 1, 4, d, 2, {90, 150}, {40, 50}});
+    for (std::int64_t d : {64, 128, 256})
+      for (RowType type : kRowTypes) check_case(*cuda, random, {act, 1, 4, d, 2, {90, 150}, {40, 50}, type});
 }
 
 TEST_CASE("cuda: attention over lists that are empty, all late, all there, or all in one place", "[cuda]") {

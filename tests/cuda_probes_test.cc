@@ -1,8 +1,9 @@
-// What accuracy is measured with, on the CUDA device against the CPU's: mass, judge, round_rows, moments, fill.
+// What accuracy is measured with, on the CUDA device against the CPU's: mass, judge, moments, fill.
 #include <algorithm>
 #include <cmath>
 
 #include "tests/support/batch.h"
+#include "tests/support/coded_rows.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 
@@ -35,17 +36,18 @@ struct Judgement {
   DType act;
   std::int64_t kv_heads, group, d, rows;
   Tensor q, kv;
+  RowType type = RowType::act;
 };
 
 /// [count, kv_heads] of mass, best, recall.
 std::vector<double> judged(Rig& rig, const Judgement& j) {
   const std::int64_t q_heads = j.kv_heads * j.group, q_stride = q_heads * j.d + 8, out_stride = j.kv_heads + 1;
-  const std::int64_t head = j.rows * 2 * j.d * size_of(j.act);
+  const std::int64_t head = j.rows * row_bytes(j.type, j.d, j.act);
   std::byte* out = rig.put(Tensor(DType::f32, j.batch.count * out_stride * 3));
   rig.stream->launch(JudgeArgs{rig.put(j.q),
                                q_stride,
                                {rig.put(j.batch.spans), j.batch.count, j.batch.capacity},
-                               {rig.put(j.kv), head, 0, j.rows, j.kv_heads * head},
+                               {rig.put(encode_rows(j.type, j.kv, j.d)), head, 0, j.rows, j.kv_heads * head, j.type},
                                j.lists.put(rig),
                                reinterpret_cast<SelectionQuality*>(out),
                                out_stride,
@@ -175,26 +177,6 @@ TEST_CASE("cuda: add_mass", "[cuda][shared]") {
         }
 }
 
-TEST_CASE("cuda: round_rows", "[cuda]") {
-  Rig* cuda = cuda_rig();
-  if (cuda == nullptr) return;
-  Random random(52);
-  for (DType act : kTypes)
-    for (std::int64_t d : {8, 24, 64, 80, 128, 256})
-      for (std::int64_t bits : {1, 2, 4, 8, 16}) {
-        const std::int64_t rows = random.integer(1, 300), head = (rows + 2) * 2 * d;
-        Tensor kv = random.normal(act, 2 * head);
-        for (std::int64_t i = 0; i < 8; ++i) kv.set(i, 1.5);
-        auto [want, got] = on_both(*cuda, [&](Rig& rig) {
-          std::byte* data = rig.put(kv);
-          rig.stream->launch(RoundRowsArgs{{data, head * size_of(act), 0, rows}, act, 2, d, bits});
-          return rig.get(data, act, kv.size);
-        });
-        CAPTURE(name_of(act), d, bits, rows);
-        CHECK(got.bytes == want.bytes);
-      }
-}
-
 TEST_CASE("cuda: judge", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
@@ -214,9 +196,10 @@ TEST_CASE("cuda: judge", "[cuda][shared]") {
                       random.normal(act, count * (kv_heads * group * d + 8), 2),
                       random.normal(act, 0)};
           j.kv = random.normal(act, j.batch.slots * kv_heads * rows * 2 * d);
+          if (d % kRowGroup == 0) j.type = kRowTypes[random.integer(0, 3)];
           for (StepSpan& span : j.batch.spans) span.rows = static_cast<std::int32_t>(random.integer(1, rows));
           j.lists.fill(random, j.batch, percent);
-          CAPTURE(name_of(act), d, group, percent);
+          CAPTURE(name_of(act), int(j.type), d, group, percent);
           check_judged(*cuda, j);
         }
 }

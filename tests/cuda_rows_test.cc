@@ -262,8 +262,8 @@ TEST_CASE("cuda: retain keeps the rows the CPU keeps, in the same slots", "[cuda
     for (std::int64_t slots : {1, 7, 40, 130, 1000, 3000})
       for (std::int32_t now : {5, 100000, kLast - 2})
         for (bool placed : {true, false})
-          check_retain(*cuda, random, {random.integer(1, 3), random.integer(1, 3), 1200, 1200}, slots, placed ? 64 : 20,
-                       ages, now, placed);
+          check_retain(*cuda, random, {random.integer(1, 3), random.integer(1, 3), 1200, 1200}, slots,
+                       placed ? (slots % 2 ? 64 : 272) : (slots % 2 ? 20 : 0), ages, now, placed);
 }
 
 TEST_CASE("cuda: retain, large resident sets", "[cuda][large]") {
@@ -283,7 +283,7 @@ TEST_CASE("cuda: gather brings the CPU's rows, every way", "[cuda][shared]") {
                               GatherChoice{GatherRoute::both, 0.5, 2}}) {
     Rig cuda(make_cuda_device(0, std::int64_t{1} << 30, choice));
     Random random(64);
-    for (std::int64_t row_bytes : {4, 36, 32, 512, 640, 2048, 16384})
+    for (std::int64_t row_bytes : {4, 36, 32, 80, 144, 272, 512, 640, 2048, 16384})
       for (std::int64_t stride : {5, 300})
         check_gather(cuda, random, {random.integer(1, 3), random.integer(1, 4), 600, stride}, row_bytes);
     check_gather(cuda, random, {16, 8, 300, 100}, 512);

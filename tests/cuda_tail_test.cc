@@ -1,5 +1,6 @@
 // Law 8 for what stands for the rows that are not attended: the tail, the mean value, and attention with both.
 #include "tests/support/batch.h"
+#include "tests/support/coded_rows.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 #include "tests/support/labels.h"
@@ -13,6 +14,7 @@ struct Case {
   DType act;
   std::int64_t kv_heads, group, d, rows, dims, bits;
   Combine combine = Combine::mean;
+  RowType type = RowType::act;  // of what the list reads
 };
 
 struct Input {
@@ -72,7 +74,8 @@ std::vector<Tensor> run(Rig& rig, const Case& c, const Input& in) {
                               .q_stride = q_heads * c.d,
                               .batch = batch,
                               .rows = list,
-                              .regions = {.prefix = kv},
+                              .regions = {.prefix = {rig.put(encode_rows(c.type, in.kv, c.d)),
+                                                     c.rows * row_bytes(c.type, c.d, c.act), 0, c.rows, 0, c.type}},
                               .scores = floats(q_heads * stride),
                               .keep_scores = false,
                               .state = {floats(states * c.d), floats(states), floats(states)},
@@ -103,10 +106,13 @@ TEST_CASE("cuda: the tail of a list and attention with the mean value", "[cuda][
   for (const Case& c : {Case{DType::bf16, 8, 4, 128, 5000, 32, 4}, Case{DType::bf16, 2, 1, 128, 700, 32, 4},
                         Case{DType::bf16, 2, 8, 64, 1500, 16, 4}, Case{DType::bf16, 3, 2, 64, 900, 48, 4},
                         Case{DType::f32, 2, 3, 80, 600, 24, 8}, Case{DType::bf16, 2, 4, 128, 800, 128, 16},
-                        Case{DType::bf16, 2, 4, 128, 801, 32, 4, Combine::max}}) {
+                        Case{DType::bf16, 2, 4, 128, 801, 32, 4, Combine::max},
+                        Case{DType::bf16, 2, 4, 128, 900, 32, 4, Combine::mean, RowType::int8},
+                        Case{DType::bf16, 2, 4, 64, 900, 32, 4, Combine::mean, RowType::fp8},
+                        Case{DType::f32, 2, 4, 64, 900, 32, 4, Combine::mean, RowType::int4}}) {
     const Input in = input_of(c, random);
     const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return run(rig, c, in); });
-    CAPTURE(name_of(c.act), c.kv_heads, c.group, c.d, c.rows, c.dims, c.bits);
+    CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.rows, c.dims, c.bits);
     // Rows at the threshold may fall to either side, and codes at a rounding tie: a tail moves by their shares.
     for (std::int64_t i = 0; i < want[0].size; ++i) CHECK(std::abs(got[0].get(i) / want[0].get(i) - 1) < 0.02);
     CHECK(nmse(doubles(got[1]), doubles(want[1])) < 1e-10);

@@ -72,6 +72,25 @@ TEST_CASE("eval: with a budget of every row selection changes nothing") {
   CHECK(std::stod(dense[7]) < 60);
 }
 
+TEST_CASE("eval: types of rows are policies beside each other, dense ones too") {
+  ScratchDir dir;
+  const Outcome outcome =
+      run_command(dir, kEval + kTexts +
+                           "--task perplexity --lengths 1K --tail 64 --documents 2 --policies "
+                           "dense,sparse-resident --shares 128 --kv-dtype bf16,int8,int4 -o o.jsonl");
+  REQUIRE(outcome.exit == 0);
+  const double dense = std::stod(row_of(outcome.out, "perplexity", "dense")[7]);
+  for (const char* policy : {"dense, int8 rows", "dense, int4 rows", "sparse-resident", "sparse-resident, int8 rows",
+                             "sparse-resident, int4 rows"}) {
+    const std::vector<std::string> row = row_of(outcome.out, "perplexity", policy);
+    CAPTURE(policy, row[7]);
+    CHECK(std::stod(row[7]) != dense);
+    CHECK(std::abs(std::stod(row[7]) / dense - 1) < 0.2);
+  }
+  CHECK(std::abs(std::stod(row_of(outcome.out, "perplexity", "dense, int8 rows")[7]) / dense - 1) < 0.01);
+  CHECK(std::count(outcome.out.begin(), outcome.out.end(), '\n') == 2 + 6);
+}
+
 TEST_CASE("eval: an interrupted evaluation goes on, and other settings are refused") {
   ScratchDir dir;
   const std::string arguments =
@@ -116,6 +135,7 @@ TEST_CASE("eval: mistakes are one line") {
   check_refused(dir, needle + "--task needle --set policy.speed=1", 2, "speed");
   check_refused(dir, needle + "--task needle --set policy.rows=40000", 2, "more than the model's context");
   check_refused(dir, needle + "--task needle --label-dims 65", 2, "more than the model's head_dim");
+  check_refused(dir, needle + "--task needle --kv-dtype int8,int3", 2, "int3");
   check_refused(dir, needle + "--task needle --label-dims 0", 2, "--label-dims '0'");
   check_refused(dir, kEval + "--task perplexity --lengths 2K --texts short.txt -o out.jsonl", 2,
                 "no text has the 2048");

@@ -28,6 +28,8 @@ double nmse(const std::vector<float>& got, const std::vector<float>& want) {
 /// Prompts around the ends of blocks, and one that begins inside the first block.
 const std::vector<std::int64_t> kPrompts{1, 63, 64, 65, 150};
 
+const std::vector<RowType> kCoded{RowType::int8, RowType::fp8, RowType::int4};
+
 /// With all weights streamed and hidden states spilled.
 RunOptions away(RunOptions options) {
   options.streamed_layers = TinyShape{}.layers;
@@ -119,6 +121,43 @@ TEST_CASE("law 1: where weights and hidden states are changes no bit") {
     }
 }
 
+TEST_CASE("law 1 for rows of fewer bits, and they do change the result") {
+  const RowType type = GENERATE(from_range(kCoded));
+  const DType act = type == RowType::fp8 ? DType::f32 : DType::bf16;
+  CAPTURE(name_of(type));
+  const RunOptions dense{.policy = "dense", .activations = act, .kv_dtype = type, .prompts = kPrompts};
+  const RunResult expected = run_tiny(dense);
+  for (double resident : {0.0, 0.4, 1.0})
+    for (std::int64_t tile : {64, 128})
+      for (std::int64_t recent : {64, 192}) {
+        CAPTURE(resident, tile, recent);
+        RunOptions run{.resident = resident, .tile_rows = tile, .recent_rows = recent, .activations = act};
+        run.kv_dtype = type;
+        run.prompts = kPrompts;
+        run.device.poison = true;
+        CHECK(same(run_tiny(run), expected));
+      }
+  // A prompt is attended as it was computed: its first answer token is the same, the logits after it are not.
+  const std::filesystem::path& dir = tiny_model_dir(type);
+  RunOptions plain = dense;
+  plain.kv_dtype = RowType::act;
+  auto device = make_cpu_device();
+  Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir), engine_options(plain));
+  Session session(0, random_prompt(150, 4), {}, 3, {});
+  std::vector<float> logits;
+  engine.set_logits_tap([&](std::int64_t rows, const float* values) {
+    logits.assign(values + (rows - 1) * engine.config().vocab, values + rows * engine.config().vocab);
+  });
+  const std::vector<float>& got = expected.logits[4];
+  engine.prefill(session);
+  CHECK(std::equal(logits.begin(), logits.end(), got.begin()));
+  Session* one = &session;
+  engine.step({&one, 1});
+  const std::vector<float> second(got.begin() + 64, got.begin() + 128);
+  CHECK(second != logits);
+  CHECK(nmse(second, logits) < (type == RowType::int8 ? 0.01 : 0.3));
+}
+
 TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover all rows") {
   for (std::int64_t capacity : {1, 64, 100, 640})
     for (double resident : {0.0, 0.1, 0.5, 0.9, 1.0})
@@ -142,22 +181,24 @@ TEST_CASE("law 4: prefix, staged and recent rows are disjoint and cover all rows
 }
 
 TEST_CASE("law 5: random delays on every stream change no token") {
-  const RunOptions plain{.resident = 0.3, .prompts = {120, 70}, .steps = 20};
+  const RowType type = GENERATE(RowType::act, RowType::int8);
+  const RunOptions plain{.resident = 0.3, .kv_dtype = type, .prompts = {120, 70}, .steps = 20};
   const RunResult expected = run_tiny(plain);
   for (std::uint64_t seed = 1; seed <= 6; ++seed) {
     RunOptions delayed = plain;
     delayed.device = {.delays = {{.stream = "", .microseconds = 200, .random = true}}, .poison = true, .seed = seed};
-    CAPTURE(seed);
+    CAPTURE(seed, name_of(type));
     CHECK(same(run_tiny(delayed), expected));
     CHECK(same(run_tiny(away(delayed)), expected));
   }
 }
 
 TEST_CASE("law 6: dropping any single wait makes the output wrong") {
+  const RowType type = GENERATE(RowType::act, RowType::int8);
   // A prompt with rows in its window only, so that nothing but kPrefillStored holds its first step back; one that
   // streams at once; one that decodes a whole block and more, so that the window's ring turns over; and one that
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
-  const std::vector<RunOptions> runs{
+  std::vector<RunOptions> runs{
       {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
       {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
       {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
@@ -168,6 +209,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
        .prompts = {300},
        .steps = 6,
        .device = {.poison = true}}};
+  for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
                                    {.stream = "fetch", .microseconds = 1500},
                                    {.stream = "store", .microseconds = 20000}});
@@ -175,7 +217,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   if (kThreadSanitizer) return;  // a dropped wait is the very race that it reports
   for (const Edge& edge : edge::kAll) {
     if (of_placement(edge)) continue;
-    CAPTURE(edge.name);
+    CAPTURE(edge.name, name_of(type));
     CHECK(!mutations.all_right(edge.name));
   }
 }
@@ -204,15 +246,28 @@ TEST_CASE("law 6 for streamed weights and spilled hidden states") {
 }
 
 TEST_CASE("law 7: the plan is the use, byte for byte") {
-  const ModelConfig config = load_model_config(tiny_model_dir());
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  const RowType type = GENERATE(RowType::act, RowType::int8, RowType::fp8, RowType::int4);
+  const ModelConfig config = load_model_config(tiny_model_dir(type));
+  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
   const bool moved = GENERATE(false, true);
   for (double resident : {0.0, 0.5, 1.0})
     for (std::int64_t sessions : {1, 3}) {
       RunOptions run{.resident = resident,
+                     .kv_dtype = type,
                      .prompts = std::vector<std::int64_t>(static_cast<std::size_t>(sessions), 200)};
       const EngineOptions options = engine_options(moved ? away(run) : run);
       const MemoryPlan plan = plan_memory(config, options);
+      CAPTURE(resident, sessions, name_of(type));
+      for (const auto& [items, name, rows] :
+           {std::tuple(&plan.host, "kv host store",
+                       make_layout(options.policy, resident, 0, 1, options.max_len).host_rows()),
+            {&plan.device, "kv resident prefix",
+             make_layout(options.policy, resident, 0, 1, options.max_len).prefix_rows}}) {
+        const auto item = std::ranges::find(*items, name, &Arena::Item::name);
+        REQUIRE(item != items->end());
+        CHECK(item->bytes == sessions * config.layers * config.kv_heads * rows *
+                                 row_bytes(type, config.head_dim, options.activations));
+      }
       auto device = make_cpu_device({.budget = plan.device_bytes});  // not a byte more
       Engine engine(*device, config, weights, options);
       std::vector<Session> all;
@@ -253,6 +308,7 @@ TEST_CASE("law 9: prefill of n + 1 tokens equals prefill of n and a decode step"
 TEST_CASE("law 10: a batch of sessions equals single runs") {
   for (const char* policy : {"dense", "stream"}) {
     RunOptions options{.policy = policy, .resident = 0.3, .prompts = {150, 1, 64, 97, 30}, .steps = 80};
+    options.kv_dtype = GENERATE(RowType::act, RowType::int4);
     options.together = false;
     const RunResult single = run_tiny(options);
     options.together = true;
@@ -282,11 +338,13 @@ TEST_CASE("law 11: one host wait per decode step") {
 }
 
 TEST_CASE("stream moves the bytes that its layout says, and dense none") {
-  const TinyShape s;
+  const RowType type = GENERATE(RowType::act, RowType::int8, RowType::fp8, RowType::int4);
+  const std::filesystem::path& dir = tiny_model_dir(type);
+  const ModelConfig s = load_model_config(dir);
   for (double resident : {0.0, 1.0}) {
     auto device = make_cpu_device();
-    const EngineOptions eo = engine_options({.resident = resident, .prompts = {200}, .steps = 10});
-    Engine engine(*device, load_model_config(tiny_model_dir()), Safetensors::open_model(tiny_model_dir()), eo);
+    const EngineOptions eo = engine_options({.resident = resident, .kv_dtype = type, .prompts = {200}, .steps = 10});
+    Engine engine(*device, s, Safetensors::open_model(dir), eo);
     Session session(0, random_prompt(200, 1), {}, 11, {});
     engine.prefill(session);
     const std::int64_t before = device->counters().h2d_bytes;
@@ -296,7 +354,8 @@ TEST_CASE("stream moves the bytes that its layout says, and dense none") {
     const std::int64_t rows =
         std::min(layout.window_begin(201), std::int64_t{201}) - std::min(layout.prefix_rows, std::int64_t{201});
     const auto input = static_cast<std::int64_t>(4 + 4 + sizeof(SampleParams) + sizeof(StepSpan));  // 4: id, position
-    CHECK(device->counters().h2d_bytes - before == rows * s.layers * s.kv_heads * 2 * s.head_dim * 2 + input);
+    CHECK(device->counters().h2d_bytes - before ==
+          rows * s.layers * s.kv_heads * row_bytes(type, s.head_dim, DType::bf16) + input);
   }
 }
 

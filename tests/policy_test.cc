@@ -11,6 +11,11 @@ TEST_CASE("law 12: parse(print(policy)) = policy") {
     CHECK(policy.name == name);
     CHECK(parse_policy(print_policy(policy), "printed") == policy);
   }
+  for (const char* type : {"bf16", "int8", "fp8", "int4"}) {
+    const KvPolicy policy = load_policy("offload", {std::string("kv_dtype=") + type});
+    CHECK(name_of(policy.kv_dtype) == type);
+    CHECK(parse_policy(print_policy(policy), "printed") == policy);
+  }
   for (double resident : {0.0, 0.1, 1.0 / 3, 0.999})
     for (std::int64_t tile : {64, 4096}) {
       const KvPolicy policy{.name = "x y", .resident = resident, .tile_rows = tile, .recent_rows = 2 * tile};
@@ -54,6 +59,8 @@ TEST_CASE("a bad policy is one line that names the key") {
   names("select = \"labels\"\nlabels = \"best\"", "\"best\" is unknown");
   names("select = \"labels\"\nlabel_bits = 5", "4, 8 or 16");
   names("select = \"labels\"\nlabels = \"exact\"\nlabel_dims = 8", "'label_dims' has no meaning");
+  names("kv_dtype = \"int3\"", "\"int3\" is unknown; known: bf16, int8, fp8, int4");
+  names("kv_dtype = 8", "'kv_dtype' must be a text");
   names("select = \"recent\"\nwindow = 8", "'window' has no meaning");
   names("select = \"heavy\"\nlabels = \"qk\"", "'labels' has no meaning");
   names("select = \"labels\"\nresident = 1.0\ncache = 2.0", "'cache' has no meaning");

@@ -55,6 +55,36 @@ TEST_CASE("law 2: selecting at least as many rows as there are equals dense, bit
   CHECK(same(run_tiny(published), expected));
 }
 
+TEST_CASE("laws 2 and 3 for rows of fewer bits") {
+  const RowType type = GENERATE(RowType::int8, RowType::fp8, RowType::int4);
+  const DType act = type == RowType::int8 ? DType::bf16 : DType::f32;
+  CAPTURE(name_of(type));
+  RunOptions dense{.policy = "dense", .activations = act, .kv_dtype = type, .prompts = {1, 63, 150}, .steps = 80};
+  const RunResult all = run_tiny(dense);
+  for (const char* policy : {"offload", "sparse-resident", "h2o"}) {
+    RunOptions run = dense;
+    run.policy = policy;
+    run.sets = {"rows=4096"};
+    run.cache = 1;
+    run.device.poison = true;
+    CAPTURE(policy);
+    CHECK(same(run_tiny(run), all));
+  }
+  RunOptions resident = sparse_resident();
+  resident.activations = act;
+  resident.kv_dtype = type;
+  const RunResult expected = run_tiny(resident);
+  for (double cache : {0.0, 0.3, 2.0})
+    for (double share : {0.0, 0.4}) {
+      RunOptions moved = offload(cache);
+      moved.activations = act;
+      moved.kv_dtype = type;
+      moved.resident = share;
+      CAPTURE(cache, share);
+      CHECK(same(run_tiny(moved), expected));
+    }
+}
+
 TEST_CASE("a budget below the context does change the result") {
   RunOptions dense{.policy = "dense", .activations = DType::f32, .prompts = {300}, .steps = 4};
   CHECK(!same(run_tiny(sparse_resident()), run_tiny(dense)));
@@ -160,12 +190,14 @@ TEST_CASE("law 10 for selection: a batch of sessions equals single runs") {
 }
 
 TEST_CASE("law 7 and law 11 for selection: the plan is the use, and one host wait a step") {
-  const ModelConfig config = load_model_config(tiny_model_dir());
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  const RowType type = GENERATE(RowType::act, RowType::fp8);
+  const ModelConfig config = load_model_config(tiny_model_dir(type));
+  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
   const std::int64_t streamed = GENERATE(0, 2);
   for (const char* policy : {"offload", "published-offload", "oracle", "h2o", "sparse-resident"}) {
     RunOptions run = offload(1.25);
     run.policy = policy;
+    run.kv_dtype = type;
     run.sets = {"rows=48"};
     run.streamed_layers = streamed;
     run.spill_hidden = streamed > 0;
@@ -200,8 +232,9 @@ TEST_CASE("what is fetched shrinks as the resident set grows") {
 }
 
 TEST_CASE("adopt and rewind: one prefill serves many policies and continuations") {
-  const ModelConfig config = load_model_config(tiny_model_dir());
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  const RowType type = GENERATE(RowType::act, RowType::int8, RowType::int4);
+  const ModelConfig config = load_model_config(tiny_model_dir(type));
+  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
   RunOptions source = sparse_resident();
   source.policy = "dense";
   source.sets = {};
@@ -216,6 +249,7 @@ TEST_CASE("adopt and rewind: one prefill serves many policies and continuations"
     run.policy = policy;
     run.sets = {"rows=48"};
     run.resident = 1;
+    run.kv_dtype = type;
     const RunResult expected = run_tiny(run);
     Engine engine(*device, config, weights, engine_options(run));
     Session session(0, prompt, {}, 80, {});
@@ -223,7 +257,7 @@ TEST_CASE("adopt and rewind: one prefill serves many policies and continuations"
     Session* one = &session;
     for (int round = 0; round < 2; ++round) {
       for (int i = 0; i < 70; ++i) engine.step({&one, 1});
-      CAPTURE(policy, round);
+      CAPTURE(policy, round, name_of(type));
       CHECK(session.tokens() == expected.tokens[0]);
       engine.rewind(session, 300, expected.tokens[0][300]);
     }

@@ -1,4 +1,4 @@
-// judge, add_mass, add_list_mass, round_rows, moments: against their definitions in double precision.
+// judge, add_mass, add_list_mass, moments: against their definitions in double precision.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -205,42 +205,6 @@ TEST_CASE("add_list_mass: listed rows gain their probabilities, the others are g
           CHECK(std::all_of(&mass[slot * 2 * stride], &mass[slot * 2 * stride] + 2 * stride,
                             [](float x) { return x == 2.0f; }));
     });
-}
-
-TEST_CASE("round_rows: to the nearest of 2^bits values of each group, and twice is once") {
-  Random random(113);
-  for (DType act : {DType::bf16, DType::f32})
-    for (std::int64_t d : {8, 24, 64, 80, 128})
-      for (std::int64_t bits : {2, 3, 4, 8})
-        for_each_isa([&] {
-          Case c{act, 2, 1, d, random.integer(1, 90)};
-          c.fill(random);
-          for (std::int64_t i = 0; i < 8; ++i) c.kv.set(i, i < 4 ? 1.5 : c.kv.get(i));
-          const Tensor before = c.kv;
-          cpu::round_rows({c.tile(), act, 2, d, bits});
-          for (std::int64_t h = 0; h < 2; ++h)
-            for (std::int64_t part = 0; part < (c.rows + 2) * 2; ++part)
-              for (std::int64_t g = 0; g < d; g += 64) {
-                const std::int64_t first = (h * (c.rows + 2) * 2 + part) * d + g, n = std::min<std::int64_t>(64, d - g);
-                double low = INFINITY, high = -INFINITY;
-                for (std::int64_t i = first; i < first + n; ++i)
-                  low = std::min(low, before.get(i)), high = std::max(high, before.get(i));
-                const double step = (high - low) / double((1 << bits) - 1), slack = act == DType::bf16 ? 0.02 : 1e-5;
-                for (std::int64_t i = first; i < first + n; ++i) {
-                  if (part >= c.rows * 2) {  // not of the tile
-                    REQUIRE(std::isnan(c.kv.get(i)));
-                    continue;
-                  }
-                  REQUIRE(std::abs(c.kv.get(i) - before.get(i)) <= step / 2 + slack);
-                  const double code = (c.kv.get(i) - low) / step;
-                  REQUIRE(std::abs(code - std::round(code)) * step <= slack);
-                }
-              }
-          const Tensor once = c.kv;
-          cpu::round_rows({c.tile(), act, 2, d, bits});
-          if (act == DType::f32)
-            CHECK(nmse(Doubles{c.kv.get(0), c.kv.get(d)}, Doubles{once.get(0), once.get(d)}) < 1e-10);
-        });
 }
 
 TEST_CASE("moments: sums over tokens, and in two calls as in one") {

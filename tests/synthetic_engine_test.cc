@@ -14,7 +14,7 @@ namespace {
 
 const ModelConfig kShape =
     parse_geometry(
-        "hidden = 32\nlayers = 4\nq_heads = 4\nkv_heads = 2\nhead_dim = 16\nintermediate = 48\nvocab = 64\n"
+        "hidden = 32\nlayers = 4\nq_heads = 4\nkv_heads = 2\nhead_dim = 32\nintermediate = 48\nvocab = 64\n"
         "max_position = 4096\n",
         "tiny")
         .config;
@@ -128,9 +128,11 @@ TEST_CASE("replayed steps attend the recorded rows, and count as their reuse is"
 }
 
 TEST_CASE("the host store's checksum tells what has arrived from what has not") {
+  const RowType type = GENERATE(RowType::act, RowType::int8);
   for (const char* policy : {"stream", "offload"}) {
     EngineOptions options = options_of(policy, policy == std::string("offload") ? kSmall : std::vector<std::string>{});
     options.probes.checksums = true;
+    options.policy.kv_dtype = type;
     for (const char* dropped : {"", "chunk_written"}) {
       CpuDeviceOptions machine{.poison = true};
       machine.drop_wait = dropped;
@@ -139,7 +141,7 @@ TEST_CASE("the host store's checksum tells what has arrived from what has not") 
       Engine engine(*device, kShape, options);
       Session session = session_of(1, 600);
       engine.prefill(session);
-      CAPTURE(policy, dropped);
+      CAPTURE(policy, dropped, name_of(type));
       if (*dropped == 0) CHECK(engine.layers_not_stored(session) == 0);
       else CHECK(engine.layers_not_stored(session) > 0);
     }

@@ -61,6 +61,7 @@ Variant make_variant(const std::string& policy, const std::vector<std::string>& 
   p.cache = 0.0;
   const bool by_labels = p.select == Select::labels && p.labels != Labels::exact;
   variant.name = p.name;
+  if (p.kv_dtype != RowType::act) variant.name += fmt::format(", {} rows", name_of(p.kv_dtype));
   variant.share = !p.selects() ? "-" : p.rows > 0 ? fmt::format("{} rows", p.rows) : short_number(p.share);
   variant.label_dims = by_labels ? short_number(p.label_dims) : "-";
   variant.labels = by_labels ? name_of(p.labels) : p.select == Select::labels ? "exact" : "-";
@@ -74,31 +75,32 @@ std::vector<Variant> make_variants(const Grid& grid) {
   auto add = [&](const std::string& policy, const std::vector<std::string>& sets) {
     Variant variant = make_variant(policy, sets);
     const bool known = std::ranges::any_of(variants, [&](const Variant& v) {
-      // Policies without selection are one: where rows live changes no token.
-      return v.policy == variant.policy || (v.dense() && variant.dense());
+      // Policies without selection differ in the type of rows alone: where they live changes no token.
+      const bool all = !v.policy.selects() && !variant.policy.selects();
+      return v.policy == variant.policy || (all && v.policy.kv_dtype == variant.policy.kv_dtype);
     });
     if (!known) variants.push_back(std::move(variant));
   };
   for (const std::string& policy : grid.policies) {
     const KvPolicy plain = load_policy(policy);
-    if (!plain.selects()) {
-      add(policy, plain.kv_bits == 16 ? std::vector<std::string>{} : grid.sets);
-      continue;
-    }
+    const bool selects = plain.selects();
     const bool by_labels = plain.select == Select::labels && plain.labels != Labels::exact;
+    const auto shares_axis = or_default(selects ? grid.shares : std::vector<std::string>{});
     const auto dims_axis = or_default(by_labels ? grid.label_dims : std::vector<std::string>{});
     const auto labels_axis = or_default(by_labels ? grid.labels : std::vector<std::string>{});
-    for (const std::string& share : or_default(grid.shares))
+    for (const std::string& share : shares_axis)
       for (const std::string& dims : dims_axis)
-        for (const std::string& labels : labels_axis) {
-          std::vector<std::string> sets = grid.sets;
-          if (!share.empty()) sets.push_back(share_set(share));
-          if (!dims.empty())
-            sets.push_back("label_dims=" +
-                           toml_float(parse_ratio("--label-dims", dims, "a number of dimensions or a share, as 1/16")));
-          if (!labels.empty()) sets.push_back(fmt::format("labels=\"{}\"", labels));
-          add(policy, sets);
-        }
+        for (const std::string& labels : labels_axis)
+          for (const std::string& kv_dtype : or_default(grid.kv_dtypes)) {
+            std::vector<std::string> sets = selects ? grid.sets : std::vector<std::string>{};
+            if (!share.empty()) sets.push_back(share_set(share));
+            if (!dims.empty())
+              sets.push_back("label_dims=" + toml_float(parse_ratio("--label-dims", dims,
+                                                                    "a number of dimensions or a share, as 1/16")));
+            if (!labels.empty()) sets.push_back(fmt::format("labels=\"{}\"", labels));
+            if (!kv_dtype.empty()) sets.push_back(fmt::format("kv_dtype=\"{}\"", kv_dtype));
+            add(policy, sets);
+          }
   }
   return variants;
 }

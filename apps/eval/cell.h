@@ -8,7 +8,7 @@
 namespace longhaul::eval {
 
 struct Grid {
-  std::vector<std::string> policies, shares, label_dims, labels;
+  std::vector<std::string> policies, shares, label_dims, labels, kv_dtypes;
   std::vector<std::string> sets;  // KEY=VALUE of policies that select
 };
 
@@ -17,8 +17,6 @@ struct Variant {
   KvPolicy policy;
   // As the table names them; "-" where the policy does not have it.
   std::string name, share, label_dims, labels;
-
-  bool dense() const { return !policy.selects() && policy.kv_bits == 16; }
 };
 
 /// Dense first, then all combinations that differ, in the order given. Throws UserError{usage}.

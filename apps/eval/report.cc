@@ -86,9 +86,9 @@ std::string step_tables(const Task& task, std::int64_t length, const std::vector
     const Gathered all = gather(cell, documents.size(), records);
     if (all.steps.empty()) continue;
     const Variant& v = cell.variant;
-    const std::int64_t row_bytes = 2 * config.head_dim * (activations == DType::f32 ? 4 : 2);
+    const std::int64_t bytes = row_bytes(v.policy.kv_dtype, config.head_dim, activations);
     tables += fmt::format("\n{} {}: {}, share {}, labels {}, dims {}\n\n{}", task.name, format_length(length), v.name,
-                          v.share, v.labels, v.label_dims, step_table(all.steps, config.layers, row_bytes));
+                          v.share, v.labels, v.label_dims, step_table(all.steps, config.layers, bytes));
   }
   return tables;
 }

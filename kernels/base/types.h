@@ -10,11 +10,11 @@ struct bf16 {
   std::uint16_t bits;
 };
 
-inline float to_float(bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16); }
-inline float to_float(float x) { return x; }
+constexpr float to_float(bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16); }
+constexpr float to_float(float x) { return x; }
 
 /// Round to nearest, ties to even; NaN stays NaN.
-inline bf16 to_bf16(float x) {
+constexpr bf16 to_bf16(float x) {
   auto u = std::bit_cast<std::uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<std::uint16_t>((u >> 16) | 0x40u)};
   return {static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};

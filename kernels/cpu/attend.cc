@@ -8,6 +8,7 @@
 #include "kernels/cpu/block_scores.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 
@@ -33,7 +34,11 @@ class GroupQueries {
  public:
   template <class Args>
   GroupQueries(const Args& a, std::int64_t t, std::int64_t h, Scratch& scratch)
-      : act_(a.act), heads_(a.q_heads / a.kv_heads), d_(a.head_dim), q_(scratch.get<float>(2 * heads_ * d_)) {
+      : loops_(row_loops(a.kv.type, a.act)),
+        row_bytes_(row_bytes(a.kv.type, a.head_dim, a.act)),
+        heads_(a.q_heads / a.kv_heads),
+        d_(a.head_dim),
+        q_(scratch.get<float>(2 * heads_ * d_)) {
     const std::int64_t n = heads_ * d_, i = t * a.q_heads + h * heads_;
     simd().scale(read_row(at(a.q, a.act, t * a.q_stride + h * n), a.act, n, q_ + n), a.scale, q_, n);
     state_ = {a.state.o + i * d_, a.state.m + i, a.state.l + i};
@@ -42,21 +47,21 @@ class GroupQueries {
   /// Adds rows in blocks from the first of them.
   void add(const std::byte* rows, std::int64_t count) const {
     if (count <= 0) return;
-    const AttendRowsArgs args{.rows = rows,
-                              .q = q_,
-                              .o = state_.o,
-                              .m = state_.m,
-                              .l = state_.l,
-                              .count = count,
-                              .heads = heads_,
-                              .head_dim = d_,
-                              .block = kAttendBlock};
-    act_ == DType::bf16 ? simd().attend_rows_bf16(args) : simd().attend_rows_f32(args);
+    loops_.attend({.rows = rows,
+                   .q = q_,
+                   .o = state_.o,
+                   .m = state_.m,
+                   .l = state_.l,
+                   .count = count,
+                   .row_bytes = row_bytes_,
+                   .heads = heads_,
+                   .head_dim = d_,
+                   .block = kAttendBlock});
   }
 
  private:
-  DType act_;
-  std::int64_t heads_, d_;
+  const RowLoops& loops_;
+  std::int64_t row_bytes_, heads_, d_;
   float* q_;
   AttnState state_;
 };
@@ -138,13 +143,14 @@ void check_attend(const Args& a) {
 
 void attend(const AttendArgs& a) {
   check_attend(a);
+  check(a.kv.type == RowType::act, "attend: a prompt attends activations' rows");
   a.tokens <= kFewTokens ? attend_few(a) : attend_many(a);
   finish({a.state, a.out, a.act, a.tokens, a.q_heads, a.head_dim});
 }
 
 void attend_step(const AttendStepArgs& a) {
   check_attend(a);
-  const std::int64_t row_bytes = 2 * a.head_dim * size_of(a.act);
+  const std::int64_t bytes = row_bytes(a.kv.type, a.head_dim, a.act);
   if (a.fresh) clear(a.state, 0, a.batch.count * a.q_heads, a.head_dim);
   parallel_for(a.kv_heads * a.batch.count, 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
@@ -159,7 +165,7 @@ void attend_step(const AttendStepArgs& a) {
       }
       for (std::int64_t r = span.ring_first, next; r < span.rows; r = next) {
         next = std::min<std::int64_t>(round_down(r, a.kv.rows) + a.kv.rows, span.rows);
-        queries.add(rows + r % a.kv.rows * row_bytes, next - r);
+        queries.add(rows + r % a.kv.rows * bytes, next - r);
       }
     }
   });

@@ -8,23 +8,28 @@
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 
 namespace longhaul::cpu {
 namespace {
 
-using RowPointer = const void*;
+using RowPointer = const std::byte*;
 
 void check_list(const AttendListArgs& a) {
   check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend_list: head_dim is a multiple of 8 up to 256");
+  const Regions& r = a.regions;
+  check(a.places == nullptr ||
+            (r.ring.type == r.prefix.type && r.cache.type == r.prefix.type && r.staging.type == r.prefix.type),
+        "attend_list: the regions' rows are of one type");
 }
 
 /// The n-th list of the batch.
 class Listed {
  public:
   Listed(const AttendListArgs& a, std::int64_t n)
-      : row_bytes_(2 * a.head_dim * size_of(a.act)),
+      : row_bytes_(row_bytes(a.regions.prefix.type, a.head_dim, a.act)),
         rows_(a.rows.rows + n * a.rows.stride),
         places_(a.places ? a.places + n * a.rows.stride : nullptr),
         landed_(a.landed ? a.landed[n] : std::numeric_limits<std::int32_t>::max()) {
@@ -50,9 +55,8 @@ class Listed {
 };
 
 void call(const AttendListArgs& a, const ListedRowsArgs& rows, bool values) {
-  const auto& s = simd();
-  if (a.act == DType::bf16) values ? s.add_listed_bf16(rows) : s.score_listed_bf16(rows);
-  else values ? s.add_listed_f32(rows) : s.score_listed_f32(rows);
+  const RowLoops& loops = row_loops(a.regions.prefix.type, a.act);
+  values ? loops.add_listed(rows) : loops.score_listed(rows);
 }
 
 /// The group's queries that the n-th list is for, times scale.
@@ -72,6 +76,7 @@ ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t n, const float* q
           .o = a.state.o + first * a.head_dim,
           .m = a.state.m + first,
           .l = a.state.l + first,
+          .row_bytes = row_bytes(a.regions.prefix.type, a.head_dim, a.act),
           .heads = group,
           .head_dim = a.head_dim};
 }

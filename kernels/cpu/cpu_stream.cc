@@ -35,7 +35,7 @@ void call(const RetainArgs& a) { cpu::retain(a); }
 void call(const FillArgs& a) { cpu::fill(a); }
 void call(const AddListMassArgs& a) { cpu::add_list_mass(a); }
 void call(const AddMassArgs& a) { cpu::add_mass(a); }
-void call(const RoundRowsArgs& a) { cpu::round_rows(a); }
+void call(const StoreRowsArgs& a) { cpu::store_rows(a); }
 void call(const JudgeArgs& a) { cpu::judge(a); }
 void call(const MomentsArgs& a) { cpu::moments(a); }
 void call(const MeanValuesArgs& a) { cpu::mean_values(a); }

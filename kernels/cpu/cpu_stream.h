@@ -47,7 +47,7 @@ class CpuStream final : public Stream {
   void launch(const FillArgs& a) override { push(a); }
   void launch(const AddListMassArgs& a) override { push(a); }
   void launch(const AddMassArgs& a) override { push(a); }
-  void launch(const RoundRowsArgs& a) override { push(a); }
+  void launch(const StoreRowsArgs& a) override { push(a); }
   void launch(const JudgeArgs& a) override { push(a); }
   void launch(const MomentsArgs& a) override { push(a); }
   void launch(const MeanValuesArgs& a) override { push(a); }
@@ -74,7 +74,7 @@ class CpuStream final : public Stream {
   using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
                             AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
                             FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
-                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, RoundRowsArgs,
+                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, StoreRowsArgs,
                             JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);

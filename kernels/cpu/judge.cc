@@ -7,6 +7,7 @@
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/top_rows.h"
@@ -18,26 +19,27 @@ constexpr std::int64_t kChunk = 8192;
 
 /// The exact scores of the group's heads over all rows of span t, [group, stride].
 std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t t, std::int64_t h, std::int64_t stride) {
-  const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim, row_bytes = 2 * d * size_of(a.act);
+  const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim, bytes = row_bytes(a.kv.type, d, a.act);
   std::vector<float> scores(group * stride), q(group * d), space(group * d);
   const float* wide = read_row(at(a.q, a.act, t * a.q_stride + h * group * d), a.act, group * d, space.data());
   const StepSpan& span = a.batch.spans[t];
   const std::byte* data = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
   simd().scale(wide, a.scale, q.data(), group * d);
   parallel_for(ceil_div(span.rows, kAttendBlock), 8, [&](std::int64_t begin, std::int64_t end) {
-    const void* rows[kAttendBlock];
+    const std::byte* rows[kAttendBlock];
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t first = b * kAttendBlock, n = std::min(kAttendBlock, span.rows - first);
-      for (std::int64_t r = 0; r < n; ++r) rows[r] = data + (first + r) * row_bytes;
-      const ListedRowsArgs args{.rows = rows,
-                                .q = q.data(),
-                                .scores = scores.data() + first,
-                                .score_stride = stride,
-                                .count = n,
-                                .ahead = 0,
-                                .heads = group,
-                                .head_dim = d};
-      a.act == DType::bf16 ? simd().score_listed_bf16(args) : simd().score_listed_f32(args);
+      for (std::int64_t r = 0; r < n; ++r) rows[r] = data + (first + r) * bytes;
+      row_loops(a.kv.type, a.act)
+          .score_listed({.rows = rows,
+                         .q = q.data(),
+                         .scores = scores.data() + first,
+                         .score_stride = stride,
+                         .count = n,
+                         .ahead = 0,
+                         .row_bytes = bytes,
+                         .heads = group,
+                         .head_dim = d});
     }
   });
   return scores;

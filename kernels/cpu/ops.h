@@ -18,8 +18,8 @@ void finish(const FinishArgs&);
 void sample(const SampleArgs&);
 
 void fit_labels(const FitLabelsArgs&);
-/// The same from a sample: `a.kv` holds the keys that stand for all, fit_key() of each, and `at_queries` [queries] those
-/// at the queries' own positions, which LabelFit::qk looks at. Gives what all rows would.
+/// The same from a sample: `a.kv` holds the keys that stand for all, fit_key() of each, and `at_queries` [queries]
+/// those at the queries' own positions, which LabelFit::qk looks at. Gives what all rows would.
 void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries);
 void label_rows(const LabelRowsArgs&);
 void select(const SelectArgs&);
@@ -31,7 +31,7 @@ void retain(const RetainArgs&);
 void fill(const FillArgs&);
 void add_list_mass(const AddListMassArgs&);
 void add_mass(const AddMassArgs&);
-void round_rows(const RoundRowsArgs&);
+void store_rows(const StoreRowsArgs&);
 void judge(const JudgeArgs&);
 void moments(const MomentsArgs&);
 void mean_values(const MeanValuesArgs&);

@@ -3,6 +3,7 @@
 #include "kernels/cuda/labels.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -47,17 +48,22 @@ __global__ void __launch_bounds__(kThreads) append_step_rows(const __grid_consta
   __shared__ alignas(16) float key[kMostDim];
   const std::int64_t h = blockIdx.x, t = blockIdx.y, d = a.head_dim;
   const StepSpan span = a.batch.spans[t];
-  const std::int64_t row = span.rows - 1, row_bytes = 2 * d * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t row = span.rows - 1;
   const bool in_prefix = row < a.prefix.rows;
   const KvTile& tile = in_prefix ? a.prefix : a.ring;
   std::byte* to = tile.data + span.slot * tile.session_stride + h * tile.head_stride +
-                  (in_prefix ? row : row % a.ring.rows) * row_bytes;
+                  (in_prefix ? row : row % a.ring.rows) * row_bytes(tile.type, d, a.act);
   const T* k = static_cast<const T*>(a.qkv) + (t * (a.q_heads + 2 * a.kv_heads) + a.q_heads + h) * d;
   const T* v = k + a.kv_heads * d;
-  constexpr int kPack = 16 / sizeof(T);
-  for (std::int64_t c = threadIdx.x * kPack; c < 2 * d; c += kThreads * kPack)
-    *reinterpret_cast<uint4*>(reinterpret_cast<T*>(to) + c) =
-        *reinterpret_cast<const uint4*>(c < d ? k + c : v + c - d);
+  if (tile.type == RowType::act) {
+    constexpr int kPack = 16 / sizeof(T);
+    for (std::int64_t c = threadIdx.x * kPack; c < 2 * d; c += kThreads * kPack)
+      *reinterpret_cast<uint4*>(reinterpret_cast<T*>(to) + c) =
+          *reinterpret_cast<const uint4*>(c < d ? k + c : v + c - d);
+  } else {
+    for (int c = threadIdx.x; c < 2 * d; c += kThreads)  // a warp a group
+      encode_group(tile.type, to, static_cast<int>(d), c / static_cast<int>(kRowGroup), widen(c < d ? k[c] : v[c - d]));
+  }
   if (a.labels.codes == nullptr) return;
   for (std::int64_t c = threadIdx.x; c < d; c += kThreads) key[c] = widen(k[c]);
   __syncthreads();

@@ -10,13 +10,13 @@ namespace longhaul::cuda {
 namespace {
 
 struct Shape {
-  int kv_heads, group, head_dim, row_bytes;
+  int kv_heads, group, head_dim, bytes;
 
   explicit Shape(const AttendListArgs& a)
       : kv_heads(static_cast<int>(a.kv_heads)),
         group(static_cast<int>(a.q_heads / a.kv_heads)),
         head_dim(static_cast<int>(a.head_dim)),
-        row_bytes(static_cast<int>(2 * a.head_dim * size_of(a.act))) {}
+        bytes(static_cast<int>(row_bytes(a.regions.prefix.type, a.head_dim, a.act))) {}
 };
 
 PartSet part_set(const AttendListArgs& a, const std::int32_t* counts, int set) {
@@ -38,7 +38,7 @@ void attend_set(const AttendListArgs& a, const Source& source, const PartSet& to
                                        .scale = a.scale,
                                        .scores = a.keep_scores ? a.scores : nullptr,
                                        .score_stride = a.rows.stride},
-               a.act, stream);
+               a.regions.prefix.type, a.act, stream);
 }
 
 ListSource list_source(const AttendListArgs& a, ListPart part) {
@@ -50,7 +50,7 @@ ListSource list_source(const AttendListArgs& a, ListPart part) {
           .landed = a.landed,
           .part = part,
           .kv_heads = shape.kv_heads,
-          .row_bytes = shape.row_bytes};
+          .row_bytes = shape.bytes};
 }
 
 PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_t stream) {
@@ -63,7 +63,7 @@ PartSet attend_missed(const AttendListArgs& a, cudaStream_t stream) {
   if (a.keep_scores) return attend_list(a, ListPart::missed, 1, stream);
   const Shape shape(a);
   const PartSet to = part_set(a, a.missed, 1);
-  attend_set(a, MissedSource{a.regions.staging, a.landed, shape.kv_heads, shape.row_bytes}, to, stream);
+  attend_set(a, MissedSource{a.regions.staging, a.landed, shape.kv_heads, shape.bytes}, to, stream);
   return to;
 }
 

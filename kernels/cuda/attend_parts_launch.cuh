@@ -5,7 +5,9 @@
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/attend_rows_f32.cuh"
 #include "kernels/cuda/attend_rows_mma.cuh"
+#include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/row_sources.cuh"
 
 namespace longhaul::cuda {
 
@@ -18,8 +20,8 @@ inline int attend_blocks(DType act, std::int64_t head_dim) {
   return std::min<int>(multiprocessors * each, kMostSplitBlocks);
 }
 
-template <class Source>
-void attend_parts(const AttendPartsArgs<Source>& a, DType act, cudaStream_t stream) {
+template <RowType type, class Source>
+void attend_typed(const AttendPartsArgs<Source>& a, DType act, cudaStream_t stream) {
   auto launch = [&](auto* kernel, int heads) {
     Launch{.grid = {static_cast<unsigned>(attend_blocks(act, a.head_dim)),
                     static_cast<unsigned>(ceil_div(a.group, heads))},
@@ -28,12 +30,29 @@ void attend_parts(const AttendPartsArgs<Source>& a, DType act, cudaStream_t stre
            .overlap = true}(kernel, a);
   };
   const int d = a.head_dim;
-  if (act == DType::f32) launch(d <= 128 ? attend_rows_f32<16, Source> : attend_rows_f32<32, Source>, kF32Heads);
-  else if (d == 64) launch(attend_rows_mma<64, true, Source>, kMmaHeads);
-  else if (d == 128) launch(attend_rows_mma<128, true, Source>, kMmaHeads);
-  else if (d < 64) launch(attend_rows_mma<64, false, Source>, kMmaHeads);
-  else if (d < 128) launch(attend_rows_mma<128, false, Source>, kMmaHeads);
-  else launch(attend_rows_mma<256, false, Source>, kMmaHeads);
+  if (act == DType::f32)
+    launch(d <= 128 ? attend_rows_f32<type, 16, Source> : attend_rows_f32<type, 32, Source>, kF32Heads);
+  else if (d == 64) launch(attend_rows_mma<type, 64, true, Source>, kMmaHeads);
+  else if (d == 128) launch(attend_rows_mma<type, 128, true, Source>, kMmaHeads);
+  else if (d > 128) launch(attend_rows_mma<type, 256, false, Source>, kMmaHeads);
+  else if (d > 64) launch(attend_rows_mma<type, 128, false, Source>, kMmaHeads);
+  else launch(attend_rows_mma<type, 64, false, Source>, kMmaHeads);
 }
+
+template <class Source>
+void attend_parts(const AttendPartsArgs<Source>& a, RowType type, DType act, cudaStream_t stream) {
+  with_row_type(type, [&](auto type) { attend_typed<type()>(a, act, stream); });
+}
+
+// Those for rows of fewer bits are compiled in attend_int8.cu, attend_fp8.cu and attend_int4.cu.
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
 
 }  // namespace longhaul::cuda

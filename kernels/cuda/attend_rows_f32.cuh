@@ -1,7 +1,8 @@
-// Attention over float32 rows of any head_dim, in plain products: lanes share a row, 8 elements each, and every
-// such subgroup keeps its own partial attention, added up in a fixed order.
+// Attention with float32 queries over rows of any head_dim, in plain products: lanes share a row, 8 elements each, and
+// every such subgroup keeps its own partial attention, added up in a fixed order.
 #pragma once
 #include "kernels/cuda/attend_parts.cuh"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 
@@ -23,9 +24,10 @@ struct Partial {
 };
 
 /// L lanes share a row: head_dim <= 8 * L.
-template <int L, class Source>
+template <RowType type, int L, class Source>
 __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
     attend_rows_f32(const __grid_constant__ AttendPartsArgs<Source> a) {
+  using Reader = RowReader<type, float>;
   constexpr int kRows = kAttendThreads / L;  // rows at once
   constexpr int kInFlight = 2;               // rows that a subgroup loads before it uses the first
   __shared__ WarpStates<kF32Heads, 8 * L> shared;
@@ -51,7 +53,7 @@ __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
     }
 
     for (int base = begin; base < end; base += kRows * kInFlight) {  // the same trips for all lanes: they shuffle
-      Pack<float, 8> k[kInFlight] = {}, v[kInFlight] = {};
+      typename Reader::Raw k[kInFlight] = {}, v[kInFlight] = {};
       bool there[kInFlight];
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
@@ -59,14 +61,14 @@ __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
         const std::byte* at = row < end ? rows.at(rows.place(row)) : nullptr;
         there[r] = at != nullptr;
         if (there[r] && active) {
-          k[r] = load_raw<8>(reinterpret_cast<const float*>(at) + column);
-          v[r] = load_raw<8>(reinterpret_cast<const float*>(at) + d + column);
+          k[r] = Reader::load(at, d, column);
+          v[r] = Reader::load(at, d, d + column);
         }
       }
       float score[kInFlight][kF32Heads];
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
-        const auto& key = k[r];
+        const auto key = Reader::values(k[r]);
 #pragma unroll
         for (int g = 0; g < kF32Heads; ++g) {
           float s = 0;
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
       }
 #pragma unroll
       for (int r = 0; r < kInFlight; ++r) {
-        const auto& value = v[r];
+        const auto value = Reader::values(v[r]);
 #pragma unroll
         for (int g = 0; g < kF32Heads; ++g) {
           Partial& p = state[g];

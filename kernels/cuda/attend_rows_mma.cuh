@@ -1,12 +1,14 @@
-// Attention of up to 8 query heads over bf16 rows by tensor cores, 8 KiB of rows a warp and step: S^T = K Q^T, then
+// Attention of up to 8 query heads by tensor cores, 16 or 32 rows a warp and step (8 KiB in bf16): S^T = K Q^T, then
 // O^T += V^T P^T with rows as the inner dimension. A warp loads K and V straight into the operands' registers, 16 bytes
 // an access: which element stands for which index of an inner dimension, or for which row of a result, is free as long
-// as both sides agree. Weights enter as the sum of two bf16, so that they carry 16 bits.
+// as both sides agree. Rows of fewer bits are loaded as their codes, 8 bytes or 4 an access, and become bf16 in
+// registers where they are used. Weights enter as the sum of two bf16, so that they carry 16 bits.
 #pragma once
 #include <cfloat>
 
 #include "kernels/cuda/attend_parts.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 
@@ -25,10 +27,12 @@ __device__ T shuffle_pointer(T pointer, int lane) {
 __device__ inline std::uint32_t word(const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
 /// head_dim is D where `Exact`, else at most D: what is past its end is zero in the operands.
-template <int D, bool Exact, class Source>
+template <RowType type, int D, bool Exact, class Source>
 __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
     attend_rows_mma(const __grid_constant__ AttendPartsArgs<Source> a) {
-  constexpr int kKeyLoads = D / 32;               // 16-byte loads of a lane from a row's K: 4 lanes share a row
+  using Reader = RowReader<type, bf16>;
+  using Raw = typename Reader::Raw;
+  constexpr int kKeyLoads = D / 32;               // loads of a lane from a row's K, 8 values each: 4 lanes share a row
   constexpr int kValueLoads = D / 64;             // and from its V: 8 lanes do
   constexpr int kTiles = D <= 128 ? 128 / D : 1;  // of 16 rows, an operand's
   constexpr int kStep = 16 * kTiles;              // rows that a warp takes at once
@@ -38,8 +42,8 @@ __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = lane / 4, c = lane % 4;
   const Heads heads = heads_of_block(a.group, kMmaHeads);
   const int d = Exact ? D : a.head_dim;
-  auto load = [](const std::byte* from, bool there) {
-    return Exact || there ? __ldg(reinterpret_cast<const uint4*>(from)) : uint4{};
+  auto load = [&](const std::byte* row, int part, int column) {
+    return Exact || column < d ? Reader::load(row, d, part + column) : Raw{};
   };
   const float scale2 = a.scale * kLog2e;
 
@@ -72,22 +76,22 @@ __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
       const std::byte* one = shuffle_pointer(at, __ffs(static_cast<int>(attended)) - 1);
       if (at == nullptr) at = one;  // some row that is loaded anyway stands for those that are not attended
 
-      uint4 k[kTiles][2][kKeyLoads], v[kTiles][4][kValueLoads];  // K of rows i, i + 8; V of 2c, 2c + 1, 2c + 8, 2c + 9
+      Raw k[kTiles][2][kKeyLoads], v[kTiles][4][kValueLoads];  // K of rows i, i + 8; V of 2c, 2c + 1, 2c + 8, 2c + 9
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const std::byte* from = shuffle_pointer(at, tile * 16 + i + r * 8) + c * 16;
+          const std::byte* from = shuffle_pointer(at, tile * 16 + i + r * 8);
 #pragma unroll
-          for (int j = 0; j < kKeyLoads; ++j) k[tile][r][j] = load(from + j * 64, j * 32 + c * 8 < d);
+          for (int j = 0; j < kKeyLoads; ++j) k[tile][r][j] = load(from, 0, j * 32 + c * 8);
         }
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          const std::byte* from = shuffle_pointer(at, tile * 16 + c * 2 + r % 2 + r / 2 * 8) + d * 2 + i * 16;
+          const std::byte* from = shuffle_pointer(at, tile * 16 + c * 2 + r % 2 + r / 2 * 8);
 #pragma unroll
-          for (int j = 0; j < kValueLoads; ++j) v[tile][r][j] = load(from + j * 128, j * 64 + i * 8 < d);
+          for (int j = 0; j < kValueLoads; ++j) v[tile][r][j] = load(from, d, j * 64 + i * 8);
         }
 
       float s[kTiles][4] = {}, most[2] = {-INFINITY, -INFINITY};  // s[tile][2 * y + z]: row i + 8 * y by head 2c + z
@@ -96,7 +100,7 @@ __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
         float t[4] = {};  // a second chain
 #pragma unroll
         for (int j = 0; j < kKeyLoads; ++j) {
-          const uint4 &x = k[tile][0][j], &y = k[tile][1][j];
+          const uint4 &x = Reader::halves(k[tile][0][j]), &y = Reader::halves(k[tile][1][j]);
           mma_bf16(s[tile], x.x, y.x, x.y, y.y, q[j].x, q[j].y);
           mma_bf16(t, x.z, y.z, x.w, y.w, q[j].z, q[j].w);
         }
@@ -144,14 +148,19 @@ __global__ void __launch_bounds__(kAttendThreads, mma_fitting(D))
           p[1][y] = transpose8(pack_bf16(w[2 * y] - low_bf16(high), w[2 * y + 1] - high_bf16(high)));
         }
 #pragma unroll
-        for (int x = 0; x < D / 16; ++x) {
-          const int j = x / 4;
-          const std::uint32_t v0 = word(v[tile][0][j], x % 4), v1 = word(v[tile][1][j], x % 4);
-          const std::uint32_t v8 = word(v[tile][2][j], x % 4), v9 = word(v[tile][3][j], x % 4);
-          const std::uint32_t a0 = __byte_perm(v0, v1, 0x5410), a1 = __byte_perm(v0, v1, 0x7632);
-          const std::uint32_t a2 = __byte_perm(v8, v9, 0x5410), a3 = __byte_perm(v8, v9, 0x7632);
-          mma_bf16(o[x], a0, a1, a2, a3, p[0][0], p[0][1]);
-          mma_bf16(o[x], a0, a1, a2, a3, p[1][0], p[1][1]);
+        for (int j = 0; j < kValueLoads; ++j) {
+          const uint4 &v0 = Reader::halves(v[tile][0][j]), &v1 = Reader::halves(v[tile][1][j]);
+          const uint4 &v8 = Reader::halves(v[tile][2][j]), &v9 = Reader::halves(v[tile][3][j]);
+#pragma unroll
+          for (int y = 0; y < 4; ++y) {
+            auto& to = o[j * 4 + y];
+            const std::uint32_t a0 = __byte_perm(word(v0, y), word(v1, y), 0x5410);
+            const std::uint32_t a1 = __byte_perm(word(v0, y), word(v1, y), 0x7632);
+            const std::uint32_t a2 = __byte_perm(word(v8, y), word(v9, y), 0x5410);
+            const std::uint32_t a3 = __byte_perm(word(v8, y), word(v9, y), 0x7632);
+            mma_bf16(to, a0, a1, a2, a3, p[0][0], p[0][1]);
+            mma_bf16(to, a0, a1, a2, a3, p[1][0], p[1][1]);
+          }
         }
       }
     }

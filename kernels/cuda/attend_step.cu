@@ -8,7 +8,7 @@ namespace longhaul::cuda {
 
 void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
   if (a.batch.count == 0) return;
-  const int kv_heads = static_cast<int>(a.kv_heads), row_bytes = static_cast<int>(2 * a.head_dim * size_of(a.act));
+  const int kv_heads = static_cast<int>(a.kv_heads), bytes = static_cast<int>(row_bytes(a.kv.type, a.head_dim, a.act));
   const int group = static_cast<int>(a.q_heads / a.kv_heads), head_dim = static_cast<int>(a.head_dim);
   const RowCounts counts{.spans = a.batch.spans,
                          .from = a.from,
@@ -17,7 +17,7 @@ void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
                          .segments = static_cast<int>(a.batch.count) * kv_heads,
                          .kv_heads = kv_heads};
   const Parts parts = parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, 0);
-  attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, row_bytes},
+  attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, bytes},
                                            .counts = counts,
                                            .q = a.q,
                                            .q_stride = a.q_stride,
@@ -27,7 +27,7 @@ void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
                                            .scale = a.scale,
                                            .scores = nullptr,
                                            .score_stride = 0},
-               a.act, stream);
+               a.kv.type, a.act, stream);
   merge_parts({.sets = {{counts, parts}},
                .set_count = 1,
                .blocks = attend_blocks(a.act, a.head_dim),

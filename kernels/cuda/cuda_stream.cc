@@ -94,11 +94,13 @@ void CudaStream::launch(const LinearArgs& a) {
 void CudaStream::launch(const RopeArgs& a) { begin_launch(), rope(a, stream_.get()); }
 void CudaStream::launch(const SiluMulArgs& a) { begin_launch(), silu_mul(a, stream_.get()); }
 void CudaStream::launch(const AppendArgs& a) {
-  longhaul::check(a.dst.rows == a.tokens, "append: as many rows as tokens");
+  longhaul::check(a.dst.rows == a.tokens && a.dst.type == RowType::act,
+                  "append: as many rows as tokens, of activations");
   begin_launch(), append(a, stream_.get());
 }
 void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.kv.first % kAttendBlock == 0, "attend: a tile starts on an attend block");
+  longhaul::check(a.kv.type == RowType::act, "attend: a prompt attends activations' rows");
   check_head_dim(a.head_dim);
   begin_launch();
   if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
@@ -124,9 +126,9 @@ void CudaStream::launch(const LabelRowsArgs& a) {
 void CudaStream::launch(const FillArgs& a) { begin_launch(), fill(a, stream_.get()); }
 void CudaStream::launch(const AddListMassArgs& a) { begin_launch(), add_list_mass(a, stream_.get()); }
 void CudaStream::launch(const AddMassArgs& a) { begin_launch(), add_mass(a, stream_.get()); }
-void CudaStream::launch(const RoundRowsArgs& a) {
-  longhaul::check(a.bits >= 1 && a.bits <= 16, "round_rows: 1 to 16 bits");
-  begin_launch(), round_rows(a, stream_.get());
+void CudaStream::launch(const StoreRowsArgs& a) {
+  longhaul::check(a.src.type == RowType::act, "store_rows: from activations' rows");
+  begin_launch(), store_rows(a, stream_.get());
 }
 void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
 void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
@@ -152,7 +154,7 @@ void CudaStream::launch(const GatherArgs& a) {
   clocked(StreamClock::Counts::busy, name_, [&] { machine_.gatherer.run(a, machine_.fault_word(), stream_.get()); });
 }
 void CudaStream::launch(const RetainArgs& a) {
-  check_row_bytes(a.row_bytes);
+  if (a.row_bytes != 0) check_row_bytes(a.row_bytes);
   begin_launch(), retain(a, stream_.get());
 }
 void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, stream_.get()); }

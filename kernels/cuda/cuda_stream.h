@@ -44,7 +44,7 @@ class CudaStream final : public Stream {
   void launch(const FillArgs&) override;
   void launch(const AddListMassArgs&) override;
   void launch(const AddMassArgs&) override;
-  void launch(const RoundRowsArgs&) override;
+  void launch(const StoreRowsArgs&) override;
   void launch(const JudgeArgs&) override;
   void launch(const MomentsArgs&) override;
   void launch(const MeanValuesArgs&) override;

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/base/types.h"
+#include "kernels/row_format.h"
 
 namespace longhaul::cuda {
 
@@ -12,6 +12,15 @@ template <class F>
 void with_type(DType type, const F& f) {
   if (type == DType::bf16) f(bf16{});
   else f(float{});
+}
+
+/// f(integral_constant<RowType>).
+template <class F>
+void with_row_type(RowType type, const F& f) {
+  if (type == RowType::int8) f(std::integral_constant<RowType, RowType::int8>{});
+  else if (type == RowType::fp8) f(std::integral_constant<RowType, RowType::fp8>{});
+  else if (type == RowType::int4) f(std::integral_constant<RowType, RowType::int4>{});
+  else f(std::integral_constant<RowType, RowType::act>{});
 }
 
 /// f(integral_constant<N>), N = 8 where rows of `width` elements keep packs of 8 aligned, else 1.

@@ -6,7 +6,7 @@
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -48,12 +48,14 @@ __device__ double block_sum(double x) {
 
 /// The attention of one token and KV head over all rows, 32 rows of a warp at a time. Where a product is added it says
 /// how, so that a row's probability has the same bits wherever it is computed.
-template <class T>
+template <RowType type, class T>
 struct Attention {
-  const T* keys;      // row r at keys + r * 2 * d
-  const float* q;     // [group, d], scaled, in shared memory
-  float* scores;      // [kHeads, 32] of this warp
-  float *m, *factor;  // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
+  using Reader = RowReader<type, T>;
+  const std::byte* data;
+  std::int64_t bytes;  // of a row
+  const float* q;      // [group, d], scaled, in shared memory
+  float* scores;       // [kHeads, 32] of this warp
+  float *m, *factor;   // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
   int rows, d, group;
 
   /// This lane's row's scores with heads [g0, g0 + 4) of the group; rows [first, first + 32). Four lanes share a row's
@@ -63,14 +65,14 @@ struct Attention {
     const int lane = threadIdx.x % 32, part = lane % 4, row = first + lane / 4;
     float s[4][kHeads] = {};
     for (int c0 = part * 8; c0 < d; c0 += 32 * kAhead) {
-      Pack<T, 8> k[kAhead][4];
+      typename Reader::Raw k[kAhead][4];
 #pragma unroll
       for (int n = 0; n < kAhead; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           k[n][i] = {};
           if (row + 8 * i < rows && c0 + 32 * n < d)
-            k[n][i] = load_raw<8>(keys + std::int64_t{row + 8 * i} * 2 * d + c0 + 32 * n);
+            k[n][i] = Reader::load(data + (row + 8 * i) * bytes, d, c0 + 32 * n);
         }
 #pragma unroll
       for (int n = 0; n < kAhead; ++n) {
@@ -80,9 +82,11 @@ struct Attention {
           if (g0 + g >= group) break;
           const auto x = load<8>(q + (g0 + g) * d + c0 + 32 * n);
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
+          for (int i = 0; i < 4; ++i) {
+            const auto key = Reader::values(k[n][i]);
 #pragma unroll
-            for (int e = 0; e < 8; ++e) s[i][g] = __fmaf_rn(x.v[e], widen(k[n][i].v[e]), s[i][g]);
+            for (int e = 0; e < 8; ++e) s[i][g] = __fmaf_rn(x.v[e], key.v[e], s[i][g]);
+          }
         }
       }
     }
@@ -193,8 +197,8 @@ __device__ int pick_bin(const unsigned* counts, int& wanted) {
 }
 
 /// The key of the wanted-th highest probability (0: every row is wanted); `wanted` becomes how many at it are.
-template <class T>
-__device__ unsigned threshold_of(const Attention<T>& attention, int& wanted) {
+template <class A>
+__device__ unsigned threshold_of(const A& attention, int& wanted) {
   __shared__ unsigned counts[kBins];
   unsigned threshold = 0;
   for (int digit = 0; digit < kDigits; ++digit) {
@@ -217,9 +221,8 @@ __device__ unsigned threshold_of(const Attention<T>& attention, int& wanted) {
 }
 
 /// The listed rows among the first `wanted` of those at the threshold, in row order.
-template <class T>
-__device__ double listed_at(const Attention<T>& attention, const std::int32_t* list, int count, unsigned threshold,
-                            int wanted) {
+template <class A>
+__device__ double listed_at(const A& attention, const std::int32_t* list, int count, unsigned threshold, int wanted) {
   __shared__ int at_threshold[kWarps];
   const int warp = threadIdx.x / 32;
   int found = 0;
@@ -240,7 +243,7 @@ __device__ double listed_at(const Attention<T>& attention, const std::int32_t* l
   return block_sum(listed);
 }
 
-template <class T>
+template <RowType type, class T>
 __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ JudgeArgs a) {
   extern __shared__ float4 shared[];
   __shared__ float scores[kWarps][kHeads * 32];
@@ -254,14 +257,15 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
   const T* from = static_cast<const T*>(a.q) + t * a.q_stride + h * group * d;
   for (int i = threadIdx.x; i < group * d; i += kThreads) q[i] = widen(from[i]) * a.scale;
   __syncthreads();
-  Attention<T> attention{reinterpret_cast<const T*>(a.kv.data + span.slot * a.kv.session_stride + h * a.kv.head_stride),
-                         q,
-                         scores[threadIdx.x / 32],
-                         q + group * d,
-                         q + group * d + group,
-                         span.rows,
-                         d,
-                         static_cast<int>(group)};
+  Attention<type, T> attention{a.kv.data + span.slot * a.kv.session_stride + h * a.kv.head_stride,
+                               row_bytes(type, d, a.act),
+                               q,
+                               scores[threadIdx.x / 32],
+                               q + group * d,
+                               q + group * d + group,
+                               span.rows,
+                               d,
+                               static_cast<int>(group)};
   attention.find_totals();
 
   int wanted = count;
@@ -292,10 +296,12 @@ void judge(const JudgeArgs& a, cudaStream_t stream) {
   if (a.batch.count == 0) return;
   const std::int64_t group = a.q_heads / a.kv_heads;
   with_type(a.act, [&]<class T>(T) {
-    Launch{.grid = {static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
-           .block = kThreads,
-           .shared_bytes = static_cast<std::size_t>(group * (a.head_dim + 2)) * sizeof(float),
-           .stream = stream}(judge_lists<T>, a);
+    with_row_type(a.kv.type, [&](auto type) {
+      Launch{.grid = {static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
+             .block = kThreads,
+             .shared_bytes = static_cast<std::size_t>(group * (a.head_dim + 2)) * sizeof(float),
+             .stream = stream}(judge_lists<type(), T>, a);
+    });
   });
 }
 

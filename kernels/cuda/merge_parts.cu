@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -23,12 +24,12 @@ __device__ float2 sum_window(const ListTail& a, int segment, int g, int group, i
   const T* q = static_cast<const T*>(a.q) + token * a.q_stride + (segment % kv_heads * group + g) * d;
   float m = -INFINITY, l = 0;
   for (int i = first + warp; i < count; i += Warps) {
-    const T* key = reinterpret_cast<const T*>(rows.at(rows.place(i)));
+    const std::byte* row = rows.at(rows.place(i));
     float score = 0;
     for (int c = lane * 4; c < d; c += 128) {
-      const auto x = load<4>(q + c), y = load<4>(key + c);
+      const auto x = load<4>(q + c);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) score += x.v[j] * y.v[j];
+      for (int j = 0; j < 4; ++j) score += x.v[j] * row_value<T>(a.rows.regions.prefix.type, row, d, c + j);
     }
 #pragma unroll
     for (int o = 16; o > 0; o /= 2) score += __shfl_xor_sync(~0u, score, o);

@@ -32,7 +32,7 @@ void label_rows(const LabelRowsArgs&, cudaStream_t);
 void fill(const FillArgs&, cudaStream_t);
 void add_list_mass(const AddListMassArgs&, cudaStream_t);
 void add_mass(const AddMassArgs&, cudaStream_t);
-void round_rows(const RoundRowsArgs&, cudaStream_t);
+void store_rows(const StoreRowsArgs&, cudaStream_t);
 void judge(const JudgeArgs&, cudaStream_t);
 void moments(const MomentsArgs&, cudaStream_t);
 void mean_values(const MeanValuesArgs&, cudaStream_t);

@@ -80,11 +80,12 @@ void write_tiny_model(const std::filesystem::path& dir, const TinyShape& s, std:
   out.write(reinterpret_cast<const char*>(data.data()), static_cast<std::streamsize>(data.size() * 2));
 }
 
-const std::filesystem::path& tiny_model_dir() {
-  static const TempDir dir;
-  static const bool written = (write_tiny_model(dir.path(), {}, 7), true);
+const std::filesystem::path& tiny_model_dir(RowType kv_dtype) {
+  static const TempDir dir, wide;
+  static const bool written = (write_tiny_model(dir.path(), {}, 7),
+                               write_tiny_model(wide.path(), {.q_heads = 2, .kv_heads = 1, .head_dim = 32}, 7), true);
   (void)written;
-  return dir.path();
+  return kv_dtype == RowType::act ? dir.path() : wide.path();
 }
 
 std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab) {
@@ -108,6 +109,7 @@ EngineOptions engine_options(const RunOptions& o) {
   KvPolicy policy = load_policy(o.policy, o.sets);
   policy.tile_rows = o.tile_rows;
   policy.recent_rows = o.recent_rows;
+  policy.kv_dtype = o.kv_dtype;
   return {.policy = policy,
           .activations = o.activations,
           .max_len = *std::ranges::max_element(o.prompts) + o.steps + 1,
@@ -127,8 +129,9 @@ RunResult run_tiny(const RunOptions& o) {
 }
 
 RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced) {
-  const ModelConfig config = load_model_config(tiny_model_dir());
-  Engine engine(device, config, Safetensors::open_model(tiny_model_dir()), engine_options(o));
+  const std::filesystem::path& dir = tiny_model_dir(o.kv_dtype);
+  const ModelConfig config = load_model_config(dir);
+  Engine engine(device, config, Safetensors::open_model(dir), engine_options(o));
   const std::size_t count = o.prompts.size();
   RunResult result{.tokens = {}, .logits = std::vector<std::vector<float>>(count)};
   std::vector<Session> sessions;

@@ -29,8 +29,8 @@ struct TinyShape {
 /// config.json and model.safetensors with weights drawn from `seed`.
 void write_tiny_model(const std::filesystem::path& dir, const TinyShape& shape, std::uint64_t seed);
 
-/// The same model for all tests of the process.
-const std::filesystem::path& tiny_model_dir();
+/// The same model for all tests of the process; with larger heads for rows of fewer bits, which have groups of 32.
+const std::filesystem::path& tiny_model_dir(RowType kv_dtype = RowType::act);
 
 std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab = 64);
 
@@ -44,6 +44,7 @@ struct RunOptions {
   Probes probes = {};
   std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
   DType activations = DType::bf16;
+  RowType kv_dtype = RowType::act;
   std::int64_t prefill_chunk = 48;
   std::vector<std::int64_t> prompts{100};  // length of each session's prompt
   std::int64_t steps = 110;

@@ -1,6 +1,6 @@
 // Decode's attention over K | V rows, and prefill's softmax step (FlashAttention, arXiv 2205.14135, section 3.1).
+#include "kernels/cpu/simd/row_types.h"
 #include "kernels/cpu/simd/rows.h"
-#include "kernels/cpu/simd/vec.h"
 
 namespace longhaul::cpu::LONGHAUL_ISA {
 namespace {
@@ -17,13 +17,13 @@ struct Constant {
 /// Rows one after the other; those of the next block are known ahead.
 template <class T>
 struct Run {
-  const T* first;
-  std::int64_t stride;  // elements
-  const T* operator[](std::int64_t r) const { return first + r * stride; }
+  const std::byte* first;
+  std::int64_t row_bytes, d;
+  Row<T> operator[](std::int64_t r) const { return {first + r * row_bytes, d}; }
   /// Asks for rows [r, r + count).
   void fetch(std::int64_t r, std::int64_t count) const {
-    const auto at = reinterpret_cast<std::uintptr_t>(first + r * stride);
-    for (std::int64_t b = 0; b < count * stride * static_cast<std::int64_t>(sizeof(T)); b += 64)
+    const auto at = reinterpret_cast<std::uintptr_t>(first + r * row_bytes);
+    for (std::int64_t b = 0; b < count * row_bytes; b += 64)
       __builtin_prefetch(reinterpret_cast<const void*>(at + b), 0, 2);
   }
 };
@@ -31,13 +31,12 @@ struct Run {
 /// Rows anywhere; `known` of them, of which the block is the first ones.
 template <class T>
 struct Scattered {
-  const void* const* rows;
-  std::int64_t known, width;  // width: elements of a row
-  const T* operator[](std::int64_t r) const { return static_cast<const T*>(rows[r]); }
+  const std::byte* const* rows;
+  std::int64_t known, row_bytes, d;
+  Row<T> operator[](std::int64_t r) const { return {rows[r], d}; }
   void fetch(std::int64_t r, std::int64_t count) const {
     for (std::int64_t i = r; i < r + count && i < known; ++i)
-      for (std::int64_t c = 0; c < width; c += 64 / static_cast<std::int64_t>(sizeof(T)))
-        __builtin_prefetch((*this)[i] + c, 0, 2);
+      for (std::int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(rows[i] + b, 0, 2);
   }
 };
 
@@ -48,13 +47,13 @@ void scores(const Rows& rows, std::int64_t n, std::int64_t d, const float* q, fl
   const std::int64_t dim = D ? D : d;
   for (std::int64_t r = 0; r < n; r += R) {
     F<N> acc[4] = {};
-    const T* k[R];
+    Row<T> k[R];
     for (int j = 0; j < R; ++j) k[j] = rows[r + j < n ? r + j : n - 1];
     // The next block, K and V: the two are read in separate passes, a pattern that hardware does not foresee.
     rows.fetch(r + n, R);
     for (std::int64_t i = 0; i < dim; i += N)
       for (int j = 0; j < R; ++j) {
-        F<N> ks = load<N>(k[j] + i);
+        F<N> ks = k[j].template values<N>(i);
         for (int h = 0; h < H; ++h) acc[j * H + h] += ks * load<N>(q + h * dim + i);
       }
     F<4> sums = sum4(acc[0], acc[1], acc[2], acc[3]);
@@ -71,9 +70,9 @@ void add_values(const Rows& rows, std::int64_t n, std::int64_t d, std::int64_t i
   for (int h = 0; h < H; ++h)
     for (int c = 0; c < C; ++c) acc[h][c] = load<N>(o + h * d + i + c * N) * alpha[h];
   for (std::int64_t r = 0; r < n; ++r) {
-    const T* v = rows[r] + d + i;
+    const Row<T> row = rows[r];
     F<N> vs[C];
-    for (int c = 0; c < C; ++c) vs[c] = load<N>(v + c * N);
+    for (int c = 0; c < C; ++c) vs[c] = row.template values<N>(d + i + c * N);
     for (int h = 0; h < H; ++h)
       for (int c = 0; c < C; ++c) acc[h][c] += vs[c] * p[h][r];
   }
@@ -124,7 +123,7 @@ void attend_dim(const AttendRowsArgs& a) {
   const std::int64_t d = D ? D : a.head_dim;
   for (std::int64_t first = 0; first < a.count; first += a.block) {
     const std::int64_t n = a.count - first < a.block ? a.count - first : a.block;
-    const Run<T> rows{static_cast<const T*>(a.rows) + first * 2 * d, 2 * d};
+    const Run<T> rows{a.rows + first * a.row_bytes, a.row_bytes, d};
     for_heads(a.heads, [&](auto heads, std::int64_t h) {
       constexpr int H = decltype(heads)::value;
       alignas(64) float s[H][kMaxBlock + kSpare];
@@ -137,7 +136,7 @@ void attend_dim(const AttendRowsArgs& a) {
 template <class T, int N, int D>
 void score_listed_dim(const ListedRowsArgs& a) {
   const std::int64_t d = D ? D : a.head_dim;
-  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
+  const Scattered<T> rows{a.rows, a.count + a.ahead, a.row_bytes, d};
   for_heads(a.heads, [&](auto heads, std::int64_t h) {
     constexpr int H = decltype(heads)::value;
     alignas(64) float s[H][kMaxBlock + kSpare];
@@ -149,10 +148,9 @@ void score_listed_dim(const ListedRowsArgs& a) {
 template <class T, int N, int D>
 void add_listed_dim(const ListedRowsArgs& a) {
   const std::int64_t d = D ? D : a.head_dim;
-  const Scattered<T> rows{a.rows, a.count + a.ahead, 2 * d};
+  const Scattered<T> rows{a.rows, a.count + a.ahead, a.row_bytes, d};
   for (std::int64_t r = a.count; r < a.count + a.ahead && r < 2 * a.count; ++r)
-    for (std::int64_t i = 0; i < d; i += 64 / static_cast<std::int64_t>(sizeof(T)))
-      __builtin_prefetch(rows[r] + d + i, 0, 2);
+    for (std::int64_t b = a.row_bytes / 2; b < a.row_bytes; b += 64) __builtin_prefetch(a.rows[r] + b, 0, 2);
   for_heads(a.heads, [&](auto heads, std::int64_t h) {
     constexpr int H = decltype(heads)::value;
     alignas(64) float s[H][kMaxBlock + kSpare];
@@ -220,12 +218,11 @@ void softmax(const SoftmaxArgs& a) {
 
 }  // namespace
 
-void attend_rows_bf16(const AttendRowsArgs& a) { attend_rows<bf16>(a); }
-void attend_rows_f32(const AttendRowsArgs& a) { attend_rows<float>(a); }
-void score_listed_bf16(const ListedRowsArgs& a) { score_listed<bf16>(a); }
-void score_listed_f32(const ListedRowsArgs& a) { score_listed<float>(a); }
-void add_listed_bf16(const ListedRowsArgs& a) { add_listed<bf16>(a); }
-void add_listed_f32(const ListedRowsArgs& a) { add_listed<float>(a); }
+extern const RowLoops kRowsBf16{attend_rows<bf16>, score_listed<bf16>, add_listed<bf16>};
+extern const RowLoops kRowsF32{attend_rows<float>, score_listed<float>, add_listed<float>};
+extern const RowLoops kRowsInt8{attend_rows<Int8>, score_listed<Int8>, add_listed<Int8>};
+extern const RowLoops kRowsFp8{attend_rows<Fp8>, score_listed<Fp8>, add_listed<Fp8>};
+extern const RowLoops kRowsInt4{attend_rows<Int4>, score_listed<Int4>, add_listed<Int4>};
 void softmax_bf16(const SoftmaxArgs& a) { softmax<bf16>(a); }
 void softmax_f32(const SoftmaxArgs& a) { softmax<float>(a); }
 

@@ -14,12 +14,7 @@ void blend(float* into, float a, const float* from, float b, std::int64_t n);
 void split_pairs(const float* x, float* out, std::int64_t n);
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
               std::int64_t out_stride, float* sums);
-void attend_rows_bf16(const AttendRowsArgs&);
-void attend_rows_f32(const AttendRowsArgs&);
-void score_listed_bf16(const ListedRowsArgs&);
-void score_listed_f32(const ListedRowsArgs&);
-void add_listed_bf16(const ListedRowsArgs&);
-void add_listed_f32(const ListedRowsArgs&);
+extern const RowLoops kRowsBf16, kRowsF32, kRowsInt8, kRowsFp8, kRowsInt4;
 void dots(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
 void project_bf16(const ProjectArgs&);
 void project_f32(const ProjectArgs&);

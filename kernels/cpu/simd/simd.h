@@ -13,22 +13,22 @@ inline constexpr std::int64_t kMostLanes = 16;  // float32 in a vector of the wi
 
 /// Rows of one KV head as one token sees them. Accumulates into `heads` consecutive states.
 struct AttendRowsArgs {
-  const void* rows;  // [count, 2 * head_dim] K | V; row 0 starts an attend block
-  const float* q;    // [heads, head_dim], times scale
-  float* o;          // [heads, head_dim]
-  float* m;          // [heads]
-  float* l;          // [heads]
-  std::int64_t count, heads, head_dim, block;
+  const std::byte* rows;  // [count], row_bytes apart; row 0 starts an attend block
+  const float* q;         // [heads, head_dim], times scale
+  float* o;               // [heads, head_dim]
+  float* m;               // [heads]
+  float* l;               // [heads]
+  std::int64_t count, row_bytes, heads, head_dim, block;
 };
 
 /// At most a block of rows that lie anywhere, as one token sees them.
 struct ListedRowsArgs {
-  const void* const* rows;  // [count + ahead], each 2 * head_dim elements K | V; those ahead come in the next call
-  const float* q;           // [heads, head_dim], times scale
-  float* scores;            // [heads, score_stride]
+  const std::byte* const* rows;  // [count + ahead]; those ahead come in the next call
+  const float* q;                // [heads, head_dim], times scale
+  float* scores;                 // [heads, score_stride]
   std::int64_t score_stride;
   float *o, *m, *l;  // as AttendRowsArgs
-  std::int64_t count, ahead, heads, head_dim;
+  std::int64_t count, ahead, row_bytes, heads, head_dim;
 };
 
 /// Labels of up to 64 rows in float32: out[j][r] = map[j] . k[r].
@@ -75,6 +75,15 @@ struct AddProbabilitiesArgs {
   float scale;
 };
 
+/// What is done with rows of one type.
+struct RowLoops {
+  void (*attend)(const AttendRowsArgs&);
+  /// The scores of listed rows, and the online softmax and values of rows whose scores are there. The bits are those of
+  /// attend.
+  void (*score_listed)(const ListedRowsArgs&);
+  void (*add_listed)(const ListedRowsArgs&);
+};
+
 struct Simd {
   const char* name;
   void (*widen)(const bf16* x, float* out, std::int64_t n);
@@ -93,14 +102,7 @@ struct Simd {
   /// alone. sums: scratch of rows * tokens * kMostLanes.
   void (*dot_rows)(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
                    std::int64_t out_stride, float* sums);
-  void (*attend_rows_bf16)(const AttendRowsArgs&);
-  void (*attend_rows_f32)(const AttendRowsArgs&);
-  /// The scores of listed rows, and the online softmax and values of rows whose scores are there. The bits are those of
-  /// attend_rows.
-  void (*score_listed_bf16)(const ListedRowsArgs&);
-  void (*score_listed_f32)(const ListedRowsArgs&);
-  void (*add_listed_bf16)(const ListedRowsArgs&);
-  void (*add_listed_f32)(const ListedRowsArgs&);
+  const RowLoops *rows_bf16, *rows_f32, *rows_int8, *rows_fp8, *rows_int4;
   /// out[i] = w[i] . x; the bits of a result do not depend on `rows`.
   void (*dots)(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
   /// The bits of a row's label depend on the row alone.

@@ -1,0 +1,10 @@
+// Attention of listed and streamed rows that are kept as int4.
+#include "kernels/cuda/attend_parts_launch.cuh"
+
+namespace longhaul::cuda {
+
+template void attend_typed<RowType::int4>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
+template void attend_typed<RowType::int4>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
+template void attend_typed<RowType::int4>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+
+}  // namespace longhaul::cuda
