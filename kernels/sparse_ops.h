@@ -91,7 +91,7 @@ struct SelectArgs {
 /// counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
-  constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
+  constexpr std::int64_t kCounts = 6912;  // 2,048 counts, as many masses of 8 bytes, and a few hundred words
   const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
   return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
 }

@@ -21,7 +21,7 @@ struct Shape {
 
 PartSet part_set(const AttendListArgs& a, const std::int32_t* counts, int set) {
   const int kv_heads = static_cast<int>(a.kv_heads);
-  return {{.counts = counts, .segments = static_cast<int>(a.batch.count) * kv_heads, .kv_heads = kv_heads},
+  return {{.counts = counts, .entries = static_cast<int>(a.batch.count) * kv_heads, .kv_heads = kv_heads},
           parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, set)};
 }
 

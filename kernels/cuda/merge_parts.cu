@@ -16,7 +16,7 @@ constexpr int kChunk = 128;   // elements of a part that a warp loads at once, 4
 
 /// The softmax of the list's window, by the block's warps: what one warp's rows sum to, and by which maximum.
 template <class T, int Warps>
-__device__ float2 sum_window(const ListTail& a, int segment, int g, int group, int d) {
+__device__ __noinline__ float2 sum_window(const ListTail& a, int segment, int g, int group, int d) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_heads = a.rows.kv_heads, token = segment / kv_heads;
   const ListedRows rows = a.rows.of(segment);
   const int count = a.counts[segment], first = max(0, count - a.rows.spans[token].window);
@@ -50,10 +50,13 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   __shared__ float2 window[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
-  const PartSet &one = a.sets[0], &two = a.sets[1];
-  const PartRange ones = Deal(one.counts, a.blocks).parts_of(segment);
-  PartRange twos = {0, 0};
-  if (a.set_count == 2) twos = Deal(two.counts, a.blocks).parts_of(segment);
+  PartRange ones = {0, 0}, twos = {0, 0};
+#pragma unroll 1
+  for (int set = 0; set < a.set_count; ++set) {
+    ones = twos;
+    twos = Deal(a.sets[set].counts, a.blocks).parts_of(segment);
+  }
+  const Parts &one = a.sets[0].parts, &last = a.sets[a.set_count - 1].parts;
   const int parts = ones.count + twos.count;
 
   wait_for_previous();  // counts are older than the parts
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
       ml[i] = {-INFINITY, 0};
       if (part >= parts) continue;
       const bool in_one = part < ones.count;
-      const Parts& from = (in_one ? one : two).parts;
+      const Parts& from = in_one ? one : last;
       const std::int64_t at =
           static_cast<std::int64_t>(in_one ? ones.first + part : twos.first + part - ones.count) * a.group + g;
       ml[i] = from.ml[at];
@@ -147,7 +150,8 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
 
 void merge_parts(const MergePartsArgs& a, cudaStream_t stream) {
   constexpr int kManyStates = 512;  // of which each has few parts
-  const int states = a.sets[0].counts.segments * a.group;
+  const RowCounts& counts = a.sets[0].counts;
+  const int states = counts.entries * counts.same * a.group;
   auto launch = [&]<class T, int C, int Threads>(T, std::integral_constant<int, C>,
                                                  std::integral_constant<int, Threads>) {
     Launch{.grid = static_cast<unsigned>(states), .block = Threads, .stream = stream, .overlap = true}(
