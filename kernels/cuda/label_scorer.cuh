@@ -193,7 +193,7 @@ class Scorer {
   __device__ void score() {
     if (head_of(at_) != weighed_) weigh(head_of(at_));
     std::byte* block = ring_ + slot_ * kSlotBytes;
-#pragma unroll 1
+#pragma unroll 2
     for (int b = 0; b < S::kUnitBlocks; ++b, block += block_bytes_) score_block<K, Quads>(block, weights_);
     __syncwarp();
   }
@@ -239,6 +239,12 @@ class Scorer {
       m = to;
     }
   };
+  /// A float as an integer in the order of floats, and back.
+  __device__ static int turned(float x) {
+    const int bits = __float_as_int(x);
+    return bits ^ (bits >> 31 & INT_MAX);
+  }
+  __device__ static float turned(int x) { return __int_as_float(x ^ (x >> 31 & INT_MAX)); }
   __device__ float2* unit_parts(int head, int g) const {
     return reinterpret_cast<float2*>(s_.work + (static_cast<std::int64_t>(head) * group_ + g) * s_.stride);
   }

@@ -9,34 +9,34 @@ template <int K, int Quads, Keys Kind>
 __device__ void Scorer<K, Quads, Kind>::sum_up(const Scores& x) {
   if (visit_ == units_ - kSlots - 1) hold(x);
   const int rows = rows_from(at_), head = head_of(at_);
-  Sum sums[kQueries];
+  float m[kQueries], l[kQueries];
 #pragma unroll
-  for (int g = 0; g < kQueries; ++g) sums[g] = {kEmpty, 0};
-#pragma unroll
-  for (int r = 0; r < kPerLane; ++r)
-    if (r * 32 + lane_ < rows)
-#pragma unroll
-      for (int g = 0; g < kQueries; ++g) sums[g].m = fmaxf(sums[g].m, x[r][g]);
+  for (int g = 0; g < kQueries; ++g) m[g] = kEmpty, l[g] = 0;
 #pragma unroll
   for (int r = 0; r < kPerLane; ++r)
     if (r * 32 + lane_ < rows)
 #pragma unroll
-      for (int g = 0; g < kQueries; ++g) sums[g].l += exp2_fast(x[r][g] - sums[g].m);
+      for (int g = 0; g < kQueries; ++g) m[g] = fmaxf(m[g], x[r][g]);
+#pragma unroll
+  for (int g = 0; g < kQueries; ++g) m[g] = turned(__reduce_max_sync(~0u, turned(m[g])));
+#pragma unroll
+  for (int r = 0; r < kPerLane; ++r)
+    if (r * 32 + lane_ < rows)
+#pragma unroll
+      for (int g = 0; g < kQueries; ++g) l[g] += exp2_fast(x[r][g] - m[g]);
 #pragma unroll
   for (int n = 0; n < Quads; ++n) {  // over the lanes; each is left with one head of each quad
-    auto taken = [&](bool upper, int o, const Sum& low, const Sum& high) {
-      const Sum give = upper ? low : high;
-      Sum keep = upper ? high : low;
-      keep.add({__shfl_xor_sync(~0u, give.m, o), __shfl_xor_sync(~0u, give.l, o)});
-      return keep;
+    auto halved = [&](bool upper, int o, float low, float high) {
+      return (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, o);
     };
-    const Sum* of = sums + n * 4;
-    const bool upper = lane_ & 16;
-    Sum mine = taken(lane_ & 8, 8, taken(upper, 16, of[0], of[2]), taken(upper, 16, of[1], of[3]));
+    const float *of = l + n * 4, *top = m + n * 4;
+    const bool upper = lane_ & 16, odd = lane_ & 8;
+    float sum = halved(odd, 8, halved(upper, 16, of[0], of[2]), halved(upper, 16, of[1], of[3]));
 #pragma unroll
-    for (int o = 4; o > 0; o /= 2) mine.add({__shfl_xor_sync(~0u, mine.m, o), __shfl_xor_sync(~0u, mine.l, o)});
+    for (int o = 4; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
     const int g = n * 4 + lane_ / 16 * 2 + lane_ / 8 % 2;
-    if (lane_ % 8 == 0 && g < group_) unit_parts(head, g)[at_.index] = {mine.m, mine.l};
+    const float most = upper ? (odd ? top[3] : top[2]) : (odd ? top[1] : top[0]);
+    if (lane_ % 8 == 0 && g < group_) unit_parts(head, g)[at_.index] = {most, sum};
   }
 }
 
