@@ -130,8 +130,9 @@ __device__ Wanted wanted_of(const Selection& s, const Part& part, Finder& shared
   }
 }
 
+/// Past the L1 cache: what a launch reads ahead, the one before it may have there from a selection before.
 __device__ inline uint4 keys_at(const std::uint32_t* keys, int row, int end) {
-  return row < end ? *reinterpret_cast<const uint4*>(keys + row) : make_uint4(0, 0, 0, 0);
+  return row < end ? __ldcg(reinterpret_cast<const uint4*>(keys + row)) : make_uint4(0, 0, 0, 0);
 }
 __device__ inline std::uint32_t element(const uint4& x, int i) {
   return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
