@@ -54,7 +54,10 @@ __global__ void __launch_bounds__(kThreads) tail_of_list(const __grid_constant__
       float listed = 0;
       for (int w = 0; w < kWarps; ++w) listed += warp_sums[w][threadIdx.x];
       const float all = a.combine == Combine::mean ? 1.0f / static_cast<float>(group) : 1.0f;
-      tail[first + threadIdx.x] = listed > 0 ? fmaxf(all / listed - 1, 0.0f) : 0.0f;
+      const float* weights = tail_weights(a.labels.basis + a.batch.spans[place].slot * a.labels.basis_stride,
+                                          a.kv_heads, a.head_dim, a.labels.dims);
+      const float weight = weights[head % a.kv_heads * group + first + threadIdx.x];
+      tail[first + threadIdx.x] = listed > 0 ? weight * fmaxf(all / listed - 1, 0.0f) : 0.0f;
     }
     __syncthreads();  // the sums have been read
   }
