@@ -132,6 +132,7 @@ class HeadFit {
                           static_cast<double>(std::max<std::int64_t>(count_, 1));
       for (std::int64_t c = 0; c < d_; ++c) beside[c] -= static_cast<float>(mean) * basis_.query_map[j * d_ + c];
     }
+    for (std::int64_t c = 0; c < d_; ++c) beside[c] = std::isfinite(beside[c]) ? beside[c] : 0.0f;
     if (a_.fit == LabelFit::given) return;
     fit_tail_weights({.a = a_,
                       .at_queries = at_queries_,

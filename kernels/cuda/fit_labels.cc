@@ -14,14 +14,18 @@ namespace {
 struct FitHost {
   std::byte* queries;  // [queries, q_heads * head_dim] act
   std::byte* rows;     // [kv_heads, keys + queries, 2 * head_dim] act: those that stand for all, those of the queries
-  float* basis;        // [kv_heads, label_basis_floats], tail_weights
+  float* basis;        // [kv_heads, label_basis_floats], tail_fit
   float* inv_freq;     // [head_dim / 2]
 
   explicit FitHost(const FitLabelsArgs& a)
       : queries(a.host),
         rows(queries + a.queries * a.q_heads * a.head_dim * size_of(a.act)),
         basis(reinterpret_cast<float*>(rows + (kFitKeys + a.queries) * 2 * a.kv_heads * a.head_dim * size_of(a.act))),
-        inv_freq(tail_weights(basis, a.kv_heads, a.head_dim, a.labels.dims) + a.q_heads) {}
+        inv_freq(basis + basis_floats(a)) {}
+  static std::int64_t basis_floats(const FitLabelsArgs& a) {
+    return a.kv_heads * label_basis_floats(a.labels.dims, a.head_dim) +
+           (a.weighs_tail ? tail_fit_floats(a.q_heads, a.kv_heads, a.head_dim) : 0);
+  }
 };
 
 /// What the stream runs on the host. It is deleted when it has run; a lost device runs nothing more.
@@ -64,8 +68,7 @@ void fit_labels(const FitLabelsArgs& a, Machine& machine, cudaStream_t stream) {
   longhaul::check(a.host != nullptr, "fit_labels: this device fits on the host and needs memory there");
   longhaul::check(a.queries <= kFitKeys, "fit_labels: no more queries than keys that stand for all");
   const FitHost host(a);
-  const std::int64_t basis_bytes =
-      (a.kv_heads * label_basis_floats(a.labels.dims, a.head_dim) + (a.weighs_tail ? a.q_heads : 0)) * 4;
+  const std::int64_t basis_bytes = FitHost::basis_floats(a) * 4;
   if (a.fit == LabelFit::given) {
     copy(host.basis, a.labels.basis, basis_bytes, stream);
   } else {

@@ -95,8 +95,10 @@ __device__ void Scorer<K, Quads, Kind>::add_up(int first) {
 #pragma unroll
     for (int o = 1; o < 32; o *= 2) sum.add({__shfl_xor_sync(~0u, sum.m, o), __shfl_xor_sync(~0u, sum.l, o)});
     const float share = a_.combine == Combine::mean ? static_cast<float>(group_) : 1.0f;
-    if (lane_ == 0)  // a head that there is not has no probability
-      shared_.log_sum[i / kQueries][g] = g < group_ ? sum.m + log2f(sum.l * share) : INFINITY;
+    const float log_sum = g < group_ ? sum.m + log2f(sum.l * share) : INFINITY;  // such a head has no probability
+    if (lane_ == 0) shared_.log_sum[i / kQueries][g] = log_sum;
+    if (Kind == Keys::shares && lane_ == 0 && n > 0)
+      s_.log_sums[head * group_ + g] = log_sum;  // the same of all blocks
   }
 }
 

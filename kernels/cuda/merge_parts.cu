@@ -14,32 +14,6 @@ namespace {
 constexpr int kInFlight = 4;  // parts that a warp loads before it uses the first
 constexpr int kChunk = 128;   // elements of a part that a warp loads at once, 4 a lane
 
-/// The softmax of the list's window, by the block's warps: what one warp's rows sum to, and by which maximum.
-template <class T, int Warps>
-__device__ __noinline__ float2 sum_window(const ListTail& a, int segment, int g, int group, int d) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_heads = a.rows.kv_heads, token = segment / kv_heads;
-  const ListedRows rows = a.rows.of(segment);
-  const int count = a.counts[segment], first = max(0, count - a.rows.spans[token].window);
-  const T* q = static_cast<const T*>(a.q) + token * a.q_stride + (segment % kv_heads * group + g) * d;
-  float m = -INFINITY, l = 0;
-  for (int i = first + warp; i < count; i += Warps) {
-    const T* key = reinterpret_cast<const T*>(rows.at(rows.place(i)));
-    float score = 0;
-    for (int c = lane * 4; c < d; c += 128) {
-      const auto x = load<4>(q + c), y = load<4>(key + c);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) score += x.v[j] * y.v[j];
-    }
-#pragma unroll
-    for (int o = 16; o > 0; o /= 2) score += __shfl_xor_sync(~0u, score, o);
-    score *= a.scale;
-    const float most = fmaxf(m, score);
-    l = l * decay(m, most) + decay(score, most);
-    m = most;
-  }
-  return {m, l};
-}
-
 /// A block per query head of a token: its warps share the parts, and add up by the maximum among their own, so that
 /// nothing waits for the maximum of all.
 template <class T, int C, int Threads>
@@ -47,7 +21,6 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   constexpr int kWarps = Threads / 32;
   __shared__ alignas(16) float warp_o[kWarps][C * kChunk];
   __shared__ float warp_m[kWarps], warp_l[kWarps];
-  __shared__ float2 window[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
   PartRange ones = {0, 0}, twos = {0, 0};
@@ -63,11 +36,7 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   let_next_start();
   const float old_m = a.fresh ? -INFINITY : a.state.m[state], old_l = a.fresh ? 0.0f : a.state.l[state];
 
-  const float tail = a.tail.tail == nullptr ? 0.0f : a.tail.tail[state];
-  if (tail > 0) {
-    const float2 mine = sum_window<T, kWarps>(a.tail, segment, g, a.group, d);
-    if (lane == 0) window[warp] = mine;
-  }
+  const float tail = a.tail.tail == nullptr ? kNoTail : a.tail.tail[state];
 
   float m = -INFINITY, l = 0;
   Pack<float, 4> o[C] = {};
@@ -113,7 +82,7 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   if (lane == 0) warp_m[warp] = m, warp_l[warp] = l;
   __syncthreads();
 
-  float most = old_m;
+  float most = tail > kNoTail ? fmaxf(old_m, tail) : old_m;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) most = fmaxf(most, warp_m[w]);
   const float keep = decay(old_m, most);
@@ -123,21 +92,15 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
     take[w] = decay(warp_m[w], most);
     sum += warp_l[w] * take[w];
   }
-  float rest = 0;  // the weight of the mean value
-  if (tail > 0) {
-    float before = sum;  // of the window
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) before -= window[w].y * decay(window[w].x, most);
-    rest = tail * fmaxf(before, 0.0f);
-    sum += rest;
-  }
+  const float rest = tail > kNoTail ? decay(tail, most) : 0.0f;  // the weight of the mean value
+  sum += rest;
   for (int column = static_cast<int>(threadIdx.x); column < d; column += Threads) {
     const std::int64_t at = static_cast<std::int64_t>(state) * d + column;
     float x = a.fresh ? 0.0f : a.state.o[at] * keep;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) x += warp_o[w][column] * take[w];
     if (rest > 0) {
-      const int kv_heads = a.tail.rows.kv_heads, slot = a.tail.rows.spans[segment / kv_heads].slot;
+      const int kv_heads = a.tail.kv_heads, slot = a.tail.spans[segment / kv_heads].slot;
       x += rest * a.tail.mean[slot * a.tail.mean_session_stride + segment % kv_heads * d + column];
     }
     if (a.out == nullptr) a.state.o[at] = x;
