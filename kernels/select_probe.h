@@ -6,9 +6,10 @@
 
 namespace longhaul {
 
-/// Seconds a layer: of scores (by labels of 4 bits) to keys, and of the whole, the list of the top rows included.
+/// Seconds a layer: of scores (by labels of 4 bits) to keys, of the list of the top rows of one layer's keys, and of
+/// both.
 struct SelectSeconds {
-  double scores, whole;
+  double scores, top, whole;
 };
 
 /// Runs `layers` in turn, as a step would: one graph, no wait between. The median of several times. CUDA only: throws

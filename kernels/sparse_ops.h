@@ -11,10 +11,11 @@ struct RowList {
   std::int32_t* rows = nullptr;   // [batch.count, kv_heads, stride]
   std::int32_t* count = nullptr;  // [batch.count, kv_heads]
   std::int64_t stride = 0;
-  /// [batch.count, q_heads] what the labels say of the rows before the window that are not listed: their attention as a
-  /// multiple of that of the listed rows before the window. Null: nothing stands for them.
+  /// [batch.count, q_heads] what the labels say of the rows that are not listed: the logarithm of the sum of
+  /// exp(score). Null: nothing stands for them.
   float* tail = nullptr;
 };
+constexpr float kNoTail = -1e30f;  // no rows
 
 /// What the basis of a layer's labels is made from: the queries and keys that fit_labels is given, head by head.
 enum class LabelFit : std::uint8_t {
@@ -28,6 +29,19 @@ enum class LabelFit : std::uint8_t {
   rms,       // by RMS of q times RMS of centred k,
   pairs,     // the same, summed over the two channels that RoPE turns together
 };
+
+/// What is needed to tell how much attention labels stand for, behind the bases of a layer's KV heads.
+struct TailFit {
+  float* beside;   // [kv_heads, head_dim] a query's product with it is what label scores lack on average
+  float* weights;  // [q_heads] what the estimate is to be multiplied by
+};
+constexpr TailFit tail_fit(float* basis, std::int64_t kv_heads, std::int64_t head_dim, std::int64_t dims) {
+  float* const end = basis + kv_heads * label_basis_floats(dims, head_dim);
+  return {end, end + kv_heads * head_dim};
+}
+constexpr std::int64_t tail_fit_floats(std::int64_t q_heads, std::int64_t kv_heads, std::int64_t head_dim) {
+  return kv_heads * head_dim + q_heads;
+}
 
 /// Fits the basis of a layer's labels to its own keys and recent queries, and zero and step to the range of its keys.
 /// Queries are turned by RoPE from where they stood to positions of [target, target + targets), which decoding will
@@ -45,7 +59,9 @@ struct FitLabelsArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
-  std::byte* host;  // fit_host_bytes() of pinned host memory, for devices that fit on the host
+  std::byte* host;                     // fit_host_bytes() of pinned host memory, for devices that fit on the host
+  bool weighs_tail = false;            // also writes tail_fit(); weights are 1 for a given basis
+  std::int64_t sinks = 0, window = 0;  // of selection, as in StepSpan; for tail_fit()
 };
 constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
 constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
@@ -53,8 +69,8 @@ constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? ro
 constexpr std::int64_t fit_key(std::int64_t i, std::int64_t rows) { return i * rows / fit_keys(rows); }
 constexpr std::int64_t fit_host_bytes(std::int64_t queries, std::int64_t q_heads, std::int64_t kv_heads,
                                       std::int64_t head_dim, std::int64_t dims, DType act) {
-  return (queries * q_heads + kFitKeys * 2 * kv_heads) * head_dim * size_of(act) +
-         (kv_heads * label_basis_floats(dims, head_dim) + head_dim) * 4;
+  return (queries * q_heads + (kFitKeys + queries) * 2 * kv_heads) * head_dim * size_of(act) +
+         (kv_heads * label_basis_floats(dims, head_dim) + tail_fit_floats(q_heads, kv_heads, head_dim) + head_dim) * 4;
 }
 
 /// Writes the labels of the tile's rows.
@@ -91,7 +107,7 @@ struct SelectArgs {
 /// counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
-  constexpr std::int64_t kCounts = 6400;  // 2,048 counts, as many masses of 8 bytes, and a few more words
+  constexpr std::int64_t kCounts = 6912;  // 2,048 counts, as many masses of 8 bytes, and a few hundred words
   const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
   return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
 }

@@ -104,7 +104,10 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .kv_heads = shape.kv_heads,
                       .head_dim = shape.head_dim,
                       .scale = shape.scale(),
-                      .host = buffers_.selection.fit_host()});
+                      .host = buffers_.selection.fit_host(),
+                      .weighs_tail = buffers_.selection.mean_values(slot, layer) != nullptr,
+                      .sinks = buffers_.policy.sinks,
+                      .window = buffers_.policy.window});
     compute_.launch(LabelRowsArgs{
         .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   }

@@ -219,6 +219,7 @@ struct Fit {
 
   void fill(Random& random) {
     labels.random_basis(random);
+    labels.random_tail(random, q_heads);
     for (std::int64_t i = 0; i < d / 2; ++i)
       inv_freq[static_cast<std::size_t>(i)] =
           static_cast<float>(std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(d)));
@@ -244,7 +245,10 @@ struct Fit {
                                      .kv_heads = kv_heads,
                                      .head_dim = d,
                                      .scale = 1 / std::sqrt(static_cast<float>(d)),
-                                     .host = host});
+                                     .host = host,
+                                     .weighs_tail = true,
+                                     .sinks = 4,
+                                     .window = 32});
     return get<float>(rig, tile.basis, labels.basis.size());
   }
   std::int64_t host_bytes() const { return fit_host_bytes(queries, q_heads, kv_heads, d, dims, act); }

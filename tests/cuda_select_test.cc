@@ -76,10 +76,10 @@ struct Case {
       }
   }
 
-  /// The list of each place and head; what was not written is -7.
-  std::vector<Rows> run(Rig& rig) const {
-    const std::int64_t heads = count() * kv_heads, n = heads * stride();
-    const std::int64_t floats = select_floats(count(), q_heads, kv_heads, capacity);
+  std::int64_t scratch_floats() const { return select_floats(count(), q_heads, kv_heads, capacity); }
+
+  SelectArgs args(Rig& rig, std::byte* scratch) const {
+    const std::int64_t heads = count() * kv_heads;
     SelectArgs a{};
     a.q = rig.put(q), a.q_stride = q_stride;
     a.batch = {rig.put(spans), count(), capacity};
@@ -96,9 +96,14 @@ struct Case {
     if (!mass.empty()) a.mass = rig.put(mass);
     a.mass_stride = static_cast<std::int64_t>(mass.size()) / (slots * kv_heads);
     a.mass_session_stride = kv_heads * a.mass_stride;
-    a.scratch = reinterpret_cast<float*>(rig.put(Tensor(DType::f32, floats)));
-    a.out = {rig.put(Rows(n, -7)), rig.put(Rows(heads, -7)), stride()};
-    rig.stream->launch(a);
+    a.scratch = reinterpret_cast<float*>(scratch);
+    a.out = {rig.put(Rows(heads * stride(), -7)), rig.put(Rows(heads, -7)), stride()};
+    return a;
+  }
+
+  /// The list of each place and head; what was not written is -7.
+  std::vector<Rows> lists(Rig& rig, const SelectArgs& a) const {
+    const std::int64_t heads = count() * kv_heads, n = heads * stride();
     const Rows rows = rig.ints(a.out.rows, n), counts = rig.ints(a.out.count, heads);
     std::vector<Rows> lists;
     for (std::int64_t h = 0; h < heads; ++h) {
@@ -108,6 +113,12 @@ struct Case {
       lists.emplace_back(at, at + counts[h]);
     }
     return lists;
+  }
+
+  std::vector<Rows> run(Rig& rig) const {
+    const SelectArgs a = args(rig, rig.put(Tensor(DType::f32, scratch_floats())));
+    rig.stream->launch(a);
+    return lists(rig, a);
   }
 };
 
@@ -286,6 +297,69 @@ TEST_CASE("cuda: a session's lists do not depend on the batch, and are the same 
     }
     cuda->clear();
   }
+}
+
+TEST_CASE("cuda: select sees the row that the launch before it has appended", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(177);
+  for (std::int64_t rows : {65, 256, 257, 1024, 5000, 40000})
+    for (std::int64_t group : {1, 4}) {
+      Case c{2, 2, group, 64, rows, 32, 4};
+      for (std::int64_t slot : {1, 0}) c.add(slot, rows, 5, 0, 0);
+      c.fill(random);
+      c.make_whole(random);
+      Tensor qkv(c.act, 2 * (c.q_heads + 4) * c.d);  // keys that agree with the first query of their group
+      for (std::int64_t h = 0; h < c.labels.kv_heads; ++h)
+        for (std::int64_t j = 0; j < c.dims; ++j) {
+          for (std::int64_t i = 0; i < c.d; ++i) c.labels.key_map(h)[j * c.d + i] = i == j;
+          c.labels.zero(h)[j] = 0;
+          c.put_code(h, rows - 1, j, 0);
+        }
+      for (std::int64_t t = 0; t < 2; ++t)
+        for (std::int64_t h = 0; h < 2; ++h)
+          for (std::int64_t i = 0; i < 2 * c.d; ++i) {
+            const bool key = i < c.d, up = key && c.q.get(t * c.q_stride + h * group * c.d + i) > 0;
+            const std::int64_t at = t * (c.q_heads + 4) * c.d + (c.q_heads + h + (key ? 0 : 2)) * c.d + i % c.d;
+            qkv.set(at, up ? 7.5 : 0);
+          }
+      const auto lists = [&](Rig& rig) {
+        const SelectArgs a = c.args(rig, rig.put(Tensor(DType::f32, c.scratch_floats())));
+        const std::int64_t head_bytes = rows * 2 * c.d * size_of(c.act);
+        const KvTile kv{rig.put(Tensor(c.act, 4 * rows * 2 * c.d)), head_bytes, 0, rows, 2 * head_bytes};
+        rig.stream->launch(AppendStepArgs{rig.put(qkv), c.act, a.batch, kv, {}, a.labels, c.q_heads, 2, c.d});
+        rig.stream->launch(a);
+        return c.lists(rig, a);
+      };
+      CAPTURE(rows, group);
+      const auto [want, got] = on_both(*cuda, lists);
+      for (const Rows& list : got) CHECK(list.back() == rows - 1);
+      if (group == 1) CHECK(got == want);
+    }
+}
+
+TEST_CASE("cuda: selections that follow one another share their scratch", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(178);
+  std::vector<Case> cases;
+  for (int i = 0; i < 12; ++i) {
+    const std::int64_t dims = random.integer(0, 2) ? 32 : 64;
+    Case c{3, 2, std::int64_t{1} << random.integer(0, 3), 128, random.integer(2000, 90000), dims, 4};
+    for (std::int64_t slot : {2, 0, 1}) add_any(c, random, slot);
+    c.fill(random);
+    cases.push_back(std::move(c));
+  }
+  std::int64_t floats = 0;
+  for (const Case& c : cases) floats = std::max(floats, c.scratch_floats());
+  std::byte* scratch = cuda->put(Tensor(DType::f32, floats));
+  std::vector<SelectArgs> args;
+  for (const Case& c : cases) args.push_back(c.args(*cuda, scratch));
+  for (const SelectArgs& a : args) cuda->stream->launch(a);
+  std::vector<std::vector<Rows>> together;
+  for (std::size_t i = 0; i < cases.size(); ++i) together.push_back(cases[i].lists(*cuda, args[i]));
+  for (std::size_t i = 0; i < cases.size(); ++i) CHECK(cases[i].run(*cuda) == together[i]);
+  cuda->clear();
 }
 
 TEST_CASE("cuda: select out of a million rows, and for 64 sessions", "[cuda][shared][large]") {

@@ -29,6 +29,7 @@ struct Case {
 
   void fill(Random& random) {
     labels.random_basis(random);
+    labels.random_tail(random, q_heads);
     q = random.normal(act, q.size, 2);
     kv = random.normal(act, kv.size);
     cpu::label_rows({tile(), labels.tile(), act, kv_heads, d});
@@ -85,12 +86,16 @@ struct Case {
     for (std::int64_t i = 0; i < d; ++i) sum += q.get(g * d + i) * at(g / group, row, i);
     return sum * scale;
   }
+  auto query(std::int64_t g) const {
+    return [this, g](auto i) { return q.get(g * d + i); };
+  }
+  /// What the labels say of a row's score.
   double label_score(std::int64_t g, std::int64_t row) {
-    double sum = 0;
+    const std::int64_t h = g / group;
+    double sum = -labels.zeros(h, query(g));
     for (std::int64_t j = 0; j < dims; ++j)
-      sum += labels.coordinate(g / group, row, j) *
-             labels.project(labels.query_map(g / group), j, [&](auto i) { return q.get(g * d + i); });
-    return sum * scale;
+      sum += labels.coordinate(h, row, j) * labels.project(labels.query_map(h), j, query(g));
+    return (sum + labels.project(labels.tail(q_heads).beside, h, query(g))) * scale;
   }
   std::vector<bool> listed(std::int64_t h) const {
     std::vector<bool> in(rows);
@@ -99,25 +104,25 @@ struct Case {
   }
   /// The tail by its definition.
   double wanted_tail(std::int64_t g) {
-    double in = 0, rest = 0;
+    double rest = 0;
     const std::vector<bool> listed = this->listed(g / group);
-    for (std::int64_t r = 0; r < rows - window; ++r) (listed[r] ? in : rest) += std::exp(label_score(g, r));
-    return rest / in;
+    for (std::int64_t r = 0; r < rows - window; ++r)
+      if (!listed[r]) rest += std::exp(label_score(g, r));
+    return std::log(rest * labels.tail(q_heads).weights[g]);
   }
   /// Attention with the rest at the mean value, for a tail.
   std::vector<double> wanted(const std::vector<float>& tail) {
     std::vector<double> out(q_heads * d);
     for (std::int64_t g = 0; g < q_heads; ++g) {
       const std::int64_t h = g / group;
-      double total = 0, before = 0;
+      double total = 0;
       for (std::int64_t i = 0; i < count[h]; ++i) {
         const std::int64_t r = list[h * rows + i];
         const double weight = std::exp(score(g, r));
         total += weight;
-        if (r < rows - window) before += weight;
         for (std::int64_t c = 0; c < d; ++c) out[g * d + c] += weight * at(h, r, d + c);
       }
-      const double rest = static_cast<double>(tail[g]) * before;
+      const double rest = std::exp(static_cast<double>(tail[g]));
       for (std::int64_t c = 0; c < d; ++c) out[g * d + c] = (out[g * d + c] + rest * mean[h * d + c]) / (total + rest);
     }
     return out;
@@ -142,7 +147,7 @@ TEST_CASE("tail: what the labels say of the rows left out") {
   for_each_case(random, [](Case& c) {
     for (float top_p : {1.0f, 0.6f}) {
       c.select(top_p);
-      for (std::int64_t g = 0; g < c.q_heads; ++g) CHECK(std::abs(c.tail[g] / c.wanted_tail(g) - 1) < 1e-4);
+      for (std::int64_t g = 0; g < c.q_heads; ++g) CHECK(std::abs(c.tail[g] - c.wanted_tail(g)) < 1e-4);
     }
   });
 }
@@ -152,7 +157,7 @@ TEST_CASE("tail: attention with the mean value for the rest") {
   for_each_case(random, [](Case& c) {
     c.select();
     CHECK(nmse(c.attend(true), c.wanted(c.tail)) < 1e-11);
-    CHECK(nmse(c.attend(false), c.wanted(std::vector<float>(c.q_heads, 0.0f))) < 1e-11);
+    CHECK(nmse(c.attend(false), c.wanted(std::vector<float>(c.q_heads, kNoTail))) < 1e-11);
     CHECK(nmse(c.attend(true), c.attend(false)) > 1e-6);
   });
 }
@@ -162,7 +167,7 @@ TEST_CASE("tail: a list of all rows has none, and the same bits with a mean valu
   for_each_case(random, [](Case& c) {
     c.span.budget = static_cast<std::int32_t>(c.rows);
     c.select();
-    CHECK(std::ranges::all_of(c.tail, [](float t) { return t == 0; }));
+    CHECK(std::ranges::all_of(c.tail, [](float t) { return t == kNoTail; }));
     std::ranges::fill(c.mean, std::nanf(""));
     CHECK(c.attend(true) == c.attend(false));
   });

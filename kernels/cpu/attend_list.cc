@@ -102,16 +102,13 @@ void score_some(const AttendListArgs& a, const Listed& list, ListedRowsArgs rows
 void add_tail(const FinishListArgs& args, std::int64_t n, std::int64_t g, const ListedRowsArgs& rows) {
   const AttendListArgs& a = args.list;
   const float tail = a.rows.tail[n * rows.heads + g];
-  if (!(tail > 0)) return;  // the bits of a list of all rows stay those of dense attention
-  const StepSpan& span = a.batch.spans[n / a.kv_heads];
-  const std::int64_t count = a.rows.count[n], d = a.head_dim;
-  float before = rows.l[g];  // of the window
-  for (std::int64_t i = std::max<std::int64_t>(0, count - span.window); i < count; ++i)
-    before -= std::exp(rows.scores[g * a.rows.stride + i] - rows.m[g]);
-  const float weight = tail * std::max(before, 0.0f);
-  const float* mean = args.mean + span.slot * args.mean_session_stride + n % a.kv_heads * d;
-  for (std::int64_t i = 0; i < d; ++i) rows.o[g * d + i] += weight * mean[i];
-  rows.l[g] += weight;
+  if (!(tail > kNoTail)) return;  // the bits of a list of all rows stay those of dense attention
+  const std::int64_t d = a.head_dim;
+  const float top = std::max(rows.m[g], tail), kept = std::exp(rows.m[g] - top), weight = std::exp(tail - top);
+  const float* mean = args.mean + a.batch.spans[n / a.kv_heads].slot * args.mean_session_stride + n % a.kv_heads * d;
+  for (std::int64_t i = 0; i < d; ++i) rows.o[g * d + i] = rows.o[g * d + i] * kept + weight * mean[i];
+  rows.l[g] = rows.l[g] * kept + weight;
+  rows.m[g] = top;
 }
 
 }  // namespace

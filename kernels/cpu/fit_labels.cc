@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/tail_weights.h"
 #include "kernels/cpu/top_rows.h"
 
 namespace longhaul::cpu {
@@ -56,25 +58,38 @@ Floats turns_of(const FitLabelsArgs& a) {
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const Floats& turns, std::int64_t head)
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t rows, const Floats& turns, std::int64_t head)
       : a_(a),
         at_queries_(at_queries),
+        rows_(rows),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
         count_(fit_keys(a.kv.rows)),
         padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
         keys_(count_ * d_),
+        values_(a.weighs_tail ? count_ * d_ : 0),
         basis_(basis_of(a.labels, head, d_)) {
     for (std::int64_t i = 0; i < count_; ++i) {
       const std::byte* row = a.kv.data + head * a.kv.head_stride + fit_key(i, a.kv.rows) * 2 * d_ * size_of(a.act);
-      const float* from = read_row(row, a.act, d_, &keys_[i * d_]);
-      if (from != &keys_[i * d_]) std::copy_n(from, d_, &keys_[i * d_]);
+      widen(row, &keys_[i * d_]);
+      if (a.weighs_tail) widen(row + d_ * size_of(a.act), &values_[i * d_]);
     }
     if (a.fit != LabelFit::given) turn_queries(turns);
   }
 
   void run() {
+    choose_basis();
+    if (a_.weighs_tail) weigh_tail();
+  }
+
+ private:
+  void widen(const std::byte* from, float* to) const {
+    const float* row = read_row(from, a_.act, d_, to);
+    if (row != to) std::copy_n(row, d_, to);
+  }
+
+  void choose_basis() {
     if (a_.fit == LabelFit::given) return fit_range();
     find_moments();
     const HeadMoments moments{q_moment_.data(), k_moment_.data(), d_};
@@ -101,7 +116,37 @@ class HeadFit {
     if (!best.empty()) std::copy(best.begin(), best.end(), basis_.key_map);
   }
 
- private:
+  void weigh_tail() {
+    const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
+    float *beside = tail.beside + head_ * d_, *weights = tail.weights + head_ * group_;
+    std::fill_n(weights, group_, 1.0f);
+    const Floats labels = quantised();
+    // The mean key less what the labels' mean stands for.
+    for (std::int64_t c = 0; c < d_; ++c) {
+      double sum = 0;
+      for (std::int64_t i = 0; i < count_; ++i) sum += keys_[i * d_ + c];
+      beside[c] = count_ > 0 ? static_cast<float>(sum / static_cast<double>(count_)) : 0.0f;
+    }
+    for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
+      const double mean = std::accumulate(&labels[j * padded_], &labels[j * padded_] + count_, 0.0) /
+                          static_cast<double>(std::max<std::int64_t>(count_, 1));
+      for (std::int64_t c = 0; c < d_; ++c) beside[c] -= static_cast<float>(mean) * basis_.query_map[j * d_ + c];
+    }
+    for (std::int64_t c = 0; c < d_; ++c) beside[c] = std::isfinite(beside[c]) ? beside[c] : 0.0f;
+    if (a_.fit == LabelFit::given) return;
+    fit_tail_weights({.a = a_,
+                      .at_queries = at_queries_,
+                      .rows = rows_,
+                      .head = head_,
+                      .keys = keys_.data(),
+                      .values = values_.data(),
+                      .labels = labels.data(),
+                      .beside = beside,
+                      .count = count_,
+                      .padded = padded_},
+                     weights);
+  }
+
   /// The group's queries at their target positions.
   void turn_queries(const Floats& turns) {
     const std::int64_t width = group_ * d_;
@@ -204,9 +249,9 @@ class HeadFit {
       std::fill_n(basis_.step, a_.labels.dims, 1.0f);
       return;
     }
-    coordinates_ = coordinates();
+    const Floats x = coordinates();
     for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
-      const auto [low, high] = range_of(&coordinates_[j * padded_]);
+      const auto [low, high] = range_of(&x[j * padded_]);
       const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
       basis_.zero[j] = low;
       basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
@@ -287,10 +332,8 @@ class HeadFit {
   /// The share of the trial queries' attention that goes to the keys which their labels choose, after fit_range().
   double kept_mass() {
     const std::int64_t dims = a_.labels.dims;
-    Floats labels = a_.labels.bits == 16 ? coordinates() : std::move(coordinates_), q(trials() * group_ * dims);
-    parallel_for(dims, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t j = begin; j < end; ++j) quantise(&labels[j * padded_], j);
-    });
+    const Floats labels = quantised();
+    Floats q(trials() * group_ * dims);
     for (std::int64_t t = 0; t < trials(); ++t)
       for (std::int64_t g = 0; g < group_; ++g)
         simd().dots(basis_.query_map, dims, d_, query(trial(t)) + g * d_, &q[(t * group_ + g) * dims]);
@@ -319,6 +362,15 @@ class HeadFit {
     return sum / static_cast<double>(trials());
   }
 
+  /// What is left of the keys' coordinates in their labels, less the zeros, [dims, padded].
+  Floats quantised() const {
+    Floats labels = coordinates();
+    parallel_for(a_.labels.dims, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t j = begin; j < end; ++j) quantise(&labels[j * padded_], j);
+    });
+    return labels;
+  }
+
   void quantise(float* x, std::int64_t j) const {
     for (std::int64_t r = 0; r < padded_; r += kAttendBlock) {
       if (a_.labels.bits == 16) {
@@ -333,13 +385,13 @@ class HeadFit {
 
   const FitLabelsArgs& a_;
   const KvTile& at_queries_;
+  std::int64_t rows_;  // that the keys stand for
   std::int64_t head_, d_, group_;
   std::int64_t count_, padded_;  // keys looked at
-  Floats keys_;                  // [count, d]
+  Floats keys_, values_;         // [count, d]
   Floats queries_;               // [queries, group * d], turned
   Basis basis_;
   std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
-  Floats coordinates_;                           // [dims, padded] of the keys, by fit_range(), but for 16 bits
   Floats scores_;                                // [trials * group, padded]
   std::vector<std::uint32_t> truth_, estimate_;  // [trials, padded] combined probabilities as ordered keys
 };
@@ -349,15 +401,15 @@ class HeadFit {
 void fit_labels(const FitLabelsArgs& a) {
   KvTile at_queries = a.kv;
   at_queries.data += a.q_pos * 2 * a.head_dim * size_of(a.act);
-  fit_labels(a, at_queries);
+  fit_labels(a, at_queries, a.kv.rows);
 }
 
-void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries) {
+void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t rows) {
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
   const Floats turns = turns_of(a);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, turns, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, rows, turns, h).run();
   });
 }
 

@@ -18,9 +18,9 @@ void finish(const FinishArgs&);
 void sample(const SampleArgs&);
 
 void fit_labels(const FitLabelsArgs&);
-/// The same from a sample: `a.kv` holds the keys that stand for all, fit_key() of each, and `at_queries` [queries]
-/// those at the queries' own positions, which LabelFit::qk looks at. Gives what all rows would.
-void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries);
+/// The same from a sample: `a.kv` holds the rows that stand for all `rows`, fit_key() of each, and `at_queries`
+/// [queries] those at the queries' own positions. Gives what all rows would.
+void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t rows);
 void label_rows(const LabelRowsArgs&);
 void select(const SelectArgs&);
 void locate(const LocateArgs&);

@@ -99,8 +99,8 @@ std::int64_t gather(const GatherArgs& a) {
 
 namespace {
 
-/// The slots that are given away, in ascending order, `wanted` of them at most: empty ones, then those used longest ago;
-/// of equals the lowest. Never those used now.
+/// The slots that are given away, in ascending order, `wanted` of them at most: empty ones, then those used longest
+/// ago; of equals the lowest. Never those used now.
 std::vector<std::int32_t> free_slots(const std::int32_t* row_of, const std::int32_t* used_at, std::int64_t slots,
                                      std::int32_t now, std::int64_t wanted) {
   std::vector<std::uint64_t> order;

@@ -180,18 +180,24 @@ class Selection {
 
   void emit(std::int64_t h, std::int64_t c) { tops_of_[h].emit(c, out_.rows + h * out_.stride + span_.sinks); }
 
-  /// What the listed rows have not got of the softmax of each query head.
+  /// What the rows that are not listed have, by their labels.
   void tail(std::int64_t h) {
     if (tail_ == nullptr) return;
     const std::int32_t* rows = out_.rows + h * out_.stride;
+    const TailFit fit = tail_fit(labels_.basis, a_.kv_heads, a_.head_dim, labels_.dims);
+    thread_local Scratch scratch;
+    float* space = scratch.get<float>(a_.head_dim);
     for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
-      tail_[g] = 0;
+      tail_[g] = kNoTail;
       if (!softmax_) continue;
-      const float *sums = &sums_[g * chunks_], *shares = scores(g, 0);
-      const double all = std::accumulate(sums, sums + chunks_, 0.0);
-      double listed = 0;
-      for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) listed += shares[rows[i]];
-      if (listed > 0 && std::isfinite(all)) tail_[g] = static_cast<float>(std::max(all / listed - 1, 0.0));
+      const float *sums = &sums_[g * chunks_], *shares = scores(g, 0), *tops = &tops_[g * chunks_];
+      double left = std::accumulate(sums, sums + chunks_, 0.0);
+      for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) left -= shares[rows[i]];
+      const float* q = read_row(at(q_, a_.act, g * a_.head_dim), a_.act, a_.head_dim, space);
+      const double beside =
+          std::inner_product(q, q + a_.head_dim, fit.beside + h * a_.head_dim, 0.0) * static_cast<double>(a_.scale);
+      const double log = *std::max_element(tops, tops + chunks_) + std::log(left * fit.weights[g]) + beside;
+      if (left > 0 && fit.weights[g] > 0 && std::isfinite(log)) tail_[g] = static_cast<float>(log);
     }
   }
 
@@ -227,7 +233,7 @@ void select_rows(const SelectArgs& a, std::int64_t t) {
   check(span.budget >= span.sinks + span.window, "select: the budget holds the sinks and the window");
   check(a.out.stride >= std::min(span.budget, span.rows), "select: the list has room for the budget");
   const RowList out = list_of(a.out, t * a.kv_heads);
-  if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, 0.0f);
+  if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, kNoTail);
   if (span.budget >= span.rows) return select_ends(out, a.kv_heads, span.rows, 0, span.rows);
   if (a.by == SelectBy::none) return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
   Selection(a, t).run();

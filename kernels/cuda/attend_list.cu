@@ -21,7 +21,7 @@ struct Shape {
 
 PartSet part_set(const AttendListArgs& a, const std::int32_t* counts, int set) {
   const int kv_heads = static_cast<int>(a.kv_heads);
-  return {{.counts = counts, .segments = static_cast<int>(a.batch.count) * kv_heads, .kv_heads = kv_heads},
+  return {{.counts = counts, .entries = static_cast<int>(a.batch.count) * kv_heads, .kv_heads = kv_heads},
           parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, set)};
 }
 
@@ -90,11 +90,8 @@ void finish_list(const FinishListArgs& args, cudaStream_t stream) {
     merge.tail = {.tail = a.rows.tail,
                   .mean = args.mean,
                   .mean_session_stride = args.mean_session_stride,
-                  .rows = list_source(a, ListPart::all),
-                  .counts = a.rows.count,
-                  .q = a.q,
-                  .q_stride = a.q_stride,
-                  .scale = a.scale};
+                  .spans = a.batch.spans,
+                  .kv_heads = static_cast<int>(a.kv_heads)};
   if (!args.scored) {
     merge.sets[0] = attend_list(a, ListPart::all, 0, stream);
   } else {

@@ -12,9 +12,10 @@ void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
   const int group = static_cast<int>(a.q_heads / a.kv_heads), head_dim = static_cast<int>(a.head_dim);
   const RowCounts counts{.spans = a.batch.spans,
                          .from = a.from,
-                         .first = a.kv.first,
-                         .rows = a.kv.rows,
-                         .segments = static_cast<int>(a.batch.count) * kv_heads,
+                         .first = static_cast<int>(a.kv.first),
+                         .rows = static_cast<int>(a.kv.rows),
+                         .entries = static_cast<int>(a.batch.count),
+                         .same = kv_heads,
                          .kv_heads = kv_heads};
   const Parts parts = parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, 0);
   attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, bytes},

@@ -17,19 +17,18 @@ struct RowCounts {
   const std::int32_t* counts = nullptr;  // [segments]; null: by the spans, and the same for all heads
   const StepSpan* spans = nullptr;
   StepRows from = StepRows::tile;
-  std::int64_t first = 0, rows = 0;  // of the tile
-  int segments = 0, kv_heads = 1;
+  int first = 0, rows = 0;    // of the tile
+  int entries = 0, same = 1;  // segments that share an entry
+  int kv_heads = 1;
 
-  __device__ int same() const { return counts != nullptr ? 1 : kv_heads; }  // segments that share an entry
-  __device__ int entries() const { return segments / same(); }
   __device__ int rows_of(int entry) const {
     if (counts != nullptr) return counts[entry];
     const StepSpan& span = spans[entry];
-    if (from == StepRows::ring) return span.rows - span.ring_first;
-    return static_cast<int>(max(std::int64_t{0}, min(span.rows - first, rows)));
+    const int there = span.rows - (from == StepRows::ring ? span.ring_first : first);
+    return from == StepRows::ring ? there : max(0, min(there, rows));
   }
   __device__ int units_of(int entry) const { return (rows_of(entry) + kUnit - 1) / kUnit; }
-  __device__ int operator[](int segment) const { return rows_of(segment / same()); }
+  __device__ int operator[](int segment) const { return rows_of(segment / same); }
 };
 
 /// A unit, or a part, by number in its segment or in all.
@@ -43,13 +42,11 @@ struct PartRange {
 /// The deal, as each warp works it out for itself: a lane has a run of entries. Whole warps call its functions.
 class Deal {
  public:
-  __device__ Deal(const RowCounts& counts, int blocks)
-      : counts_(counts), run_((counts.entries() + 31) / 32), before_(0) {
-    const int entries = counts.entries();
-#pragma unroll 8
+  __device__ Deal(const RowCounts& counts, int blocks) : counts_(counts), run_((counts.entries + 31) / 32), before_(0) {
+#pragma unroll 2
     for (int i = 0; i < run_; ++i) {
       const int entry = lane() * run_ + i;
-      mine_ += entry < entries ? units_of(entry) : 0;
+      mine_ += entry < counts.entries ? units_of(entry) : 0;
     }
     const int end = inclusive_sum(mine_);
     before_ = end - mine_;
@@ -59,7 +56,7 @@ class Deal {
 
   /// Those of a segment.
   __device__ PartRange parts_of(int segment) const {
-    const int same = counts_.same(), entry = segment / same, owner = entry / run_;
+    const int same = counts_.same, entry = segment / same, owner = entry / run_;
     int earlier = 0;  // units of the owner's entries before this one
     if (run_ > 1) {
       for (int e = owner * run_ + lane(); e < entry; e += 32) earlier += units_of(e);
@@ -96,14 +93,14 @@ class Deal {
     return x;
   }
   /// Of all segments of the entry.
-  __device__ int units_of(int entry) const { return counts_.units_of(entry) * counts_.same(); }
+  __device__ int units_of(int entry) const { return counts_.units_of(entry) * counts_.same; }
 
   /// Of a unit before total_.
   __device__ UnitAt find(int unit) const {
     const int owner = __ffs(static_cast<int>(__ballot_sync(~0u, unit < before_ + mine_))) - 1;
     unit -= __shfl_sync(~0u, before_, owner);
     int entry = owner * run_;
-    for (const int last = min(entry + run_, counts_.entries()); run_ > 1; entry += 32) {
+    for (const int last = min(entry + run_, counts_.entries); run_ > 1; entry += 32) {
       const int units = entry + lane() < last ? units_of(entry + lane()) : 0, end = inclusive_sum(units);
       const unsigned later = __ballot_sync(~0u, unit < end);
       if (later == 0) {
@@ -116,7 +113,7 @@ class Deal {
       break;
     }
     const int units = counts_.units_of(entry);
-    return {entry * counts_.same() + unit / units, unit % units};
+    return {entry * counts_.same + unit / units, unit % units};
   }
 
   const RowCounts& counts_;

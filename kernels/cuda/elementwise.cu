@@ -53,51 +53,67 @@ __device__ float block_sum(float x) {
   return x;
 }
 
-/// A block per token. Like the reference implementations, a bf16 row is rounded before the gain too.
+/// A block per token. Like the reference implementations, a bf16 row is rounded before the gain too. A thread's first
+/// pack, as a rule its only one, stays in registers.
 template <class T, int N>
 __global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
-  begin();
+  let_next_start();
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.hidden;
   T* out = static_cast<T*>(a.out) + blockIdx.x * a.hidden;
+  const int first = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
+  const int hidden = static_cast<int>(a.hidden);
+  Pack<float, N> mine = {}, gain = {};
+  if (first < hidden) gain = load<N>(a.gain + first);
+  wait_for_previous();
+  if (first < hidden) mine = load<N>(x + first);
   float squares = 0;
-  for (std::int64_t i = threadIdx.x * N; i < a.hidden; i += blockDim.x * N) {
-    const auto v = load<N>(x + i);
+  auto add = [&](const Pack<float, N>& v) {
+#pragma unroll
     for (int j = 0; j < N; ++j) squares += v.v[j] * v.v[j];
-  }
-  const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(a.hidden) + a.eps);
-  for (std::int64_t i = threadIdx.x * N; i < a.hidden; i += blockDim.x * N) {
-    auto v = load<N>(x + i);
-    const auto gain = load<N>(a.gain + i);
-    for (int j = 0; j < N; ++j) v.v[j] = widen(narrow<T>(v.v[j] * factor)) * gain.v[j];
-    store<N>(out + i, v);
+  };
+  add(mine);
+#pragma unroll 1
+  for (int i = first + step; i < hidden; i += step) add(load<N>(x + i));
+  const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(hidden) + a.eps);
+#pragma unroll 1
+  for (int i = first; i < hidden; i += step) {
+    if (i != first) mine = load<N>(x + i), gain = load<N>(a.gain + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) mine.v[j] = widen(narrow<T>(mine.v[j] * factor)) * gain.v[j];
+    store<N>(out + i, mine);
   }
 }
 
-/// A block per token: the angles once for all heads, then each thread turns 4 pairs at a time.
+/// The blocks of a token (blockIdx.x) share its heads: the angles once for all, then each thread turns 4 pairs at a
+/// time, the first of which it loads meanwhile.
 template <class T>
 __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
   begin();
   constexpr int kMostHalf = 128, N = 4;
   __shared__ alignas(16) float cosine[kMostHalf], sine[kMostHalf];
-  const int half = static_cast<int>(a.head_dim / 2);
-  const float position = static_cast<float>(a.positions[blockIdx.x]);
-  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+  const int half = static_cast<int>(a.head_dim / 2), packs = half / N;
+  const int items = static_cast<int>(a.q_heads + a.kv_heads) * packs, step = static_cast<int>(gridDim.y * blockDim.x);
+  T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
+  int item = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  auto at = [&] { return row + item / packs * 2 * half + item % packs * N; };
+  Pack<float, N> low = {}, high = {};
+  if (item < items) low = load<N>(at()), high = load<N>(at() + half);
+  for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
     // Whole turns are taken off in double: sine and cosine of a large angle are slow.
     constexpr double kTurn = 6.283185307179586477;
+    const float position = static_cast<float>(a.positions[blockIdx.x]);
     const double angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
     float s, c;
-    sincosf(static_cast<float>(angle - rint(angle / kTurn) * kTurn), &s, &c);
+    sincosf(static_cast<float>(angle - rint(angle * (1 / kTurn)) * kTurn), &s, &c);
     cosine[i] = c * a.scale;
     sine[i] = s * a.scale;
   }
   __syncthreads();
-  T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
-  const int packs = half / N, items = static_cast<int>(a.q_heads + a.kv_heads) * packs;
-  for (int item = threadIdx.x; item < items; item += blockDim.x) {
+  while (item < items) {
+    T* x = at();
     const int i = item % packs * N;
-    T* x = row + item / packs * a.head_dim + i;
-    auto low = load<N>(x), high = load<N>(x + half);
     const auto c = load<N>(cosine + i), s = load<N>(sine + i);
+#pragma unroll
     for (int j = 0; j < N; ++j) {
       const float l = low.v[j], h = high.v[j];
       low.v[j] = l * c.v[j] - h * s.v[j];
@@ -105,7 +121,16 @@ __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
     }
     store<N>(x, low);
     store<N>(x + half, high);
+    item += step;
+    if (item < items) low = load<N>(at()), high = load<N>(at() + half);
   }
+}
+
+/// x / (1 + exp(-x)); good to bf16 where that is what it is rounded to.
+template <class T>
+__device__ float silu(float x) {
+  if constexpr (sizeof(T) == 2) return __fdividef(x, 1.0f + exp2_fast(-1.44269504f * x));
+  else return x / (1.0f + expf(-x));
 }
 
 template <class T, int N>
@@ -117,7 +142,8 @@ __global__ void silu_mul_rows(const __grid_constant__ SiluMulArgs a) {
     const T* row = static_cast<const T*>(a.gate_up) + t * 2 * a.inter + i;
     const auto gate = load<N>(row), up = load<N>(row + a.inter);
     Pack<float, N> y;
-    for (int j = 0; j < N; ++j) y.v[j] = gate.v[j] / (1.0f + expf(-gate.v[j])) * up.v[j];
+#pragma unroll
+    for (int j = 0; j < N; ++j) y.v[j] = silu<T>(gate.v[j]) * up.v[j];
     store<N>(static_cast<T*>(a.out) + t * a.inter + i, y);
   }
 }
@@ -167,9 +193,12 @@ void rms_norm(const RmsNormArgs& a, cudaStream_t stream) {
 
 void rope(const RopeArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
+  // Few tokens leave room for more blocks, so that a thread has one item.
+  const std::int64_t items = (a.q_heads + a.kv_heads) * a.head_dim / 8;
+  const bool few = a.tokens <= kDecodeTokens;
   with_type(a.act, [&]<class T>(T) {
-    Launch{.grid = static_cast<unsigned>(a.tokens),
-           .block = threads_for((a.q_heads + a.kv_heads) * a.head_dim / 8),
+    Launch{.grid = {static_cast<unsigned>(a.tokens), few ? static_cast<unsigned>(ceil_div(items, kThreads)) : 1},
+           .block = few ? kThreads : threads_for(items),
            .stream = stream,
            .overlap = true}(rope_rows<T>, a);
   });

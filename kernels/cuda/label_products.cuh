@@ -1,55 +1,43 @@
-// Codes of 4 bits times weights that are cut into signed bytes, on the tensor cores and in integers. Device code only.
+// Codes of 4 bits times weights, on the tensor cores: a code as the lowest bits of a half-precision number is the code
+// times 2^-24, a weight is the sum of two halves, and sums are in float32. What an element of a product is does not
+// depend on its place, so rows with the same codes have the same score wherever they are. Device code only.
 #pragma once
+#include "kernels/cuda/fill.cuh"
 #include "kernels/cuda/select.cuh"
 
 namespace longhaul::cuda::labels {
 
-constexpr int kBlockRows = kAttendBlock, kUnitBlocks = 4, kUnitRows = kUnitBlocks * kBlockRows;
-constexpr int kGroupUnits = 4;  // units whose sums are joined before others see them; a block has whole groups
-constexpr int kSlots = 3;       // units in a warp's ring
-constexpr int kHeads = 2;       // KV heads that a block has weights and counts of at once
-constexpr int kSlices = 4;      // bytes of a weight
-constexpr int kTiles = kSlices / 2;
+constexpr int kBlockRows = kAttendBlock, kGroupRows = 1024;
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding a small integer to its bits adds it
-constexpr float kEmpty = -1e30f;       // the maximum of no scores
+constexpr float kEmpty = -1e30f;     // the maximum of no scores
+constexpr int kWeightExponent = 15;  // of the largest weight, times the unit
+constexpr int kCodeExponent = 24;    // of a code's unit; 4 less in the high half of a byte
 
+/// Labels of up to 32 K dimensions and groups of up to 4 Quads query heads.
 template <int K, int Quads>
-struct alignas(16) Shared {
-  static constexpr int kWarps = 16 / K, kDims = 32 * K, kQueries = 4 * Quads;
-  union {
-    std::uint32_t counts[kHeads][kDigitBins];
-    float q[kHeads][kQueries][256];
-  };
-  float weights[kHeads][kQueries][kDims];
-  std::uint32_t slices[kHeads][kQueries][kDims];  // a byte each, the highest in the highest
-  float factor[kHeads][kQueries];                 // from a sum to a score; in base 2 where there is a softmax
-  float log_sum[kHeads][kQueries];
-  FillBarrier filled[kWarps][kSlots];
-  Competition places[kDecodeTokens];
-  int slots[kDecodeTokens];            // of the sessions
-  int first_group[kDecodeTokens + 1];  // of each place
+struct Shape {
+  static constexpr int kQueries = 4 * Quads, kSteps = 2 * K;  // of 16 dimensions
+  static constexpr int kWords = Quads * kSteps * 2;           // of weights, a lane
+  static constexpr int kUnitBlocks = 4 / (K > Quads ? K : Quads), kUnitRows = kUnitBlocks * kBlockRows;
+  static constexpr int kGroupUnits = kGroupRows / kUnitRows;
+  static constexpr int kScoreBytes = 1024 * Quads;  // of a block
+  static constexpr int kPerLane = kUnitRows / 32;   // rows
 };
 
-struct Unit {
-  int place, head, index;  // index: of the head's units
-};
-
-/// One KV head's weights as a warp's operand B, and what its lane's query heads need.
+/// One KV head's weights as a warp's operand B, two columns a query head, and what makes scores of its lane's sums.
 template <int K, int Quads>
 struct Weights {
-  std::uint32_t b[Quads][kTiles][K][2];
-  float factor[Quads][2];  // of rows in the low halves of bytes, and in the high
-  float log_sum[Quads];
+  std::uint32_t b[Quads][2 * K][2];
+  float factor[Quads];
 };
 
-/// d = c + a * b of whole numbers.
-__device__ inline void multiply(int (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
-                                const int (&c)[4]) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%10, %11, %12, %13};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
+/// d += a * b.
+__device__ inline void multiply(float (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2, std::uint32_t a3,
+                                const std::uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b[0]), "r"(b[1]));
 }
 
 /// Four 8 x 8 tiles of 16-bit elements, transposed: lane 4 i + j gets of tile t the elements (2 j, i) and (2 j + 1, i).
@@ -60,54 +48,47 @@ __device__ inline void load_tiles(std::uint32_t (&r)[4], const void* at) {
                : "memory");
 }
 
-/// The sums of a block's rows for the lane's query head of each quad. Lane 4 i + j has head j and the rows
-/// 2 i + (v & 1) + 16 (v >> 2) + 32 (v >> 1 & 1) for v = 0 .. 7; those with v & 2 are 16 times what they stand for.
+/// Where a row of a block has its scores, four heads together: so that neither writing nor reading waits for a bank.
+__device__ inline int score_place(int row) { return row ^ (row >> 3 & 1); }
+
+/// The scores of a block's rows in place of its codes: of each quad of heads [64, 4] floats.
 template <int K, int Quads>
-__device__ inline void sum_block(const std::byte* codes, const Weights<K, Quads>& w, float (&sum)[Quads][8]) {
-  const int lane = threadIdx.x % 32, magic = __float_as_int(kMagic);
+__device__ inline void score_block(std::byte* block, const Weights<K, Quads>& w) {
+  const int lane = threadIdx.x % 32, i = lane / 4, j = lane % 4;
+  float sum[2][2][Quads][4] = {};  // of bytes 16 half .. 16 half + 15 of a dimension; low halves of bytes, then high
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {                 // bytes 16 half .. 16 half + 15 of a dimension
-    int low[Quads][kTiles][4], whole[Quads][kTiles][4];  // of the low halves of bytes, and of bytes
-#pragma unroll
-    for (int n = 0; n < Quads; ++n)
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) low[n][t][i] = whole[n][t][i] = magic;
+  for (int half = 0; half < 2; ++half)
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       std::uint32_t r[4];
-      load_tiles(r, codes + (k * 32 + lane) * 32 + half * 16);
-      // Bytes of four dimensions of one row together; even bytes, then odd ones.
-      const std::uint32_t both[4] = {__byte_perm(r[0], r[1], 0x6420), __byte_perm(r[0], r[1], 0x7531),
-                                     __byte_perm(r[2], r[3], 0x6420), __byte_perm(r[2], r[3], 0x7531)};
-      const std::uint32_t some[4] = {both[0] & 0x0f0f0f0fu, both[1] & 0x0f0f0f0fu, both[2] & 0x0f0f0f0fu,
-                                     both[3] & 0x0f0f0f0fu};
+      load_tiles(r, block + (k * 32 + lane) * 32 + half * 16);
 #pragma unroll
-      for (int n = 0; n < Quads; ++n)
+      for (int step = 0; step < 2; ++step) {
+        const std::uint32_t x = r[2 * step], y = r[2 * step + 1], odd_x = x >> 8, odd_y = y >> 8;
 #pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          multiply(low[n][t], some, w.b[n][t][k], low[n][t]);
-          multiply(whole[n][t], both, w.b[n][t][k], whole[n][t]);
-        }
-    }
+        for (int high = 0; high < 2; ++high) {
+          const std::uint32_t mask = high ? 0x00f000f0u : 0x000f000fu;
 #pragma unroll
-    for (int n = 0; n < Quads; ++n)
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
-        float& of_low = sum[n][half * 4 + odd];
-        float& of_high = sum[n][half * 4 + 2 + odd];
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          const float x = __int_as_float(low[n][t][2 * odd]), y = __int_as_float(low[n][t][2 * odd + 1]);
-          const float l = fmaf(x - kMagic, 256.0f, y - kMagic);
-          const float h =
-              fmaf(__int_as_float(whole[n][t][2 * odd]) - x, 256.0f, __int_as_float(whole[n][t][2 * odd + 1]) - y);
-          of_low = t == 0 ? l : fmaf(of_low, 65536.0f, l);
-          of_high = t == 0 ? h : fmaf(of_high, 65536.0f, h);
+          for (int n = 0; n < Quads; ++n)
+            multiply(sum[half][high][n], x & mask, odd_x & mask, y & mask, odd_y & mask, w.b[n][2 * k + step]);
         }
       }
-  }
+    }
+  __syncwarp();  // all codes have been read
+  auto* scores = reinterpret_cast<float*>(block) + j;
+  const int even = score_place(2 * i) * 4, odd = score_place(2 * i + 1) * 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int high = 0; high < 2; ++high)
+#pragma unroll
+      for (int n = 0; n < Quads; ++n) {
+        const auto& c = sum[half][high][n];
+        const float factor = high ? w.factor[n] * 0.0625f : w.factor[n];
+        float* at = scores + n * 256 + (half * 16 + high * 32) * 4;
+        at[even] = (c[0] + c[1]) * factor;
+        at[odd] = (c[2] + c[3]) * factor;
+      }
 }
 
 }  // namespace longhaul::cuda::labels

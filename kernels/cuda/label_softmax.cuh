@@ -5,116 +5,76 @@
 
 namespace longhaul::cuda::labels {
 
-template <int K, int Quads>
-__device__ void Scorer<K, Quads>::sum_up(int first) {
-  Weights<K, Quads> w{};
-  int current = -1;
-  each_unit(first, [&](const Unit& u, const std::byte* codes) {
-    const int head = head_of(u), tail = shared_.places[u.place].tail;
-    if (head != current) w = weights_of(head - first), current = head;
-    Sums sums;
-    bool careful = (u.index + 1) * kUnitRows > tail;
-    if (!careful) {
-      sums = sum_unit(codes, w);
-      bool fine = true;  // no sum is beyond float's range, or not a number
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::sum_up(const Scores& x) {
+  if (visit_ == units_ - kSlots - 1) hold(x);
+  const int rows = rows_from(at_), head = head_of(at_);
+  float m[kQueries], l[kQueries];
 #pragma unroll
-      for (int n = 0; n < Quads; ++n) fine = fine && sums.l[n] < 0x1p100f;
-      careful = !__all_sync(~0u, fine);
-    }
-    if (careful) sums = sum_unit_carefully(codes, w, tail - u.index * kUnitRows);
+  for (int g = 0; g < kQueries; ++g) m[g] = kEmpty, l[g] = 0;
 #pragma unroll
-    for (int n = 0; n < Quads; ++n) {
-      float m = sums.m[n], l = sums.l[n];
+  for (int r = 0; r < kPerLane; ++r)
+    if (r * 32 + lane_ < rows)
 #pragma unroll
-      for (int o = 4; o < 32; o *= 2) add(m, l, __shfl_xor_sync(~0u, m, o), __shfl_xor_sync(~0u, l, o));
-      const int g = n * 4 + lane_ % 4;
-      if (lane_ < 4 && g < group_) unit_parts(head, g)[u.index] = {m, l};
-    }
-  });
-}
-
-template <int K, int Quads>
-__device__ typename Scorer<K, Quads>::Sums Scorer<K, Quads>::sum_unit(const std::byte* codes,
-                                                                      const Weights<K, Quads>& w) const {
-  Sums s;
-  float more[Quads];
-#pragma unroll 1
-  for (int b = 0; b < kUnitBlocks; ++b) {
-    float sum[Quads][8];
-    sum_block<K, Quads>(codes + b * block_bytes_, w, sum);
+      for (int g = 0; g < kQueries; ++g) m[g] = fmaxf(m[g], x[r][g]);
 #pragma unroll
-    for (int n = 0; n < Quads; ++n) {
-      if (b == 0) {
-        s.m[n] = kEmpty, s.l[n] = more[n] = 0;
+  for (int g = 0; g < kQueries; ++g) m[g] = turned(__reduce_max_sync(~0u, turned(m[g])));
 #pragma unroll
-        for (int v = 0; v < 8; ++v) s.m[n] = fmaxf(s.m[n], sum[n][v] * w.factor[n][v / 2 % 2]);
-      }
+  for (int r = 0; r < kPerLane; ++r)
+    if (r * 32 + lane_ < rows)
 #pragma unroll
-      for (int v = 0; v < 8; v += 2) {
-        s.l[n] += exp2_fast(fmaf(sum[n][v], w.factor[n][v / 2 % 2], -s.m[n]));
-        more[n] += exp2_fast(fmaf(sum[n][v + 1], w.factor[n][v / 2 % 2], -s.m[n]));
-      }
-    }
+      for (int g = 0; g < kQueries; ++g) l[g] += exp2_fast(x[r][g] - m[g]);
+#pragma unroll
+  for (int n = 0; n < Quads; ++n) {  // over the lanes; each is left with one head of each quad
+    auto halved = [&](bool upper, int o, float low, float high) {
+      return (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, o);
+    };
+    const float *of = l + n * 4, *top = m + n * 4;
+    const bool upper = lane_ & 16, odd = lane_ & 8;
+    float sum = halved(odd, 8, halved(upper, 16, of[0], of[2]), halved(upper, 16, of[1], of[3]));
+#pragma unroll
+    for (int o = 4; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+    const int g = n * 4 + lane_ / 16 * 2 + lane_ / 8 % 2;
+    const float most = upper ? (odd ? top[3] : top[2]) : (odd ? top[1] : top[0]);
+    if (lane_ % 8 == 0 && g < group_) unit_parts(head, g)[at_.index] = {most, sum};
   }
-#pragma unroll
-  for (int n = 0; n < Quads; ++n) s.l[n] += more[n];
-  return s;
 }
 
-template <int K, int Quads>
-__device__ typename Scorer<K, Quads>::Sums Scorer<K, Quads>::sum_unit_carefully(const std::byte* codes,
-                                                                                const Weights<K, Quads>& w,
-                                                                                int rows) const {
-  Sums s;
-#pragma unroll
-  for (int n = 0; n < Quads; ++n) s.m[n] = kEmpty, s.l[n] = 0;
-#pragma unroll 1
-  for (int b = 0; b < kUnitBlocks && b * kBlockRows < rows; ++b) {
-    float sum[Quads][8];
-    sum_block<K, Quads>(codes + b * block_bytes_, w, sum);
-#pragma unroll
-    for (int n = 0; n < Quads; ++n) {
-      float to = s.m[n], l = 0;
-#pragma unroll
-      for (int v = 0; v < 8; ++v) {
-        sum[n][v] = b * kBlockRows + row_in_block(v) < rows ? sum[n][v] * w.factor[n][v / 2 % 2] : -INFINITY;
-        to = fmaxf(to, sum[n][v]);
-      }
-#pragma unroll
-      for (int v = 0; v < 8; ++v) l += exp2_fast(sum[n][v] - to);
-      s.l[n] = s.l[n] * exp2_fast(s.m[n] - to) + l;
-      s.m[n] = to;
-    }
-  }
-  return s;
-}
-
-template <int K, int Quads>
-__device__ void Scorer<K, Quads>::add(float& m, float& l, float their_m, float their_l) {
-  const float to = fmaxf(m, their_m);
-  l = l * exp2_fast(m - to) + their_l * exp2_fast(their_m - to);
-  m = to;
-}
-
-template <int K, int Quads>
-__device__ void Scorer<K, Quads>::join_groups() const {
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::join_groups() const {
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < groups_ * group_; i += kThreads) {
-    const Unit u = locate((first_group_ + i / group_) * kGroupUnits);
+    const Unit u = search((first_group_ + i / group_) * S::kGroupUnits);
     const float2* parts = unit_parts(head_of(u), i % group_) + u.index;
-    float2 part[kGroupUnits];
+    const int units = (rows_from(u) + kUnitRows - 1) / kUnitRows;
+    float2 part[S::kGroupUnits];
 #pragma unroll
-    for (int j = 0; j < kGroupUnits; ++j)
-      part[j] = u.index + j < units_of_head(u.place) ? __ldcg(parts + j) : make_float2(kEmpty, 0);
-    float m = kEmpty, l = 0;
+    for (int j = 0; j < S::kGroupUnits; ++j) part[j] = j < units ? __ldcg(parts + j) : make_float2(kEmpty, 0);
+    Sum sum{kEmpty, 0};
 #pragma unroll
-    for (int j = 0; j < kGroupUnits; ++j) add(m, l, part[j].x, part[j].y);
-    group_parts(head_of(u), i % group_)[u.index / kGroupUnits] = {m, l};
+    for (int j = 0; j < S::kGroupUnits; ++j) sum.add({part[j].x, part[j].y});
+    group_parts(head_of(u), i % group_)[u.index / S::kGroupUnits] = {sum.m, sum.l};
   }
 }
 
-template <int K, int Quads>
-__device__ void Scorer<K, Quads>::add_up(int first) {
+/// Until all blocks have left their sums. They all run: one fits a processor, and there are no more of them.
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    std::uint32_t* arrived = &s_.tallies[0].scored_blocks;
+    std::uint32_t there = atomicAdd(arrived, 1u) + 1;
+    while (there < gridDim.x)
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(arrived) : "memory");
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::add_up(int first) {
   constexpr int kInFlight = 8;
   const int all = min(kHeads, last_head_ - first + 1) * kQueries;
 #pragma unroll 1
@@ -122,30 +82,23 @@ __device__ void Scorer<K, Quads>::add_up(int first) {
     const int head = first + i / kQueries, g = i % kQueries, place = head / kv_heads_;
     const int n = shared_.places[place].open() && g < group_ ? groups_of_head(place) : 0;
     const float2* parts = group_parts(head, g);
-    float m = kEmpty, l = 0;
+    Sum sum{kEmpty, 0};
 #pragma unroll 1
     for (int from = lane_; from < n; from += 32 * kInFlight) {
       float2 part[kInFlight];
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j)
         part[j] = from + j * 32 < n ? __ldcg(parts + from + j * 32) : make_float2(kEmpty, 0);
-      float to = m, sum = 0;
 #pragma unroll
-      for (int j = 0; j < kInFlight; ++j) to = fmaxf(to, part[j].x);
-#pragma unroll
-      for (int j = 0; j < kInFlight; ++j) sum += part[j].y * exp2_fast(part[j].x - to);
-      l = l * exp2_fast(m - to) + sum;
-      m = to;
+      for (int j = 0; j < kInFlight; ++j) sum.add({part[j].x, part[j].y});
     }
-    float top = m;
 #pragma unroll
-    for (int o = 1; o < 32; o *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
-    l *= exp2_fast(m - top);
-#pragma unroll
-    for (int o = 1; o < 32; o *= 2) l += __shfl_xor_sync(~0u, l, o);
+    for (int o = 1; o < 32; o *= 2) sum.add({__shfl_xor_sync(~0u, sum.m, o), __shfl_xor_sync(~0u, sum.l, o)});
     const float share = a_.combine == Combine::mean ? static_cast<float>(group_) : 1.0f;
-    if (lane_ == 0)  // a head that there is not has no probability
-      shared_.log_sum[i / kQueries][g] = g < group_ ? top + log2f(l * share) : INFINITY;
+    const float log_sum = g < group_ ? sum.m + log2f(sum.l * share) : INFINITY;  // such a head has no probability
+    if (lane_ == 0) shared_.log_sum[i / kQueries][g] = log_sum;
+    if (Kind == Keys::shares && lane_ == 0 && n > 0)
+      s_.log_sums[head * group_ + g] = log_sum;  // the same of all blocks
   }
 }
 

@@ -15,32 +15,6 @@ namespace {
 constexpr int kInFlight = 4;  // parts that a warp loads before it uses the first
 constexpr int kChunk = 128;   // elements of a part that a warp loads at once, 4 a lane
 
-/// The softmax of the list's window, by the block's warps: what one warp's rows sum to, and by which maximum.
-template <class T, int Warps>
-__device__ float2 sum_window(const ListTail& a, int segment, int g, int group, int d) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, kv_heads = a.rows.kv_heads, token = segment / kv_heads;
-  const ListedRows rows = a.rows.of(segment);
-  const int count = a.counts[segment], first = max(0, count - a.rows.spans[token].window);
-  const T* q = static_cast<const T*>(a.q) + token * a.q_stride + (segment % kv_heads * group + g) * d;
-  float m = -INFINITY, l = 0;
-  for (int i = first + warp; i < count; i += Warps) {
-    const std::byte* row = rows.at(rows.place(i));
-    float score = 0;
-    for (int c = lane * 4; c < d; c += 128) {
-      const auto x = load<4>(q + c);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) score += x.v[j] * row_value<T>(a.rows.regions.prefix.type, row, d, c + j);
-    }
-#pragma unroll
-    for (int o = 16; o > 0; o /= 2) score += __shfl_xor_sync(~0u, score, o);
-    score *= a.scale;
-    const float most = fmaxf(m, score);
-    l = l * decay(m, most) + decay(score, most);
-    m = most;
-  }
-  return {m, l};
-}
-
 /// A block per query head of a token: its warps share the parts, and add up by the maximum among their own, so that
 /// nothing waits for the maximum of all.
 template <class T, int C, int Threads>
@@ -48,24 +22,22 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   constexpr int kWarps = Threads / 32;
   __shared__ alignas(16) float warp_o[kWarps][C * kChunk];
   __shared__ float warp_m[kWarps], warp_l[kWarps];
-  __shared__ float2 window[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, d = a.head_dim, state = static_cast<int>(blockIdx.x);
   const int segment = state / a.group, g = state % a.group;
-  const PartSet &one = a.sets[0], &two = a.sets[1];
-  const PartRange ones = Deal(one.counts, a.blocks).parts_of(segment);
-  PartRange twos = {0, 0};
-  if (a.set_count == 2) twos = Deal(two.counts, a.blocks).parts_of(segment);
+  PartRange ones = {0, 0}, twos = {0, 0};
+#pragma unroll 1
+  for (int set = 0; set < a.set_count; ++set) {
+    ones = twos;
+    twos = Deal(a.sets[set].counts, a.blocks).parts_of(segment);
+  }
+  const Parts &one = a.sets[0].parts, &last = a.sets[a.set_count - 1].parts;
   const int parts = ones.count + twos.count;
 
   wait_for_previous();  // counts are older than the parts
   let_next_start();
   const float old_m = a.fresh ? -INFINITY : a.state.m[state], old_l = a.fresh ? 0.0f : a.state.l[state];
 
-  const float tail = a.tail.tail == nullptr ? 0.0f : a.tail.tail[state];
-  if (tail > 0) {
-    const float2 mine = sum_window<T, kWarps>(a.tail, segment, g, a.group, d);
-    if (lane == 0) window[warp] = mine;
-  }
+  const float tail = a.tail.tail == nullptr ? kNoTail : a.tail.tail[state];
 
   float m = -INFINITY, l = 0;
   Pack<float, 4> o[C] = {};
@@ -78,7 +50,7 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
       ml[i] = {-INFINITY, 0};
       if (part >= parts) continue;
       const bool in_one = part < ones.count;
-      const Parts& from = (in_one ? one : two).parts;
+      const Parts& from = in_one ? one : last;
       const std::int64_t at =
           static_cast<std::int64_t>(in_one ? ones.first + part : twos.first + part - ones.count) * a.group + g;
       ml[i] = from.ml[at];
@@ -111,7 +83,7 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
   if (lane == 0) warp_m[warp] = m, warp_l[warp] = l;
   __syncthreads();
 
-  float most = old_m;
+  float most = tail > kNoTail ? fmaxf(old_m, tail) : old_m;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) most = fmaxf(most, warp_m[w]);
   const float keep = decay(old_m, most);
@@ -121,21 +93,15 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
     take[w] = decay(warp_m[w], most);
     sum += warp_l[w] * take[w];
   }
-  float rest = 0;  // the weight of the mean value
-  if (tail > 0) {
-    float before = sum;  // of the window
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) before -= window[w].y * decay(window[w].x, most);
-    rest = tail * fmaxf(before, 0.0f);
-    sum += rest;
-  }
+  const float rest = tail > kNoTail ? decay(tail, most) : 0.0f;  // the weight of the mean value
+  sum += rest;
   for (int column = static_cast<int>(threadIdx.x); column < d; column += Threads) {
     const std::int64_t at = static_cast<std::int64_t>(state) * d + column;
     float x = a.fresh ? 0.0f : a.state.o[at] * keep;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) x += warp_o[w][column] * take[w];
     if (rest > 0) {
-      const int kv_heads = a.tail.rows.kv_heads, slot = a.tail.rows.spans[segment / kv_heads].slot;
+      const int kv_heads = a.tail.kv_heads, slot = a.tail.spans[segment / kv_heads].slot;
       x += rest * a.tail.mean[slot * a.tail.mean_session_stride + segment % kv_heads * d + column];
     }
     if (a.out == nullptr) a.state.o[at] = x;
@@ -148,7 +114,8 @@ __global__ void __launch_bounds__(Threads) merge_head(const __grid_constant__ Me
 
 void merge_parts(const MergePartsArgs& a, cudaStream_t stream) {
   constexpr int kManyStates = 512;  // of which each has few parts
-  const int states = a.sets[0].counts.segments * a.group;
+  const RowCounts& counts = a.sets[0].counts;
+  const int states = counts.entries * counts.same * a.group;
   auto launch = [&]<class T, int C, int Threads>(T, std::integral_constant<int, C>,
                                                  std::integral_constant<int, Threads>) {
     Launch{.grid = static_cast<unsigned>(states), .block = Threads, .stream = stream, .overlap = true}(

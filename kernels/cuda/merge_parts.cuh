@@ -14,14 +14,11 @@ struct PartSet {
 
 /// What stands for the rows that a list leaves out.
 struct ListTail {
-  const float* tail = nullptr;  // [tokens, q_heads]; null: nothing does
+  const float* tail = nullptr;  // [tokens, q_heads] as in RowList; null: nothing does
   const float* mean;            // by slot: [kv_heads, head_dim]
   std::int64_t mean_session_stride;
-  ListSource rows;             // of which the last `window` of the span are not what the tail is a multiple of
-  const std::int32_t* counts;  // [segments]
-  const void* q;
-  std::int64_t q_stride;
-  float scale;
+  const StepSpan* spans;  // of the tokens
+  int kv_heads;
 };
 
 struct MergePartsArgs {

@@ -32,11 +32,4 @@ __device__ inline std::uint32_t pack_bf16(float low, float high) {
 __device__ inline float low_bf16(std::uint32_t x) { return __uint_as_float(x << 16); }
 __device__ inline float high_bf16(std::uint32_t x) { return __uint_as_float(x & 0xffff0000u); }
 
-/// 2^x to 2 ulp; 2^-inf is 0.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 }  // namespace longhaul::cuda

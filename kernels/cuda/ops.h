@@ -40,8 +40,8 @@ void mean_values(const MeanValuesArgs&, cudaStream_t);
 class Machine;
 /// On the host, in the stream's order; a failure there is told by the machine's next enter().
 void fit_labels(const FitLabelsArgs&, Machine&, cudaStream_t);
-/// [kv_heads, fit_keys, 2 * head_dim] act: the keys that stand for all, each beside that of query i's position.
-void pack_keys(const FitLabelsArgs&, std::byte* out, cudaStream_t);
+/// [kv_heads, fit_keys + queries, 2 * head_dim] act: the rows that stand for all, then those of the queries.
+void pack_rows(const FitLabelsArgs&, std::byte* out, cudaStream_t);
 void score_list(const ScoreListArgs&, cudaStream_t);
 void finish_list(const FinishListArgs&, cudaStream_t);
 void locate(const LocateArgs&, int* fault, cudaStream_t);

@@ -1,7 +1,7 @@
-// sample: a team of blocks per row, each with a run of neighbouring candidates whose weights it keeps in shared memory.
-// A cut is found among candidates counted by how far their logit is below the highest, which spreads those near it
-// evenly, then among the few at the cut, by their ranks, 8 bits a pass. Weights are integers (kernels/sampling.h), so
-// the order in which threads add them changes nothing and the CPU draws the same token.
+// sample: a team of blocks per row, each with a run of neighbouring candidates that it keeps in shared memory with
+// their weights. A cut is found among candidates counted by how far their logit is below the highest, which spreads
+// those near it evenly, then among the few at the cut, by their ranks, 8 bits a pass. Weights are integers
+// (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same token.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32, kBins = 256, kTeam = 8;
 constexpr int kMostListed = 1024;
-constexpr std::int64_t kMostShared = 184 << 10;  // of a block, for weights
+constexpr std::int64_t kMostShared = 200 << 10;  // of a block, for weights and logits
 using Units = unsigned long long;                // what CUDA's 64-bit atomics take
 using Scan = cub::BlockScan<Units, kThreads>;
 using Reduce = cub::BlockReduce<Units, kThreads>;
@@ -63,22 +63,27 @@ __device__ Units reduce(Units x, const Op& op, Slot slot, Shared& shared) {
   return all;
 }
 
+/// Not in line: most of the kernel's code would be copies of it.
+__device__ __noinline__ Units weight_of(float logit, float highest, float temperature) {
+  return sampling::weight(logit, highest, temperature);
+}
+
 /// The block's candidates, and how each is seen: f(id, logit), a warp's in one run so that they are in order by warp.
 struct Row {
-  const float* logits;
+  const float* logits;      // in shared memory, once they are kept
   std::int64_t begin, end;  // of this block
   std::int64_t run;         // of a warp: a multiple of 32
   float highest, temperature;
   Units* weights;  // [end - begin] in shared memory; null: not kept
 
-  template <int kAtOnce = 16, class F>
+  template <int kAtOnce = 1, class F>
   __device__ void each(const F& f) const {
     const std::int64_t first = begin + threadIdx.x / 32 * run + threadIdx.x % 32;
     const std::int64_t last = min(begin + (threadIdx.x / 32 + 1) * run, end);
 #pragma unroll kAtOnce
     for (std::int64_t i = first; i < last; i += 32) f(i, logits[i]);
   }
-  __device__ Units fresh_weight(float logit) const { return sampling::weight(logit, highest, temperature); }
+  __device__ Units fresh_weight(float logit) const { return weight_of(logit, highest, temperature); }
   __device__ Units weight(std::int64_t i, float logit) const {
     return weights != nullptr ? weights[i - begin] : fresh_weight(logit);
   }
@@ -160,11 +165,10 @@ __device__ Units lowest_rank(const Each& each, Units need, unsigned peers, int t
   }
 }
 
-/// The same of the row's candidates of rank >= `floor`; amount(id, logit) and amount_of(rank) agree.
-/// 1 <= need <= their sum.
-template <class Amount, class AmountOf>
-__device__ Units select(const Row& row, float slope, Units floor, Units need, const Amount& amount,
-                        const AmountOf& amount_of, Slot slot, Shared& shared) {
+/// The same of the row's candidates of rank >= `floor`, by their number or by their mass. 1 <= need <= all there is.
+__device__ Units select(const Row& row, float slope, Units floor, Units need, bool by_mass, Slot slot, Shared& shared) {
+  auto amount = [&](std::int64_t i, float logit) { return by_mass ? row.weight(i, logit) : Units{1}; };
+  auto amount_of = [&](Units rank) { return by_mass ? row.fresh_weight(sampling::logit_of(rank)) : Units{1}; };
   if (threadIdx.x < kBins) shared.sum[0][threadIdx.x] = 0, shared.count[0][threadIdx.x] = 0;
   if (threadIdx.x == 0) shared.listed_count = 0;
   auto by_height = [&](const auto& f) {
@@ -241,7 +245,7 @@ __device__ void draw(const Row& row, Units cut, const SampleParams& p, std::int3
   }
 }
 
-__device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weights, Shared& shared) {
+__device__ void sample_row(const SampleArgs& a, float* kept, Shared& shared) {
   const std::int64_t r = blockIdx.x / team_size(), slice = (a.vocab + team_size() - 1) / team_size();
   const SampleParams p = a.params[r];
   Row row{.logits = a.logits + r * a.vocab, .begin = min(team_rank() * slice, a.vocab)};
@@ -250,7 +254,8 @@ __device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weight
 
   Units best = 0;
   bool nan = false, finite = false;
-  row.each([&](std::int64_t i, float x) {
+  row.each<8>([&](std::int64_t i, float x) {
+    if (kept != nullptr) kept[i - row.begin] = x;  // a thread reads what it has written
     nan |= isnan(x);
     finite |= isfinite(x);
     best = Max{}(best, sampling::rank(x, i));
@@ -265,36 +270,38 @@ __device__ void sample_row(const SampleArgs& a, bool keep_weights, Units* weight
 
   row.highest = a.logits[r * a.vocab + sampling::id_of(best)];
   row.temperature = p.temperature;
-  if (keep_weights) {
-    row.each<2>([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
-    row.weights = weights;  // a thread reads those that it wrote
+  const bool few = p.top_k > 0 && p.top_k < a.vocab;
+  if (kept != nullptr) row.logits = kept - row.begin;
+  if (kept != nullptr && !few) {  // of few it is cheaper to work them out again
+    auto* weights = reinterpret_cast<Units*>(kept + round_up(slice, 2));
+    row.each<1>([&](std::int64_t i, float x) { weights[i - row.begin] = row.fresh_weight(x); });
+    row.weights = weights;
   }
   constexpr float kFine = 16;  // bins a unit, so that few are left at a cut: 16 units in all
   Units cut = 0;               // ranks from here are kept
-  if (p.top_k > 0 && p.top_k < a.vocab)
-    cut = select(
-        row, kFine, cut, static_cast<Units>(p.top_k), [](std::int64_t, float) -> Units { return 1; },
-        [](Units) -> Units { return 1; }, kTopKCut, shared);
-  if (p.top_p < 1) {
-    auto weight = [&](std::int64_t i, float x) { return row.weight(i, x); };
-    auto weight_of = [&](Units rank) { return row.fresh_weight(sampling::logit_of(rank)); };
-    Units mass = 0;
-    row.each([&](std::int64_t i, float x) {
-      if (sampling::rank(x, i) >= cut) mass += weight(i, x);
-    });
-    mass = reduce(mass, Sum{}, kMass, shared);
-    cut = select(row, kFine / p.temperature, cut, sampling::mass_needed(p.top_p, mass), weight, weight_of, kTopPCut,
-                 shared);
+#pragma unroll 1
+  for (bool by_mass : {false, true}) {
+    Units need = static_cast<Units>(p.top_k);
+    if (by_mass ? !(p.top_p < 1) : !few) continue;
+    if (by_mass) {
+      Units mass = 0;
+      row.each([&](std::int64_t i, float x) {
+        if (sampling::rank(x, i) >= cut) mass += row.weight(i, x);
+      });
+      need = sampling::mass_needed(p.top_p, reduce(mass, Sum{}, kMass, shared));
+    }
+    cut =
+        select(row, by_mass ? kFine / p.temperature : kFine, cut, need, by_mass, by_mass ? kTopPCut : kTopKCut, shared);
   }
   draw(row, cut, p, a.out + r, shared);
 }
 
-__global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ SampleArgs a, bool keep_weights) {
+__global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ SampleArgs a, bool keep) {
   __shared__ Shared shared;
-  extern __shared__ Units weights[];
+  extern __shared__ float4 kept[];
   wait_for_previous();
   let_next_start();
-  sample_row(a, keep_weights, weights, shared);
+  sample_row(a, keep ? reinterpret_cast<float*>(kept) : nullptr, shared);
   team_sync();
 }
 
@@ -303,7 +310,8 @@ __global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant
 void sample(const SampleArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   const unsigned team = has_hopper_launches() ? kTeam : 1;
-  const std::int64_t bytes = ceil_div(a.vocab, team) * static_cast<std::int64_t>(sizeof(Units));
+  const std::int64_t slice = round_up(ceil_div(a.vocab, team), 2);
+  const std::int64_t bytes = slice * static_cast<std::int64_t>(sizeof(float) + sizeof(Units));
   const bool keep = bytes <= kMostShared;
   Launch{.grid = static_cast<unsigned>(a.tokens) * team,
          .block = kThreads,

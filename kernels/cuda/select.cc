@@ -20,9 +20,10 @@ Selection::Selection(const SelectArgs& args)
       softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1 || args.out.tail != nullptr)),
       digit_shift(softmax ? 19 : 21),
       lowest(args.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey) {
-  static_assert(sizeof(HeadTally) <= 6400 * sizeof(float));
+  static_assert(sizeof(HeadTally) + sizeof(HeadWeights) <= 6912 * sizeof(float));
   tallies = reinterpret_cast<HeadTally*>(a.scratch);
-  keys = reinterpret_cast<std::uint32_t*>(tallies + heads());
+  weights = reinterpret_cast<HeadWeights*>(tallies + heads());
+  keys = reinterpret_cast<std::uint32_t*>(weights + heads());
   work = reinterpret_cast<float*>(keys + heads() * stride);
   log_sums = work + a.batch.count * a.q_heads * stride;
   lists = reinterpret_cast<std::int32_t*>(log_sums + a.batch.count * a.q_heads);

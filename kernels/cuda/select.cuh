@@ -1,9 +1,6 @@
-// What the steps of select share: where its scratch holds what, which rows of a span compete, and a block's way to find
-// a digit of the threshold. Device code only.
+// What the steps of select share: where its scratch holds what, which rows of a span compete, and keys. Device code
+// only.
 #pragma once
-#include <cooperative_groups.h>
-#include <cooperative_groups/scan.h>
-
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/select.h"
 
@@ -36,13 +33,6 @@ __device__ inline float value_of(std::uint32_t key) { return __uint_as_float(key
 __device__ __noinline__ inline Units units_of(std::uint32_t key, double mass) {
   const double x = value_of(key) / mass * 0x1p40;
   return key != 0 && x > 0 ? static_cast<Units>(fmin(x, 0x1p40)) : 0;
-}
-
-/// 2^x; below the normal numbers 0.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 }  // namespace longhaul::cuda

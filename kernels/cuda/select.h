@@ -20,11 +20,18 @@ struct alignas(16) HeadTally {
   double mass;                       // about what the values sum to; with top_p
   struct Part {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
+    std::uint32_t before;         // those taken in earlier parts
   } parts[kMostParts];
-  int bin;              // the threshold's first digit, or -1: there are no more rows than wanted
-  std::uint32_t count;  // competing rows that have it,
-  std::int64_t rows;    // and how many of them are wanted,
-  Units mass_left;      // or what they are to make up; 0: none of them
+  std::uint32_t key;            // the threshold: rows of a higher key are taken,
+  int last;                     // and those of this key up to this row
+  std::uint32_t listed_parts;   // blocks that have listed theirs
+  std::uint32_t scored_blocks;  // that have left their sums, of all heads; in the first tally
+};
+
+/// A head's queries as operands of the products with codes (label_weights.cuh).
+struct alignas(16) HeadWeights {
+  std::uint32_t b[512];
+  float factor[8];
 };
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
@@ -38,6 +45,7 @@ struct Selection {
   std::uint32_t lowest;  // keys below are never taken
 
   HeadTally* tallies;     // [count, kv_heads]
+  HeadWeights* weights;   // [count, kv_heads]
   std::uint32_t* keys;    // [count, kv_heads, stride]
   float* work;            // [count, q_heads, stride] scores or parts of their softmax
   std::int32_t* lists;    // [count, kv_heads, stride] rows that have the threshold's first digit

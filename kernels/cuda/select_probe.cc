@@ -56,7 +56,9 @@ SelectSeconds seconds_to_select(std::span<const SelectArgs> layers) {
   };
   for (const SelectArgs& a : layers)
     longhaul::check(a.by == SelectBy::labels && scores_fast(Selection(a)), "the probe is of labels of 4 bits");
-  return {each([](const SelectArgs& a, cudaStream_t stream) { score_codes(Selection(a), stream); }), each(select)};
+  const double scores = each([](const SelectArgs& a, cudaStream_t stream) { score_codes(Selection(a), stream); });
+  const double top = each([](const SelectArgs& a, cudaStream_t stream) { top_rows(Selection(a), stream); });
+  return {scores, top, each(select)};
 }
 
 }  // namespace longhaul

@@ -1,4 +1,5 @@
-// What the labels say of the rows that a list leaves out: a softmax sums to one, so it is one less the listed rows'.
+// What the labels say of the rows that a list leaves out: of their softmax's sum what the listed rows have not got, as
+// attention that exact scores would give.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/select.cuh"
@@ -8,6 +9,31 @@ namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
 constexpr int kQueries = 4;  // heads of a group at once
+
+__device__ float sum_lanes(float x) {
+#pragma unroll
+  for (int o = 16; o > 0; o /= 2) x += __shfl_xor_sync(~0u, x, o);
+  return x;
+}
+
+/// By a warp, for a query head whose listed rows have `listed` of its softmax.
+__device__ float log_of_rest(const Selection& s, std::int64_t g, float listed) {
+  constexpr float kLn2 = 0.6931471805599453f;
+  const SelectArgs& a = s.a;
+  const std::int64_t token = g / a.q_heads, h = g % a.q_heads / s.group;
+  const int lane = threadIdx.x % 32, d = static_cast<int>(a.head_dim);
+  const TailFit fit =
+      tail_fit(a.labels.basis + a.batch.spans[token].slot * a.labels.basis_stride, a.kv_heads, d, a.labels.dims);
+  float beside = 0;
+  for (int c = lane; c < d; c += 32) {
+    const std::int64_t at = token * a.q_stride + g % a.q_heads * d + c;
+    const float q =
+        a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at]) : static_cast<const float*>(a.q)[at];
+    beside += q * fit.beside[h * d + c];
+  }
+  const float sum = s.log_sums[g] - (a.combine == Combine::mean ? log2f(static_cast<float>(s.group)) : 0.0f);
+  return (sum + log2f((1 - listed) * fit.weights[g % a.q_heads])) * kLn2 + sum_lanes(beside) * a.scale;
+}
 
 /// A block per token and KV head.
 template <bool Codes>
@@ -20,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) tail_of_list(const __grid_constant__
   let_next_start();
   float* tail = a.out.tail + head * group;
   if (a.by != SelectBy::labels || !competition(a, place).open()) {
-    if (static_cast<int>(threadIdx.x) < group) tail[threadIdx.x] = 0;
+    if (static_cast<int>(threadIdx.x) < group) tail[threadIdx.x] = kNoTail;
     return;
   }
   const std::int32_t* rows = a.out.rows + head * a.out.stride;
@@ -45,16 +71,15 @@ __global__ void __launch_bounds__(kThreads) tail_of_list(const __grid_constant__
     }
 #pragma unroll
     for (int g = 0; g < kQueries; ++g) {
-#pragma unroll
-      for (int o = 16; o > 0; o /= 2) sums[g] += __shfl_xor_sync(~0u, sums[g], o);
+      sums[g] = sum_lanes(sums[g]);
       if (lane == 0) warp_sums[warp][g] = sums[g];
     }
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) < min(kQueries, group - first)) {
-      float listed = 0;
-      for (int w = 0; w < kWarps; ++w) listed += warp_sums[w][threadIdx.x];
-      const float all = a.combine == Combine::mean ? 1.0f / static_cast<float>(group) : 1.0f;
-      tail[first + threadIdx.x] = listed > 0 ? fmaxf(all / listed - 1, 0.0f) : 0.0f;
+    if (warp < min(kQueries, group - first)) {
+      const std::int64_t g = head * group + first + warp;  // of all tokens' query heads
+      const float listed = sum_lanes(warp_sums[lane][warp]) * (a.combine == Combine::mean ? group : 1);
+      const float log = log_of_rest(s, g, listed);
+      if (lane == 0) tail[first + warp] = isfinite(log) ? log : kNoTail;
     }
     __syncthreads();  // the sums have been read
   }

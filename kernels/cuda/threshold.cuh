@@ -1,8 +1,6 @@
 // What the blocks of top_rows share: how a digit of the threshold is found from counts, and which rows are a block's.
 // Device code only.
 #pragma once
-#include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
 #include <limits>
 
 #include "kernels/cuda/select.cuh"
@@ -10,7 +8,7 @@
 
 namespace longhaul::cuda::top {
 
-constexpr int kThreads = 1024, kWarps = kThreads / 32;
+constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr int kPerThread = 16;  // keys of a thread in a tile
 constexpr int kTileRows = kThreads * kPerThread;
 constexpr int kHeld = 8192;  // listed rows that a block keeps at hand
@@ -39,60 +37,55 @@ struct Bins<true> {
   Units masses[kDigitBins];
 };
 
-struct Sum2 {
-  std::uint32_t rows;
-  Units mass;
-};
-struct Add2 {
-  __device__ Sum2 operator()(const Sum2& x, const Sum2& y) const { return {x.rows + y.rows, x.mass + y.mass}; }
-};
-
 struct Finder {
-  using Scan = cub::BlockScan<std::uint32_t, kThreads>;
-  using MassScan = cub::BlockScan<Sum2, kThreads>;
-  using Reduce = cub::BlockReduce<std::uint32_t, kThreads>;
-  using MassReduce = cub::BlockReduce<Units, kThreads>;
-  union {
-    typename Scan::TempStorage scan;
-    typename MassScan::TempStorage mass_scan;
-    typename Reduce::TempStorage reduce;
-    typename MassReduce::TempStorage mass_reduce;
-  };
+  std::uint32_t rows[kWarps];
+  Units masses[kWarps];
   Digit digit;
-  std::uint32_t total;
   Units mass;
 };
 
-/// The highest bin from which on there is what is wanted. All threads get it.
+/// The highest bin from which on there is what is wanted. All threads get it; between two calls they meet.
 template <bool Mass>
 __device__ Digit find(const std::uint32_t* counts, const Units* masses, const Wanted& wanted, Finder& shared) {
-  static_assert(kDigitBins == 2 * kThreads);
-  const int low = kDigitBins - 2 - 2 * static_cast<int>(threadIdx.x);  // this thread's bins: low + 1, low
-  const uint2 n = *reinterpret_cast<const uint2*>(counts + low);
-  if (threadIdx.x == 0) shared.digit = {-1, 0, wanted};
-  std::uint32_t before;
-  Units mass_before = 0, mass_of[2] = {};
-  __syncthreads();
-  if constexpr (Mass) {
-    mass_of[0] = masses[low + 1], mass_of[1] = masses[low];
-    Sum2 sum{n.x + n.y, mass_of[0] + mass_of[1]}, ahead;
-    Finder::MassScan(shared.mass_scan).ExclusiveScan(sum, ahead, Sum2{0, 0}, Add2{});
-    before = ahead.rows, mass_before = ahead.mass;
-  } else {
-    Finder::Scan(shared.scan).ExclusiveSum(n.x + n.y, before);
+  constexpr int kEach = kDigitBins / kThreads;
+  static_assert(kEach == 4);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int top = kDigitBins - 1 - kEach * static_cast<int>(threadIdx.x);  // this thread's bins: it and those below
+  const uint4 n = *reinterpret_cast<const uint4*>(counts + top - 3);
+  const std::uint32_t count_of[kEach] = {n.w, n.z, n.y, n.x};
+  Units mass_of[kEach] = {}, mass_before = 0;
+  std::uint32_t before = n.x + n.y + n.z + n.w;
+  if constexpr (Mass)
+    for (int i = 0; i < kEach; ++i) mass_of[i] = masses[top - i], mass_before += mass_of[i];
+  const std::uint32_t own = before;
+  const Units own_mass = mass_before;
+#pragma unroll
+  for (int o = 1; o < 32; o *= 2) {  // the sum up to each thread of the warp
+    const std::uint32_t lower = __shfl_up_sync(~0u, before, o);
+    if (lane >= o) before += lower;
+    if constexpr (Mass) {
+      const Units lower_mass = __shfl_up_sync(~0u, mass_before, o);
+      if (lane >= o) mass_before += lower_mass;
+    }
   }
-  const std::uint32_t count_of[2] = {n.y, n.x};
-  for (int i = 0; i < 2; ++i) {
+  if (lane == 31) shared.rows[warp] = before, shared.masses[warp] = mass_before;
+  if (threadIdx.x == 0) shared.digit = {-1, 0, wanted};
+  __syncthreads();
+  before += __reduce_add_sync(~0u, lane < warp ? shared.rows[lane] : 0u) - own;
+  if constexpr (Mass) {
+    mass_before -= own_mass;
+    for (int w = 0; w < warp; ++w) mass_before += shared.masses[w];
+  }
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
     const bool open = before < wanted.rows && mass_before < wanted.mass;
     const Wanted left{wanted.rows - before, wanted.mass - mass_before};
     if (open && (count_of[i] >= left.rows || (Mass && mass_of[i] >= left.mass)))
-      shared.digit = {low + 1 - i, count_of[i], Mass ? left : Wanted{left.rows, wanted.mass}};
+      shared.digit = {top - i, count_of[i], Mass ? left : Wanted{left.rows, wanted.mass}};
     before += count_of[i], mass_before += mass_of[i];
   }
   __syncthreads();
-  const Digit digit = shared.digit;
-  __syncthreads();
-  return digit;
+  return shared.digit;
 }
 
 /// A block's part of a head's rows.
@@ -102,7 +95,7 @@ struct Part {
   Competition c;
   __device__ explicit Part(const Selection& s) {
     head = blockIdx.y, index = static_cast<int>(blockIdx.x);
-    place = static_cast<int>(head / s.a.kv_heads);
+    place = static_cast<int>(blockIdx.y / static_cast<unsigned>(s.a.kv_heads));
     c = competition(s.a, place);
     const int parts = static_cast<int>(gridDim.x);
     length = ((c.rows + parts - 1) / parts + kThreads - 1) / kThreads * kThreads;
@@ -122,8 +115,9 @@ __device__ Wanted wanted_of(const Selection& s, const Part& part, Finder& shared
     for (int r = threadIdx.x; r < part.c.head; r += kThreads) given += units_of(keys[r], tally.mass);
     for (int i = threadIdx.x; i < kDigitBins; i += kThreads) total += tally.masses[i];
     auto all = [&](Units x) {
-      x = Finder::MassReduce(shared.mass_reduce).Sum(x);
-      if (threadIdx.x == 0) shared.mass = x;
+      if (threadIdx.x == 0) shared.mass = 0;
+      __syncthreads();
+      if (x > 0) atomicAdd(&shared.mass, x);
       __syncthreads();
       x = shared.mass;
       __syncthreads();
@@ -136,11 +130,19 @@ __device__ Wanted wanted_of(const Selection& s, const Part& part, Finder& shared
   }
 }
 
+/// Past the L1 cache: what a launch reads ahead, the one before it may have there from a selection before.
 __device__ inline uint4 keys_at(const std::uint32_t* keys, int row, int end) {
-  return row < end ? *reinterpret_cast<const uint4*>(keys + row) : make_uint4(0, 0, 0, 0);
+  return row < end ? __ldcg(reinterpret_cast<const uint4*>(keys + row)) : make_uint4(0, 0, 0, 0);
 }
 __device__ inline std::uint32_t element(const uint4& x, int i) {
   return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
 }
+
+/// Taken are the rows of a higher key than `key`, and those of that key up to `last`.
+struct Threshold {
+  std::uint32_t key = ~std::uint32_t{0};
+  int last = -1;
+  __device__ bool takes(std::uint32_t k, int row) const { return k > key || (k == key && row <= last); }
+};
 
 }  // namespace longhaul::cuda::top

@@ -18,6 +18,25 @@ struct Labels {
       std::vector<std::byte>(kv_heads * blocks * label_block_bytes(dims, bits), std::byte{0xff});
   std::vector<float> basis = std::vector<float>(kv_heads * label_basis_floats(dims, d), std::nanf(""));
 
+  /// Makes room for a tail fit, and says where it is.
+  TailFit tail(std::int64_t q_heads) {
+    basis.resize(kv_heads * label_basis_floats(dims, d) + tail_fit_floats(q_heads, kv_heads, d), std::nanf(""));
+    return tail_fit(basis.data(), kv_heads, d, dims);
+  }
+  /// Some tail fit.
+  void random_tail(Random& random, std::int64_t q_heads) {
+    const TailFit fit = tail(q_heads);
+    const Tensor beside = random.normal(DType::f32, kv_heads * d, 1 / std::sqrt(static_cast<double>(d)));
+    for (std::int64_t i = 0; i < beside.size; ++i) fit.beside[i] = static_cast<float>(beside.get(i));
+    for (std::int64_t g = 0; g < q_heads; ++g) fit.weights[g] = static_cast<float>(random.integer(1, 40)) / 20;
+  }
+  /// A label score lacks its zeros'.
+  double zeros(std::int64_t h, const auto& q) {
+    double sum = 0;
+    for (std::int64_t j = 0; bits < 16 && j < dims; ++j) sum += zero(h)[j] * project(query_map(h), j, q);
+    return sum;
+  }
+
   LabelTile tile() { return {codes.data(), blocks * label_block_bytes(dims, bits), basis.data(), dims, bits}; }
   float* key_map(std::int64_t h) { return basis.data() + h * label_basis_floats(dims, d); }
   float* query_map(std::int64_t h) { return key_map(h) + dims * d; }

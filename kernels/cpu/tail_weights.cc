@@ -1,0 +1,220 @@
+#include "kernels/cpu/tail_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "kernels/base/parallel.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/simd/simd.h"
+
+namespace longhaul::cpu {
+namespace {
+
+constexpr std::int64_t kTrials = 64;
+
+/// What one query tells of the weight.
+struct Trial {
+  double tail;    // by labels
+  double along;   // (true output - listed) . (mean - listed)
+  double square;  // (mean - listed) squared
+  double before;  // share of its attention that is before the window, which is what the tail is a part of
+};
+
+float best_weight(const std::vector<Trial>& trials) {
+  constexpr int kSteps = 8;  // weights of an octave
+  double least = 0, weight = 0;
+  for (int i = -10 * kSteps; i <= 3 * kSteps; ++i) {
+    const double w = std::exp2(static_cast<double>(i) / kSteps);
+    double error = 0;
+    for (const Trial& t : trials) {
+      const double share = w * t.tail / (1 + w * t.tail);
+      error += t.before * t.before * share * (share * t.square - 2 * t.along);
+    }
+    if (error < least) least = error, weight = w;
+  }
+  return static_cast<float>(weight);
+}
+
+class TailFit {
+ public:
+  explicit TailFit(const TailSample& s)
+      : s_(s),
+        d_(s.a.head_dim),
+        group_(s.a.q_heads / s.a.kv_heads),
+        trials_(std::min(s.a.queries, kTrials)),
+        lines_(trials_ * group_),
+        each_(static_cast<double>(s.rows) / static_cast<double>(s.count)),
+        queries_(lines_ * d_),
+        truth_(lines_ * s.padded),
+        listed_(lines_ * s.padded),
+        all_(lines_ * d_),
+        some_(lines_ * d_),
+        tails_(lines_),
+        mean_(d_) {
+    const FitLabelsArgs& a = s.a;
+    for (std::int64_t t = 0; t < trials_; ++t) {
+      float* to = &queries_[t * group_ * d_];
+      const float* from =
+          read_row(at(a.q, a.act, (index(t) * a.q_heads + s.head * group_) * d_), a.act, group_ * d_, to);
+      for (std::int64_t i = 0; i < group_ * d_; ++i) to[i] = from[i] * a.scale;
+    }
+    for (std::int64_t i = 0; i < s.count; ++i)
+      for (std::int64_t c = 0; c < d_; ++c) mean_[c] += s.values[i * d_ + c];
+    for (double& x : mean_) x /= static_cast<double>(s.count);
+  }
+
+  void run(float* weights) {
+    multiply(queries_, d_, s_.keys, true, d_, truth_);
+    choose();
+    add_values(truth_, all_);
+    add_values(listed_, some_);
+    for (std::int64_t g = 0; g < group_; ++g) {
+      std::vector<Trial> trials;
+      for (std::int64_t t = 0; t < trials_; ++t) {
+        const Trial trial = judge(t * group_ + g);
+        if (trial.tail > 0 && std::isfinite(trial.tail + trial.along + trial.square + trial.before))
+          trials.push_back(trial);
+      }
+      weights[g] = best_weight(trials);
+    }
+  }
+
+ private:
+  std::int64_t index(std::int64_t t) const { return (2 * t + 1) * s_.a.queries / (2 * trials_); }
+  /// Of the sample, the rows that are before the query's window.
+  std::int64_t seen(std::int64_t t) const {
+    const std::int64_t end = s_.a.q_pos + index(t) + 1 - s_.a.window;  // rows
+    return std::max<std::int64_t>(0, std::min(s_.count, end <= 0 ? 0 : (end * s_.count - 1) / s_.rows + 1));
+  }
+  bool sink(std::int64_t i) const { return i * s_.rows / s_.count < s_.a.sinks; }
+
+  void multiply(const std::vector<float>& q, std::int64_t width, const float* keys, bool transposed,
+                std::int64_t stride, std::vector<float>& out) const {
+    gemm({.a = q.data(),
+          .a_type = DType::f32,
+          .lda = width,
+          .b = keys,
+          .b_type = DType::f32,
+          .ldb = stride,
+          .b_transposed = transposed,
+          .c = out.data(),
+          .ldc = s_.padded,
+          .accumulate = false,
+          .m = lines_,
+          .n = s_.count,
+          .k = width});
+  }
+  void add_values(const std::vector<float>& weights, std::vector<float>& out) const {
+    gemm({.a = weights.data(),
+          .a_type = DType::f32,
+          .lda = s_.padded,
+          .b = s_.values,
+          .b_type = DType::f32,
+          .ldb = d_,
+          .b_transposed = false,
+          .c = out.data(),
+          .ldc = d_,
+          .accumulate = false,
+          .m = lines_,
+          .n = d_,
+          .k = s_.count});
+  }
+
+  /// Scores to weights of rows of the prompt: a row of the sample stands for each_ of them, a sink for itself. Zero
+  /// from `seen` on. Returns the sum and the highest score.
+  std::pair<double, float> weigh(float* scores, std::int64_t seen) const {
+    const float top = seen > 0 ? *std::max_element(scores, scores + seen) : 0.0f;
+    double sum = 0;
+    for (std::int64_t i = 0; i < s_.count; ++i) {
+      scores[i] = i < seen ? std::exp(scores[i] - top) * static_cast<float>(sink(i) ? 1 : each_) : 0.0f;
+      sum += scores[i];
+    }
+    return {sum, top};
+  }
+
+  /// Lists the rows that labels choose, and what they say of the others.
+  void choose() {
+    const std::int64_t dims = s_.a.labels.dims;
+    const Basis basis = basis_of(s_.a.labels, s_.head, d_);
+    std::vector<float> q(lines_ * dims), estimate(lines_ * s_.padded);
+    for (std::int64_t i = 0; i < lines_; ++i) simd().dots(basis.query_map, dims, d_, &queries_[i * d_], &q[i * dims]);
+    multiply(q, dims, s_.labels, false, s_.padded, estimate);
+    for (std::int64_t t = 0; t < trials_; ++t) {
+      const std::int64_t n = seen(t);
+      std::vector<double> sums(group_), tops(group_);
+      std::vector<float> combined(n);
+      for (std::int64_t g = 0; g < group_; ++g) {
+        float* shares = &estimate[(t * group_ + g) * s_.padded];
+        std::tie(sums[g], tops[g]) = weigh(shares, n);
+        for (std::int64_t i = 0; i < n; ++i) combined[i] += shares[i] / static_cast<float>(sums[g]);
+      }
+      for (float& x : combined) x = std::isfinite(x) ? x : 0.0f;  // an order needs numbers
+      std::vector<std::int64_t> order(n);
+      std::iota(order.begin(), order.end(), 0);
+      const auto wanted = std::min(n, static_cast<std::int64_t>(std::ceil(s_.a.share * static_cast<double>(n))));
+      std::ranges::nth_element(order, order.begin() + wanted, [&](std::int64_t x, std::int64_t y) {
+        if (sink(x) != sink(y)) return sink(x);
+        return combined[x] > combined[y] || (combined[x] == combined[y] && x < y);
+      });
+      order.resize(wanted);
+      for (std::int64_t g = 0; g < group_; ++g) {
+        const std::int64_t line = (t * group_ + g) * s_.padded;
+        double held = 0;
+        for (std::int64_t i : order) held += estimate[line + i];
+        const auto [sum, top] = weigh(&truth_[line], n);
+        const double recent = window_sum(t, t * group_ + g, top);
+        before_.push_back(sum / (sum + recent));
+        double some = 0;
+        for (std::int64_t i : order) some += listed_[line + i] = truth_[line + i];
+        const float* q = &queries_[(t * group_ + g) * d_];
+        const double constant = std::inner_product(q, q + d_, s_.beside, 0.0f);
+        tails_[t * group_ + g] = std::max(sums[g] - held, 0.0) * std::exp(tops[g] + constant - top) / some;
+      }
+    }
+  }
+
+  /// exp(score - top) over the query's window.
+  double window_sum(std::int64_t t, std::int64_t line, float top) const {
+    const FitLabelsArgs& a = s_.a;
+    std::vector<float> key(d_);
+    double sum = 0;
+    for (std::int64_t i = std::max<std::int64_t>(0, index(t) + 1 - a.window); i <= index(t); ++i) {
+      const std::byte* row = s_.at_queries.data + s_.head * s_.at_queries.head_stride + i * 2 * d_ * size_of(a.act);
+      const float* k = read_row(row, a.act, d_, key.data());
+      sum += std::exp(std::inner_product(k, k + d_, &queries_[line * d_], 0.0f) - top);
+    }
+    return sum;
+  }
+
+  Trial judge(std::int64_t line) const {
+    const auto sum = [&](const std::vector<float>& x) {
+      return std::accumulate(&x[line * s_.padded], &x[line * s_.padded] + s_.count, 0.0);
+    };
+    const double all = sum(truth_), some = sum(listed_);
+    Trial trial{tails_[line], 0, 0, before_[line]};
+    for (std::int64_t c = 0; c < d_; ++c) {
+      const double listed = some_[line * d_ + c] / some, to = mean_[c] - listed;
+      trial.along += (all_[line * d_ + c] / all - listed) * to, trial.square += to * to;
+    }
+    return trial;
+  }
+
+  const TailSample& s_;
+  std::int64_t d_, group_, trials_, lines_;  // a line: a query head of a trial
+  double each_;                              // rows of the prompt that one of the sample stands for
+  std::vector<float> queries_;               // [lines, d], scaled
+  std::vector<float> truth_, listed_;        // [lines, padded]
+  std::vector<float> all_, some_;            // [lines, d]
+  std::vector<double> tails_, before_;       // [lines]
+  std::vector<double> mean_;                 // [d]
+};
+
+}  // namespace
+
+void fit_tail_weights(const TailSample& sample, float* weights) { TailFit(sample).run(weights); }
+
+}  // namespace longhaul::cpu

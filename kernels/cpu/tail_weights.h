@@ -1,0 +1,24 @@
+// What the tail that labels estimate is worth, query head by query head (tail_fit() of sparse_ops.h).
+#pragma once
+#include "kernels/cpu/labels.h"
+
+namespace longhaul::cpu {
+
+/// One KV head of a fit whose basis is chosen.
+struct TailSample {
+  const FitLabelsArgs& a;
+  const KvTile& at_queries;  // keys of the rows that the queries stood at
+  std::int64_t rows;         // of the prompt
+  std::int64_t head;
+  const float *keys, *values;  // [count, head_dim] of the rows that stand for all
+  const float* labels;         // [dims, padded] of them, less their zeros
+  const float* beside;         // [head_dim]
+  std::int64_t count, padded;
+};
+
+/// Lists with a mean value are listed + share (mean - listed), share = w tail / (1 + w tail). Writes for each query
+/// head of the group the w with which that comes nearest to the true outputs of queries spread over the recent ones,
+/// where they stood, in the mean square; 0 where no tail is better than any.
+void fit_tail_weights(const TailSample& sample, float* weights);
+
+}  // namespace longhaul::cpu
