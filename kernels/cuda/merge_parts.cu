@@ -7,7 +7,6 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 namespace {
