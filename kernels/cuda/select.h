@@ -22,15 +22,14 @@ struct alignas(16) HeadTally {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
     std::uint32_t before;         // those taken in earlier parts
   } parts[kMostParts];
-  std::uint32_t key;            // the threshold: rows of a higher key are taken,
-  int last;                     // and those of this key up to this row
-  std::uint32_t listed_parts;   // blocks that have listed theirs
-  std::uint32_t scored_blocks;  // that have left their sums, of all heads; in the first tally
+  std::uint32_t key;           // the threshold: rows of a higher key are taken,
+  int last;                    // and those of this key up to this row
+  std::uint32_t listed_parts;  // blocks that have listed theirs
 };
 
 /// A head's queries as operands of the products with codes (label_weights.cuh).
 struct alignas(16) HeadWeights {
-  std::uint32_t b[512];
+  std::uint32_t b[256];
   float factor[8];
 };
 
