@@ -217,7 +217,8 @@ class Scorer {
           score(sums);
         }
         if (keys) {
-          write_keys(first, in_ring);
+          if (kSoftmax && a_.combine == Combine::max) write_keys<true>(first, in_ring);
+          else write_keys<false>(first, in_ring);
         } else {
           sum_up(sums);
           if (visit_ == units_ - kSlots - 1) hold();
@@ -305,8 +306,9 @@ class Scorer {
     if constexpr (kSoftmax) add_up(first);
     __syncthreads();
   }
+  template <bool Highest>
   __device__ void write_keys(int first, bool in_ring) {
-    const bool highest = a_.combine == Combine::max;
+    const int shift = kSoftmax ? kShareShift : s_.digit_shift;
     const int head = head_of(at_), row = at_.index * kUnitRows + lane_ * 2, rows = rows_from(at_);
     const Competition c = shared_.places[at_.place];
     std::uint32_t* counts = shared_.counts[head - first];
@@ -334,12 +336,12 @@ class Scorer {
         if constexpr (kSoftmax) {
 #pragma unroll
           for (int g = 0; g < kQueries; ++g) x[r][g] = exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
-          keys[r] = __float_as_uint(fmaxf(highest ? most_of(x[r]) : sum_of(x[r]), 0.0f)) | 0x80000000u;
+          keys[r] = __float_as_uint(fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f)) | 0x80000000u;
         } else {
           keys[r] = ordered(x[r][0] * factor[0]);
         }
         if (static_cast<unsigned>(b * kBlockRows + r - before) < competing)
-          atomicAdd(&counts[keys[r] >> s_.digit_shift & (kDigitBins - 1)], 1u);
+          atomicAdd(&counts[keys[r] >> shift & (kDigitBins - 1)], 1u);
       }
       *reinterpret_cast<uint2*>(to + b * kBlockRows) = {keys[0], keys[1]};
       if constexpr (Kind == Keys::shares) write_shares(head, row + b * kBlockRows, x);

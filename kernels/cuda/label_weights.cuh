@@ -52,7 +52,7 @@ __device__ void split_weights(const float* weights, int g, bool softmax, HeadWei
   finite = __all_sync(~0u, finite);
   top = finite ? __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(top))) : 0.0f;
   // Of the largest no more than 127 * 256 + 127 units; and units that scores are not below normal numbers in.
-  const int exponent = max(ilogbf(fmaxf(top * 1.00395f, 0x1p-90f)) + 1, -90);
+  const int exponent = ilogbf(fmaxf(top * 1.00396f, 0x1p-90f)) + 1;
   const float scale = __int_as_float((127 + kWeightExponent - exponent) << 23);
   auto* bytes = reinterpret_cast<signed char*>(out.b);
 #pragma unroll

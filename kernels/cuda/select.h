@@ -11,6 +11,7 @@ namespace longhaul::cuda {
 using Units = unsigned long long;  // of mass, 2^40 for all there is; what CUDA's 64-bit atomics take
 
 constexpr int kDigitBins = 2048;  // of a key's first digit: 11 bits, from `digit_shift` on
+constexpr int kShareShift = 19;   // that where keys are a softmax
 constexpr int kMostParts = 64;    // blocks that share a head's rows
 
 /// What is known of a token's and KV head's keys.
