@@ -371,11 +371,15 @@ class Scorer {
 
   __device__ void flush(int first) const {
     __syncthreads();
-    const int bins = min(kHeads, last_head_ - first + 1) * kDigitBins;
+    constexpr int kEach = kDigitBins / kThreads;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < bins; i += kThreads) {
-      const std::uint32_t n = (&shared_.counts[0][0])[i];
-      if (n > 0) atomicAdd(&s_.tallies[first + i / kDigitBins].counts[i % kDigitBins], n);
+    for (int head = first; head <= min(last_head_, first + kHeads - 1); ++head) {
+      std::uint32_t n[kEach];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) n[i] = shared_.counts[head - first][i * kThreads + threadIdx.x];
+#pragma unroll
+      for (int i = 0; i < kEach; ++i)
+        if (n[i] > 0) atomicAdd(&s_.tallies[head].counts[i * kThreads + threadIdx.x], n[i]);
     }
   }
 
