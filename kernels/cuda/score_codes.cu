@@ -9,6 +9,7 @@
 // up in one order, so a key depends on nothing but its session.
 #include <type_traits>
 
+#include "kernels/cuda/label_keys.cuh"
 #include "kernels/cuda/label_softmax.cuh"
 #include "kernels/cuda/launch.h"
 
