@@ -362,6 +362,18 @@ TEST_CASE("cuda: selections that follow one another share their scratch", "[cuda
   cuda->clear();
 }
 
+TEST_CASE("cuda: select for more heads than there are processors", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(179);
+  Case c{64, 8, 1, 64, 200, 32, 4};
+  for (std::int64_t slot = 63; slot >= 0; --slot) add_any(c, random, slot);
+  c.fill(random);
+  c.make_whole(random);
+  const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+  CHECK(got == want);
+}
+
 TEST_CASE("cuda: select out of a million rows, and for 64 sessions", "[cuda][shared][large]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

@@ -84,11 +84,11 @@ __global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
   }
 }
 
-/// The blocks of a token (blockIdx.x) share its heads: the angles once for all, then each thread turns 4 pairs at a
-/// time, the first of which it loads meanwhile.
+/// The blocks of a token (blockIdx.x) share its heads: the angles once for all, of what is older than all that may
+/// still run, then each thread turns 4 pairs at a time.
 template <class T>
 __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
-  begin();
+  let_next_start();
   constexpr int kMostHalf = 128, N = 4;
   __shared__ alignas(16) float cosine[kMostHalf], sine[kMostHalf];
   const int half = static_cast<int>(a.head_dim / 2), packs = half / N;
@@ -96,8 +96,6 @@ __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
   T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
   int item = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   auto at = [&] { return row + item / packs * 2 * half + item % packs * N; };
-  Pack<float, N> low = {}, high = {};
-  if (item < items) low = load<N>(at()), high = load<N>(at() + half);
   for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
     // Whole turns are taken off in double: sine and cosine of a large angle are slow.
     constexpr double kTurn = 6.283185307179586477;
@@ -108,6 +106,9 @@ __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
     cosine[i] = c * a.scale;
     sine[i] = s * a.scale;
   }
+  wait_for_previous();
+  Pack<float, N> low = {}, high = {};
+  if (item < items) low = load<N>(at()), high = load<N>(at() + half);
   __syncthreads();
   while (item < items) {
     T* x = at();

@@ -3,7 +3,7 @@
 #pragma once
 #include <climits>
 
-#include "kernels/cuda/label_products.cuh"
+#include "kernels/cuda/label_weights.cuh"
 #include "kernels/cuda/overlap.cuh"
 
 namespace longhaul::cuda::labels {
@@ -16,18 +16,23 @@ constexpr int kHeads = 2;            // KV heads that a block has counts of at o
 /// What keys are: scores as they are, the group's softmax, or that and the softmax of each head beside it.
 enum class Keys : std::uint8_t { scores, softmax, shares };
 
-template <int Queries>
+struct Unit {
+  int place, head, index;  // head: of the session; index: of the head's units
+};
+
+template <int K, int Quads>
 struct alignas(16) Shared {
-  std::uint32_t counts[kHeads][kDigitBins];
-  float log_sum[kHeads][Queries];
+  union {
+    std::uint32_t counts[kHeads][kDigitBins];
+    WeighSpace<K, Quads> weighing;
+  };
+  HeadWeights weights[kHeads];  // of the block's first heads; others have theirs in global memory
+  float log_sum[kHeads][4 * Quads];
   FillBarrier filled[kWarps][kSlots];
+  Unit begin[kWarps], kept[kWarps];  // a warp's first unit, and the first whose scores are kept
   Competition places[kDecodeTokens];
   int slots[kDecodeTokens];            // of the sessions
   int first_group[kDecodeTokens + 1];  // of each place
-};
-
-struct Unit {
-  int place, head, index;  // head: of the session; index: of the head's units
 };
 
 template <int K, int Quads, Keys Kind>
@@ -35,10 +40,13 @@ class Scorer {
  public:
   using S = Shape<K, Quads>;
   static constexpr bool kSoftmax = Kind != Keys::scores;
-  using Space = Shared<S::kQueries>;
-  static constexpr int kUnitRows = S::kUnitRows, kQueries = S::kQueries, kPerLane = S::kPerLane;
-  /// Of a lane: row r of a unit is with lane r % 32.
-  using Scores = float[kPerLane][kQueries];
+  using Space = Shared<K, Quads>;
+  static constexpr int kUnitRows = S::kUnitRows, kQueries = S::kQueries;
+  /// Of a block, in units of 1 / factor, 16 times that in the upper half of lanes, which have the high halves of bytes:
+  /// of a lane two neighbouring rows.
+  using Scores = float[2][kQueries];
+  /// The same as products leave them.
+  using Sums = Products<Quads>[S::kUnitBlocks];
 
   __device__ Scorer(const Selection& s, Space& shared, std::byte* rings)
       : s_(s),
@@ -54,25 +62,26 @@ class Scorer {
 
   __device__ void run() {
     divide();
+    start(0);
+    load_first(true, false);  // all labels but those of the newest rows are older than whatever may still run
+    weigh();
+    if (!kSoftmax) wait_for_all();  // for tallies
 #pragma unroll 1
-    for (bool keys : {false, true}) {
-      if (!keys && !kSoftmax) continue;
-      const bool again = kSoftmax && keys, one_batch = last_head_ - first_head_ < kHeads;
-      start(again && one_batch ? min(units_, kSlots + 1) : 0);
-#pragma unroll 1
-      for (bool newest : {false, true}) {
-        // All labels but those of the newest rows are older than whatever may still run.
-        if (newest && !again) wait_for_previous();
-        load_first(newest);
-      }
+    for (bool keys : {!kSoftmax, true}) {
       const int batch = keys ? kHeads : INT_MAX / 2;
+      if (kSoftmax && keys) {
+        start(last_head_ - first_head_ < kHeads ? min(units_, kSlots + 1) : 0);
+        load_first(true, true);
+      }
 #pragma unroll 1
       for (int first = first_head_; first <= last_head_; first += batch) {
         if (keys) begin_batch(first);
-        each_unit(first + batch, [&](Scores& x) { keys ? write_keys(x, first) : sum_up(x); });
+        each_unit(first + batch, keys, first);
         if (keys) flush(first);
       }
-      if (!keys) join_groups(), wait_for_all();
+      if (keys) return;
+      join_groups();
+      wait_for_all();
     }
   }
 
@@ -101,7 +110,9 @@ class Scorer {
     if (groups_ == 0) return;
     first_head_ = head_of(search(first_group_ * S::kGroupUnits));
     last_head_ = head_of(search((first_group_ + groups_ - 1) * S::kGroupUnits));
-    begin_ = search(first_group_ * S::kGroupUnits + begin);
+    const Unit first = search(first_group_ * S::kGroupUnits + begin);
+    if (lane_ == 0) shared_.begin[warp_] = first;
+    __syncwarp();
   }
 
   __device__ int groups_of_head(int place) const { return (shared_.places[place].tail + kGroupRows - 1) / kGroupRows; }
@@ -133,23 +144,24 @@ class Scorer {
   // ring's next slot, and leaves it to a later one.
   __device__ void start(int kept) {
     kept_ = kept, visit_ = 0;
-    at_ = kept > 0 ? kept_unit_ : begin_;
+    const Unit first = shared_.begin[warp_];
+    at_ = kept > 0 ? shared_.kept[warp_] : first;
     slot_ = kept > kSlots ? units_ % kSlots : 0;
-    ahead_ = begin_;
+    ahead_ = first;
   }
   __device__ bool held() const { return visit_ == 0 && kept_ > kSlots; }
-  /// The first units of a walk that keeps nothing: those with a newest row, or the others.
-  __device__ void load_first(bool newest) {
+  /// The first units of a walk that keeps nothing: those without a newest row, and those with one.
+  __device__ void load_first(bool older, bool newest) {
     if (kept_ > 0) return;
     reuse_filled();
-    Unit u = begin_;
+    Unit u = shared_.begin[warp_];
 #pragma unroll 1
     for (int v = 0; v < kSlots && v < units_; ++v, advance(u)) {
       const bool has_newest = (u.index + 1) * kUnitRows >= shared_.places[u.place].rows;
-      if (has_newest == newest) load(u, v);
-      if (newest) ahead_ = u;
+      if (has_newest ? newest : older) load(u, v);
+      ahead_ = u;
     }
-    if (newest && units_ > 0) advance(ahead_);
+    if (units_ > 0) advance(ahead_);
   }
   __device__ void load(const Unit& u, int slot) const {
     const int blocks = min(S::kUnitBlocks, (rows_from(u) + kBlockRows - 1) / kBlockRows);
@@ -161,97 +173,127 @@ class Scorer {
     fill(ring_ + slot * kSlotBytes, block_bytes_, from, code_bytes_, blocks, once, &shared_.filled[warp_][slot]);
   }
 
-  /// body(scores) for the warp's next units as long as they are of the batch.
-  template <class Body>
-  __device__ void each_unit(int past_head, const Body& body) {
+  /// What earlier kernels left is waited for here. Also clears what is counted of keys.
+  __device__ void weigh() {
+    MapPart<K> maps[kHeads];
+    auto load_map = [&](MapPart<K>& map, int head) {
+      if (head <= last_head_) map.load(a_, shared_.slots[head / kv_heads_], head % kv_heads_);
+    };
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) load_map(maps[i], first_head_ + i);
+    wait_for_previous();
+    load_first(false, true);
+    constexpr int kPieces = kDigitBins / 4;
+    const int pieces = static_cast<int>(s_.heads()) * kPieces;
+#pragma unroll 1
+    for (int i = blockIdx.x * kThreads + threadIdx.x; i < pieces; i += gridDim.x * kThreads) {
+      HeadTally& tally = s_.tallies[i / kPieces];
+      reinterpret_cast<uint4*>(tally.counts)[i % kPieces] = {0, 0, 0, 0};
+      if (i % kPieces == 0) tally.listed_parts = 0;
+    }
+#pragma unroll 1
+    for (int head = first_head_; head <= last_head_; ++head) {
+      weigh_queries<K, Quads, kThreads>(s_, head / kv_heads_, head % kv_heads_, maps[0], shared_.weighing,
+                                        weights_of(head));
+      maps[0] = maps[1];
+      if (head > first_head_) load_map(maps[0], head + 1);
+    }
+  }
+  __device__ HeadWeights& weights_of(int head) const {
+    return head - first_head_ < kHeads ? shared_.weights[head - first_head_] : s_.weights[head];
+  }
+
+  /// The warp's next units as long as they are of the batch: their keys, or their part of the sums.
+  __device__ void each_unit(int past_head, bool keys, int first) {
 #pragma unroll 1
     for (; visit_ < units_; ++visit_) {
       if (head_of(at_) >= past_head) return;
-      const bool fresh = visit_ >= kept_, in_ring = !held();
+      const bool in_ring = !held();
       if (rows_from(at_) > 0) {
-        if (fresh) {
+        Sums sums;
+        if (visit_ >= kept_) {
           wait_filled(&shared_.filled[warp_][slot_], parity_ >> slot_ & 1);
           parity_ ^= 1u << slot_;
-          score();
+          score(sums);
         }
-        Scores x;
-        read(x, in_ring);
-        body(x);
+        if (keys) {
+          if (kSoftmax && a_.combine == Combine::max) write_keys<true>(first, in_ring);
+          else write_keys<false>(first, in_ring);
+        } else {
+          sum_up(sums);
+          if (visit_ == units_ - kSlots - 1) hold();
+        }
       }
-      if (kept_ == 0 && visit_ <= max(0, units_ - kSlots - 1)) kept_unit_ = at_;
+      if (kept_ == 0 && visit_ == max(0, units_ - kSlots - 1) && lane_ == 0) shared_.kept[warp_] = at_;
       if (visit_ + kSlots >= kept_ && visit_ + kSlots < units_) {
         reuse_filled();
         load(ahead_, slot_);
         advance(ahead_);
       }
       advance(at_);
-      if (visit_ + 1 == kept_) at_ = begin_;
+      if (visit_ + 1 == kept_) at_ = shared_.begin[warp_];
       if (in_ring) slot_ = slot_ + 1 == kSlots ? 0 : slot_ + 1;
     }
   }
-  /// The unit's scores, in place of its codes.
-  __device__ void score() {
-    if (head_of(at_) != weighed_) weigh(head_of(at_));
+  /// The unit's scores, also in place of its codes. A block's codes are read while the one before is worked on.
+  __device__ void score(Sums& sums) {
+    if (head_of(at_) != weighed_) take_weights(head_of(at_));
     std::byte* block = ring_ + slot_ * kSlotBytes;
-#pragma unroll 2
-    for (int b = 0; b < S::kUnitBlocks; ++b, block += block_bytes_) score_block<K, Quads>(block, weights_);
+    Codes<K> codes[2];
+    load_codes(codes[0], block);
+#pragma unroll
+    for (int b = 0; b < S::kUnitBlocks; ++b, block += block_bytes_) {
+      if (b + 1 < S::kUnitBlocks) load_codes(codes[(b + 1) % 2], block + block_bytes_);
+      __syncwarp();  // all have read the block's codes
+      score_block<K, Quads>(block, codes[b % 2], weights_, sums[b]);
+    }
     __syncwarp();
   }
-  __device__ void weigh(int head) {
-    const HeadWeights& from = s_.weights[head];
+  __device__ void take_weights(int head) {
+    const HeadWeights& from = weights_of(head);
     weighed_ = head;
 #pragma unroll
     for (int n = 0; n < Quads; ++n) {
-      weights_.factor[n] = from.factor[n * 4 + lane_ % 4];
+      factor_[n] = from.factor[n * 4 + lane_ % 4];
 #pragma unroll
-      for (int i = 0; i < S::kSteps; i += 2) {
-        const uint4 x = reinterpret_cast<const uint4*>(from.b)[(lane_ * S::kWords + (n * S::kSteps + i) * 2) / 4];
-        weights_.b[n][i][0] = x.x, weights_.b[n][i][1] = x.y, weights_.b[n][i + 1][0] = x.z,
-        weights_.b[n][i + 1][1] = x.w;
-      }
+      for (int k = 0; k < K; ++k)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) weights_.b[n][k][i] = from.b[lane_ * S::kWords + (n * K + k) * 2 + i];
     }
   }
-  __device__ void read(Scores& x, bool in_ring) const {
-    const std::byte* from = ring_ + slot_ * kSlotBytes + score_place(lane_) * 16;
+  __device__ void read(Scores& x, const std::byte* block) const {
 #pragma unroll
-    for (int r = 0; r < kPerLane; ++r)
-#pragma unroll
-      for (int n = 0; n < Quads; ++n) {
-        float4 y = {held_[r][n * 4], held_[r][n * 4 + 1], held_[r][n * 4 + 2], held_[r][n * 4 + 3]};
-        if (in_ring) y = *reinterpret_cast<const float4*>(from + r / 2 * block_bytes_ + n * 1024 + r % 2 * 512);
-        x[r][n * 4] = y.x, x[r][n * 4 + 1] = y.y, x[r][n * 4 + 2] = y.z, x[r][n * 4 + 3] = y.w;
-      }
+    for (int g = 0; g < kQueries; g += 2) {
+      const auto y = *reinterpret_cast<const float4*>(block + g / 4 * 1024 + score_place(lane_, g / 2 % 2));
+      x[0][g] = y.x, x[1][g] = y.y, x[0][g + 1] = y.z, x[1][g + 1] = y.w;
+    }
   }
-  __device__ void hold(const Scores& x) {
+  __device__ void hold() {
 #pragma unroll
-    for (int r = 0; r < kPerLane; ++r)
-#pragma unroll
-      for (int g = 0; g < kQueries; ++g) held_[r][g] = x[r][g];
+    for (int b = 0; b < S::kUnitBlocks; ++b) read(held_[b], ring_ + slot_ * kSlotBytes + b * block_bytes_);
   }
 
   // label_softmax.cuh
   /// Of a unit and query head: the maximum of its rows' scores, and the sum of 2 to their distance from it.
   struct Sum {
     float m, l;
-    __device__ void add(const Sum& y) {
-      const float to = fmaxf(m, y.m);
-      l = l * exp2_fast(m - to) + y.l * exp2_fast(y.m - to);
-      m = to;
-    }
   };
-  /// A float as an integer in the order of floats, and back.
-  __device__ static int turned(float x) {
-    const int bits = __float_as_int(x);
-    return bits ^ (bits >> 31 & INT_MAX);
+  template <int N>
+  __device__ static void add_all(Sum& sum, const float2 (&parts)[N]) {
+    float most = sum.m;
+#pragma unroll
+    for (int i = 0; i < N; ++i) most = fmaxf(most, parts[i].x);
+    sum.l *= exp2_fast(sum.m - most), sum.m = most;
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum.l += parts[i].y * exp2_fast(parts[i].x - most);
   }
-  __device__ static float turned(int x) { return __int_as_float(x ^ (x >> 31 & INT_MAX)); }
   __device__ float2* unit_parts(int head, int g) const {
     return reinterpret_cast<float2*>(s_.work + (static_cast<std::int64_t>(head) * group_ + g) * s_.stride);
   }
   __device__ float2* group_parts(int head, int g) const {
     return unit_parts(head, g) + (s_.stride + kUnitRows - 1) / kUnitRows;
   }
-  __device__ void sum_up(const Scores& x);
+  __device__ void sum_up(Sums& x);
   __device__ void join_groups() const;
   __device__ void wait_for_all() const;
   /// log2 of each query head's sum.
@@ -264,60 +306,25 @@ class Scorer {
     if constexpr (kSoftmax) add_up(first);
     __syncthreads();
   }
-  __device__ void write_keys(Scores& x, int first) {
-    const bool highest = a_.combine == Combine::max;
-    const int head = head_of(at_), row = at_.index * kUnitRows + lane_;
-    const Competition c = shared_.places[at_.place];
-    std::uint32_t* counts = shared_.counts[head - first];
-    std::uint32_t* keys = s_.keys + head * s_.stride + row;
-    float log_sum[kQueries];
+  // label_keys.cuh
+  template <bool Highest>
+  __device__ void write_keys(int first, bool in_ring);
+  __device__ static float sum_of(const float (&x)[kQueries]) {
+    float sum[Quads];
 #pragma unroll
-    for (int g = 0; g < kQueries; ++g) log_sum[g] = kSoftmax ? shared_.log_sum[head - first][g] : 0;
+    for (int n = 0; n < Quads; ++n) sum[n] = (x[4 * n] + x[4 * n + 1]) + (x[4 * n + 2] + x[4 * n + 3]);
+    return Quads == 1 ? sum[0] : sum[0] + sum[Quads - 1];
+  }
+  __device__ static float most_of(const float (&x)[kQueries]) {
+    float most = x[0];
 #pragma unroll
-    for (int r = 0; r < kPerLane; ++r) {
-      std::uint32_t key = 0;
-      if constexpr (kSoftmax) {
-#pragma unroll
-        for (int g = 0; g < kQueries; ++g) x[r][g] = exp2_fast(x[r][g] - log_sum[g]);
-        float some[Quads];
-#pragma unroll
-        for (int n = 0; n < Quads; ++n) {
-          const float *y = x[r] + n * 4, sum = (y[0] + y[1]) + (y[2] + y[3]);
-          some[n] = highest ? fmaxf(fmaxf(y[0], y[1]), fmaxf(y[2], y[3])) : sum;
-        }
-        if constexpr (Quads == 2) some[0] = highest ? fmaxf(some[0], some[1]) : some[0] + some[1];
-        key = __float_as_uint(fmaxf(some[0], 0.0f)) | 0x80000000u;
-      } else {
-        key = ordered(x[r][0]);
-      }
-      if (row + r * 32 < c.tail) keys[r * 32] = key;
-      if (c.competes(row + r * 32)) atomicAdd(&counts[key >> s_.digit_shift & (kDigitBins - 1)], 1u);
-    }
-    if constexpr (Kind == Keys::shares) write_shares(head, row, x);
+    for (int g = 1; g < kQueries; ++g) most = fmaxf(most, x[g]);
+    return most;
   }
   /// Of the softmax, as bf16, two rows in a word.
-  __device__ void write_shares(int head, int row, const Scores& x) const {
-    std::uint32_t* shares = s_.shares + (head * s_.stride + row) / 2 * group_;
-#pragma unroll
-    for (int g = 0; g < kQueries; ++g)
-#pragma unroll
-      for (int r = 0; r < kPerLane; ++r) {
-        const float next = __shfl_down_sync(~0u, x[r][g], 1);
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(x[r][g], next);
-        if (g < group_ && lane_ % 2 == 0 && row + r * 32 < s_.stride)
-          shares[r * 16 * group_ + g] = *reinterpret_cast<const std::uint32_t*>(&pair);
-      }
-  }
-
-  __device__ void flush(int first) const {
-    __syncthreads();
-    const int bins = min(kHeads, last_head_ - first + 1) * kDigitBins;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < bins; i += kThreads) {
-      const std::uint32_t n = (&shared_.counts[0][0])[i];
-      if (n > 0) atomicAdd(&s_.tallies[first + i / kDigitBins].counts[i % kDigitBins], n);
-    }
-  }
+  __device__ void write_shares(int head, int row, const Scores& x) const;
+  /// The block's counts, to those of all.
+  __device__ void flush(int first) const;
 
   const Selection& s_;
   const SelectArgs& a_;
@@ -326,15 +333,14 @@ class Scorer {
   std::byte* ring_;
   int first_group_, groups_;    // of the block
   int first_head_, last_head_;  // of the block; over all places
-  Unit begin_{};                // of the warp
-  int units_;
-  int kept_, visit_, slot_;  // of the walk
-  Unit at_, ahead_;          // where it is, and what it loads next
-  Unit kept_unit_{};         // the first whose scores are kept
-  unsigned parity_ = 0;      // of the next fill of each slot
+  int units_;                   // of the warp
+  int kept_, visit_, slot_;     // of the walk
+  Unit at_, ahead_;             // where it is, and what it loads next
+  unsigned parity_ = 0;         // of the next fill of each slot
   int weighed_ = -1;
   Weights<K, Quads> weights_;
-  Scores held_;
+  float factor_[Quads];  // of its query heads
+  Scores held_[S::kUnitBlocks];
 };
 
 }  // namespace longhaul::cuda::labels

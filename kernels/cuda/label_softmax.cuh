@@ -5,38 +5,44 @@
 
 namespace longhaul::cuda::labels {
 
+/// Blocks that have come to a barrier: those of one in [0, blocks), those of the next above.
+static __device__ unsigned arrived_blocks;
+
 template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::sum_up(const Scores& x) {
-  if (visit_ == units_ - kSlots - 1) hold(x);
+__device__ void Scorer<K, Quads, Kind>::sum_up(Sums& x) {
   const int rows = rows_from(at_), head = head_of(at_);
-  float m[kQueries], l[kQueries];
+  if (rows < kUnitRows) {
 #pragma unroll
-  for (int g = 0; g < kQueries; ++g) m[g] = kEmpty, l[g] = 0;
+    for (int b = 0; b < S::kUnitBlocks; ++b)
 #pragma unroll
-  for (int r = 0; r < kPerLane; ++r)
-    if (r * 32 + lane_ < rows)
+      for (int i = 0; i < 8; ++i) {
+        const int row = b * kBlockRows + i / 2 % 2 * 32 + i / 4 * 16 + lane_ / 4 * 2 + i % 2;
 #pragma unroll
-      for (int g = 0; g < kQueries; ++g) m[g] = fmaxf(m[g], x[r][g]);
+        for (int n = 0; n < Quads; ++n)
+          if (row >= rows) x[b][n][i] = -INFINITY;
+      }
+  }
 #pragma unroll
-  for (int g = 0; g < kQueries; ++g) m[g] = turned(__reduce_max_sync(~0u, turned(m[g])));
+  for (int n = 0; n < Quads; ++n) {
+    const float factor = factor_[n], high_factor = factor * 0.0625f;
+    float low = -INFINITY, high = -INFINITY;
 #pragma unroll
-  for (int r = 0; r < kPerLane; ++r)
-    if (r * 32 + lane_ < rows)
+    for (int b = 0; b < S::kUnitBlocks; ++b)
 #pragma unroll
-      for (int g = 0; g < kQueries; ++g) l[g] += exp2_fast(x[r][g] - m[g]);
+      for (int i = 0; i < 8; ++i) (i & 2 ? high : low) = fmaxf(i & 2 ? high : low, x[b][n][i]);
+    float top = fmaxf(low, high * 0.0625f);
 #pragma unroll
-  for (int n = 0; n < Quads; ++n) {  // over the lanes; each is left with one head of each quad
-    auto halved = [&](bool upper, int o, float low, float high) {
-      return (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, o);
-    };
-    const float *of = l + n * 4, *top = m + n * 4;
-    const bool upper = lane_ & 16, odd = lane_ & 8;
-    float sum = halved(odd, 8, halved(upper, 16, of[0], of[2]), halved(upper, 16, of[1], of[3]));
+    for (int o = 4; o < 32; o *= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+    top *= factor;
+    float part[4] = {};
 #pragma unroll
-    for (int o = 4; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-    const int g = n * 4 + lane_ / 16 * 2 + lane_ / 8 % 2;
-    const float most = upper ? (odd ? top[3] : top[2]) : (odd ? top[1] : top[0]);
-    if (lane_ % 8 == 0 && g < group_) unit_parts(head, g)[at_.index] = {most, sum};
+    for (int b = 0; b < S::kUnitBlocks; ++b)
+#pragma unroll
+      for (int i = 0; i < 8; ++i) part[i % 4] += exp2_fast(fmaf(x[b][n][i], i & 2 ? high_factor : factor, -top));
+    float sum = (part[0] + part[1]) + (part[2] + part[3]);
+#pragma unroll
+    for (int o = 4; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
+    if (const int g = n * 4 + lane_; lane_ < 4 && g < group_) unit_parts(head, g)[at_.index] = {top, sum};
   }
 }
 
@@ -52,22 +58,22 @@ __device__ void Scorer<K, Quads, Kind>::join_groups() const {
 #pragma unroll
     for (int j = 0; j < S::kGroupUnits; ++j) part[j] = j < units ? __ldcg(parts + j) : make_float2(kEmpty, 0);
     Sum sum{kEmpty, 0};
-#pragma unroll
-    for (int j = 0; j < S::kGroupUnits; ++j) sum.add({part[j].x, part[j].y});
+    add_all(sum, part);
     group_parts(head_of(u), i % group_)[u.index / S::kGroupUnits] = {sum.m, sum.l};
   }
 }
 
-/// Until all blocks have left their sums. They all run: one fits a processor, and there are no more of them.
+/// Until all blocks are here. They all run: one fits a processor, and there are no more of them; no other kernel uses
+/// the count.
 template <int K, int Quads, Keys Kind>
 __device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    std::uint32_t* arrived = &s_.tallies[0].scored_blocks;
-    std::uint32_t there = atomicAdd(arrived, 1u) + 1;
-    while (there < gridDim.x)
-      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(arrived) : "memory");
+    const bool second = atomicInc(&arrived_blocks, 2 * gridDim.x - 1) >= gridDim.x;
+    unsigned there;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(&arrived_blocks) : "memory");
+    while ((there >= gridDim.x) == second);
     __threadfence();
   }
   __syncthreads();
@@ -89,11 +95,14 @@ __device__ void Scorer<K, Quads, Kind>::add_up(int first) {
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j)
         part[j] = from + j * 32 < n ? __ldcg(parts + from + j * 32) : make_float2(kEmpty, 0);
-#pragma unroll
-      for (int j = 0; j < kInFlight; ++j) sum.add({part[j].x, part[j].y});
+      add_all(sum, part);
     }
+    const float own = sum.m;
 #pragma unroll
-    for (int o = 1; o < 32; o *= 2) sum.add({__shfl_xor_sync(~0u, sum.m, o), __shfl_xor_sync(~0u, sum.l, o)});
+    for (int o = 1; o < 32; o *= 2) sum.m = fmaxf(sum.m, __shfl_xor_sync(~0u, sum.m, o));
+    sum.l *= exp2_fast(own - sum.m);
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) sum.l += __shfl_xor_sync(~0u, sum.l, o);
     const float share = a_.combine == Combine::mean ? static_cast<float>(group_) : 1.0f;
     const float log_sum = g < group_ ? sum.m + log2f(sum.l * share) : INFINITY;  // such a head has no probability
     if (lane_ == 0) shared_.log_sum[i / kQueries][g] = log_sum;

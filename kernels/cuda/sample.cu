@@ -262,13 +262,14 @@ __device__ void sample_row(const SampleArgs& a, float* kept, Shared& shared) {
   });
   constexpr Units kNan = ~Units{0};
   best = reduce(nan ? kNan : best, Max{}, kBest, shared);
-  const bool any = reduce(finite, Max{}, kFinite, shared) != 0;
+  const float highest = sampling::logit_of(best);
+  const bool any = isfinite(highest) || reduce(finite, Max{}, kFinite, shared) != 0;
   if (best == kNan || !any || !(p.temperature > 0)) {
     if (team_rank() == 0 && threadIdx.x == 0) a.out[r] = best == kNan || !any ? -1 : sampling::id_of(best);
     return;
   }
 
-  row.highest = a.logits[r * a.vocab + sampling::id_of(best)];
+  row.highest = highest;
   row.temperature = p.temperature;
   const bool few = p.top_k > 0 && p.top_k < a.vocab;
   if (kept != nullptr) row.logits = kept - row.begin;

@@ -1,6 +1,7 @@
-// Scores by labels of 4 bits, on the tensor cores. One small kernel makes operands of the queries; the other has all
-// processors, a block each. A unit is 256 rows of one head (128 where labels or groups are large); a warp has a run of
-// units and a ring of them in shared memory, which it begins to fill before the kernels before it have ended.
+// Scores by labels of 4 bits, on the tensor cores: one launch on all processors, a block each. A unit is 256 rows of
+// one head (128 where labels or groups are large); a warp has a run of units and a ring of them in shared memory, which
+// it begins to fill before the kernels before it have ended. Each block makes the operands of its heads' queries
+// itself.
 //
 // The softmax of a group needs its sum over all rows before the first key. So units are visited twice, with a wait of
 // all blocks between: the first visit writes scores in the place of codes, and what the ring and registers keep of them
@@ -8,8 +9,8 @@
 // up in one order, so a key depends on nothing but its session.
 #include <type_traits>
 
+#include "kernels/cuda/label_keys.cuh"
 #include "kernels/cuda/label_softmax.cuh"
-#include "kernels/cuda/label_weights.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace longhaul::cuda {
@@ -26,8 +27,6 @@ __global__ void __launch_bounds__(labels::kThreads, 1) score_units(const __grid_
 
 template <int K, int Quads, labels::Keys Kind>
 void launch_units(const Selection& s, cudaStream_t stream) {
-  Launch{.grid = static_cast<unsigned>(s.heads()), .block = labels::kWeighThreads, .stream = stream, .overlap = true}(
-      labels::weigh_queries<K, Quads>, s);
   using Space = typename labels::Scorer<K, Quads, Kind>::Space;
   const std::size_t beyond = 1024 * K;  // tiles are read whole, whatever lies there
   Launch{.grid = static_cast<unsigned>(multiprocessors()),

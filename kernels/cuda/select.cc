@@ -18,7 +18,7 @@ Selection::Selection(const SelectArgs& args)
       group(args.q_heads / args.kv_heads),
       stride(round_up(args.batch.capacity, kAttendBlock)),
       softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1 || args.out.tail != nullptr)),
-      digit_shift(softmax ? 19 : 21),
+      digit_shift(softmax ? kShareShift : 21),
       lowest(args.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey) {
   static_assert(sizeof(HeadTally) + sizeof(HeadWeights) <= 6912 * sizeof(float));
   tallies = reinterpret_cast<HeadTally*>(a.scratch);

@@ -11,6 +11,7 @@ namespace longhaul::cuda {
 using Units = unsigned long long;  // of mass, 2^40 for all there is; what CUDA's 64-bit atomics take
 
 constexpr int kDigitBins = 2048;  // of a key's first digit: 11 bits, from `digit_shift` on
+constexpr int kShareShift = 19;   // that where keys are a softmax
 constexpr int kMostParts = 64;    // blocks that share a head's rows
 
 /// What is known of a token's and KV head's keys.
@@ -22,15 +23,14 @@ struct alignas(16) HeadTally {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
     std::uint32_t before;         // those taken in earlier parts
   } parts[kMostParts];
-  std::uint32_t key;            // the threshold: rows of a higher key are taken,
-  int last;                     // and those of this key up to this row
-  std::uint32_t listed_parts;   // blocks that have listed theirs
-  std::uint32_t scored_blocks;  // that have left their sums, of all heads; in the first tally
+  std::uint32_t key;           // the threshold: rows of a higher key are taken,
+  int last;                    // and those of this key up to this row
+  std::uint32_t listed_parts;  // blocks that have listed theirs
 };
 
 /// A head's queries as operands of the products with codes (label_weights.cuh).
 struct alignas(16) HeadWeights {
-  std::uint32_t b[512];
+  std::uint32_t b[256];
   float factor[8];
 };
 

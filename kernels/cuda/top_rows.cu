@@ -20,7 +20,7 @@ struct TileKeys {
 
 /// Counts the part's rows above the threshold's first digit, and lists those that have it.
 template <bool Mass>
-__global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ Selection s) {
+__global__ void __launch_bounds__(kThreads, Mass ? 2 : 4) list_digit(const __grid_constant__ Selection s) {
   extern __shared__ uint4 space[];
   auto& shared = *reinterpret_cast<SeekShared<Mass>*>(space);
   __shared__ std::uint32_t listed, above, finished;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) list_digit(const __grid_constant__ S
 }
 
 /// A warp has 512 rows of a tile, its lanes 4 neighbours of each 128.
-__global__ void __launch_bounds__(kThreads) write_list(const __grid_constant__ Selection s) {
+__global__ void __launch_bounds__(kThreads, 4) write_list(const __grid_constant__ Selection s) {
   constexpr int kRuns = kPerThread / 4;
   __shared__ std::uint32_t warp_rows[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

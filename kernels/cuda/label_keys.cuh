@@ -1,0 +1,75 @@
+// Label scores to keys, and how many keys there are of each first digit. Device code only.
+#pragma once
+#include "kernels/cuda/label_scorer.cuh"
+
+namespace longhaul::cuda::labels {
+
+template <int K, int Quads, Keys Kind>
+template <bool Highest>
+__device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
+  const int shift = kSoftmax ? kShareShift : s_.digit_shift;
+  const int head = head_of(at_), row = at_.index * kUnitRows + lane_ * 2, rows = rows_from(at_);
+  const Competition c = shared_.places[at_.place];
+  std::uint32_t* counts = shared_.counts[head - first];
+  std::uint32_t* to = s_.keys + head * s_.stride + row;
+  const HeadWeights& weights = weights_of(head);
+  float factor[kQueries], log_sum[kQueries];
+#pragma unroll
+  for (int g = 0; g < kQueries; ++g) {
+    factor[g] = weights.factor[g] * (lane_ < 16 ? 1.0f : 0.0625f);
+    log_sum[g] = kSoftmax ? shared_.log_sum[head - first][g] : 0;
+  }
+  const int before = c.head - row;
+  const auto competing = static_cast<unsigned>(c.tail - c.head);
+#pragma unroll
+  for (int b = 0; b < S::kUnitBlocks; ++b) {
+    if (b * kBlockRows >= rows) break;  // what lies past the last row, in its block, is for no one
+    Scores x;
+    if (in_ring) read(x, ring_ + slot_ * kSlotBytes + b * block_bytes_);
+    else
+#pragma unroll
+      for (int g = 0; g < kQueries; ++g) x[0][g] = held_[b][0][g], x[1][g] = held_[b][1][g];
+    std::uint32_t keys[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (kSoftmax) {
+#pragma unroll
+        for (int g = 0; g < kQueries; ++g) x[r][g] = exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
+        keys[r] = __float_as_uint(fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f)) | 0x80000000u;
+      } else {
+        keys[r] = ordered(x[r][0] * factor[0]);
+      }
+      if (static_cast<unsigned>(b * kBlockRows + r - before) < competing)
+        atomicAdd(&counts[keys[r] >> shift & (kDigitBins - 1)], 1u);
+    }
+    *reinterpret_cast<uint2*>(to + b * kBlockRows) = {keys[0], keys[1]};
+    if constexpr (Kind == Keys::shares) write_shares(head, row + b * kBlockRows, x);
+  }
+}
+
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::write_shares(int head, int row, const Scores& x) const {
+  std::uint32_t* shares = s_.shares + (head * s_.stride + row) / 2 * group_;
+#pragma unroll
+  for (int g = 0; g < kQueries; ++g) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0][g], x[1][g]);
+    if (g < group_) shares[g] = *reinterpret_cast<const std::uint32_t*>(&pair);
+  }
+}
+
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::flush(int first) const {
+  __syncthreads();
+  constexpr int kEach = kDigitBins / kThreads;
+#pragma unroll 1
+  for (int head = first; head <= min(last_head_, first + kHeads - 1); ++head) {
+    std::uint32_t n[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) n[i] = shared_.counts[head - first][i * kThreads + threadIdx.x];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      if (n[i] > 0) atomicAdd(&s_.tallies[head].counts[i * kThreads + threadIdx.x], n[i]);
+  }
+}
+
+}  // namespace longhaul::cuda::labels
