@@ -10,8 +10,8 @@
 //   fp8      scale * code               e4m3: sign, 4 bits exponent, 3 fraction         144           272
 //   int4     step * code + minimum      0 to 15                                          80           160
 //
-// An int4 byte holds a low and a high nibble: of 8 consecutive values byte i holds i and i + 4, so that a 32-bit word is
-// 8 values in order. A scale is the group's largest magnitude by the largest code, a step the group's width by 15. A
+// An int4 byte holds a low and a high nibble: of 8 consecutive values byte i holds i and i + 4, so that a 32-bit word
+// is 8 values in order. A scale is the group's largest magnitude by the largest code, a step the group's width by 15. A
 // group that holds something not finite gives NaN back, all of it, so that it is told as ever; one that is nothing but
 // tiny (below 2^-100) gives zeros.
 #pragma once
@@ -86,8 +86,8 @@ constexpr std::uint8_t e4m3_of(float x) {  // |x| <= 448
 /// Not of a NaN's code, which no row has.
 constexpr float e4m3_value(std::uint8_t code) {
   const std::uint32_t magnitude = code & 0x7fu, sign = static_cast<std::uint32_t>(code & 0x80u) << 24;
-  const float value = magnitude < 8 ? static_cast<float>(magnitude) * 0x1p-9f
-                                    : std::bit_cast<float>((magnitude << 20) + (120u << 23));
+  const float value =
+      magnitude < 8 ? static_cast<float>(magnitude) * 0x1p-9f : std::bit_cast<float>((magnitude << 20) + (120u << 23));
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
 }
 

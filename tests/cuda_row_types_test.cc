@@ -15,7 +15,8 @@ TEST_CASE("cuda: store_rows has the bytes of the CPU's", "[cuda][shared]") {
     for (RowType type : kRowTypes)
       for (std::int64_t d : {32, 64, 96, 128, 256})
         for (double deviation : {1e-30, 1.0, 1e30}) {
-          const std::int64_t heads = 3, from_rows = random.integer(1, 300), to_rows = random.integer(1, from_rows), first = 64;
+          const std::int64_t heads = 3, from_rows = random.integer(1, 300), to_rows = random.integer(1, from_rows),
+                             first = 64;
           const std::int64_t bytes = row_bytes(type, d, act), from_head = from_rows * row_bytes(RowType::act, d, act);
           Tensor from = random.normal(act, heads * from_rows * 2 * d, deviation);
           for (double special : {0.0, -0.0, 1e-38, 1e-42, double(NAN), double(INFINITY), -double(INFINITY)})
@@ -27,7 +28,8 @@ TEST_CASE("cuda: store_rows has the bytes of the CPU's", "[cuda][shared]") {
             rows.push_back(static_cast<std::int32_t>(i % 5 == 0 ? -1 : first + random.integer(0, from_rows - 1)));
           for (bool listed : {false, true}) {
             const auto [want, got] = on_both(*cuda, [&](Rig& rig) {
-              const std::vector<std::byte> stale(static_cast<std::size_t>(heads * (to_rows + 1) * bytes), std::byte{0xee});
+              const std::vector<std::byte> stale(static_cast<std::size_t>(heads * (to_rows + 1) * bytes),
+                                                 std::byte{0xee});
               std::byte* to = rig.put(stale);
               rig.stream->launch(StoreRowsArgs{.src = {rig.put(from), from_head, first, from_rows},
                                                .dst = {to, (to_rows + 1) * bytes, 0, to_rows, 0, type},
@@ -50,7 +52,8 @@ TEST_CASE("cuda: the engine with rows of fewer bits, against the CPU device", "[
     for (DType act : {DType::f32, DType::bf16})
       for (const char* policy : {"dense", "stream", "sparse-resident", "offload"}) {
         const std::string name = policy;
-        RunOptions options{.policy = name, .activations = act, .kv_dtype = type, .prompts = {63, 150, 300}, .steps = 80};
+        RunOptions options{
+            .policy = name, .activations = act, .kv_dtype = type, .prompts = {63, 150, 300}, .steps = 80};
         // All rows are listed: which of two that score alike is taken depends on the last bit.
         if (name == "offload" || name == "sparse-resident") options.sets = {"rows=4096"}, options.cache = 0.5;
         const RunResult want = run_tiny(options);

@@ -129,7 +129,8 @@ TEST_CASE("row_format: what is kept of what was kept is near it, and whole rows 
       const Tensor x = random.normal(DType::f32, 9 * 2 * d);
       const auto coded = encode_rows(type, x, d);
       CHECK(coded == encode_rows(type, x, d));
-      const std::int64_t bytes = row_bytes(type, d, x.type), used = code_bytes(type, d) + 2 * d / 32 * scale_bytes(type);
+      const std::int64_t bytes = row_bytes(type, d, x.type),
+                         used = code_bytes(type, d) + 2 * d / 32 * scale_bytes(type);
       for (std::int64_t r = 0; r < 9; ++r)
         for (std::int64_t b = used; b < bytes; ++b) CHECK(coded[r * bytes + b] == std::byte{0});
       const Tensor once = decode_rows(type, coded, d), twice = decode_rows(type, encode_rows(type, once, d), d);

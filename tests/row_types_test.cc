@@ -84,13 +84,14 @@ TEST_CASE("row types: attend_step, a prefix, a tile and a ring") {
       span.rows = static_cast<std::int32_t>(random.integer(1, 300));
       span.ring_first = static_cast<std::int32_t>(std::max<std::int64_t>(0, span.rows - random.integer(1, 100)));
     }
-    Rows prefix(random, s.type, batch.slots, s.kv_heads, s.d, 200), ring(random, s.type, batch.slots, s.kv_heads, s.d, 128);
+    Rows prefix(random, s.type, batch.slots, s.kv_heads, s.d, 200),
+        ring(random, s.type, batch.slots, s.kv_heads, s.d, 128);
     Tensor q = random.normal(DType::f32, batch.count * s.q_stride, 2);
     auto run = [&](bool codes) {
       Result r(batch.count * s.q_heads, s.d, 0);
       auto attend = [&](const KvTile& kv, StepRows from, bool fresh) {
-        cpu::attend_step({q.data(), s.q_stride, batch.view(), kv, from, r.state(), nullptr, fresh, DType::f32, s.q_heads,
-                          s.kv_heads, s.d, s.scale});
+        cpu::attend_step({q.data(), s.q_stride, batch.view(), kv, from, r.state(), nullptr, fresh, DType::f32,
+                          s.q_heads, s.kv_heads, s.d, s.scale});
       };
       KvTile first = prefix.tile(codes);
       first.rows = 64;
@@ -131,22 +132,22 @@ TEST_CASE("row types: score_list and finish_list, rows in all regions, and bf16 
     auto run = [&](bool codes, bool halves, Tensor& queries) {
       Result r(batch.count * s.q_heads, s.d, stride);
       if (queries.type == DType::bf16) r.out = Tensor(DType::bf16, r.out.size);
-      AttendListArgs a{.q = queries.data(),
-                       .q_stride = s.q_stride,
-                       .batch = batch.view(),
-                       .rows = {list.data(), count.data(), stride},
-                       .places = places.data(),
-                       .regions = {regions[0].tile(codes), regions[1].tile(codes), regions[2].tile(codes),
-                                   regions[3].tile(codes)},
-                       .landed = landed.data(),
-                       .scores = r.scores.floats(),
-                       .keep_scores = true,
-                       .state = r.state(),
-                       .act = queries.type,
-                       .q_heads = s.q_heads,
-                       .kv_heads = s.kv_heads,
-                       .head_dim = s.d,
-                       .scale = s.scale};
+      AttendListArgs a{
+          .q = queries.data(),
+          .q_stride = s.q_stride,
+          .batch = batch.view(),
+          .rows = {list.data(), count.data(), stride},
+          .places = places.data(),
+          .regions = {regions[0].tile(codes), regions[1].tile(codes), regions[2].tile(codes), regions[3].tile(codes)},
+          .landed = landed.data(),
+          .scores = r.scores.floats(),
+          .keep_scores = true,
+          .state = r.state(),
+          .act = queries.type,
+          .q_heads = s.q_heads,
+          .kv_heads = s.kv_heads,
+          .head_dim = s.d,
+          .scale = s.scale};
       if (halves) cpu::score_list({a});
       cpu::finish_list({a, halves, r.out.data()});
       return r;
@@ -173,8 +174,18 @@ TEST_CASE("row types: judge") {
       for (std::int64_t i = 0; i < count; ++i) list.push_back(static_cast<std::int32_t>(i * 3));
     auto run = [&](bool codes) {
       std::vector<SelectionQuality> out(2 * s.kv_heads);
-      cpu::judge({q.data(), s.q_stride, batch.view(), kv.tile(codes), {list.data(), counts.data(), count}, out.data(),
-                  s.kv_heads, DType::f32, s.q_heads, s.kv_heads, s.d, s.scale});
+      cpu::judge({q.data(),
+                  s.q_stride,
+                  batch.view(),
+                  kv.tile(codes),
+                  {list.data(), counts.data(), count},
+                  out.data(),
+                  s.kv_heads,
+                  DType::f32,
+                  s.q_heads,
+                  s.kv_heads,
+                  s.d,
+                  s.scale});
       return out;
     };
     const auto got = run(true), want = run(false);
@@ -200,7 +211,8 @@ TEST_CASE("row types: 256K tokens of a model of 512 KiB a token fit a host of 12
 }
 
 TEST_CASE("row types: a model whose heads have no whole groups is refused") {
-  const ModelConfig narrow = load_model_config(tiny_model_dir()), wide = load_model_config(tiny_model_dir(RowType::int8));
+  const ModelConfig narrow = load_model_config(tiny_model_dir()),
+                    wide = load_model_config(tiny_model_dir(RowType::int8));
   for (const char* type : {"int8", "fp8", "int4"}) {
     const KvPolicy policy = load_policy("stream", {std::string("kv_dtype=") + type});
     CHECK_NOTHROW(check_policy(policy, wide));
@@ -253,7 +265,8 @@ TEST_CASE("append_step: codes as store_rows writes them, and labels of the key a
   Random random(214);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {32, 64, 128}) {
-      const std::int64_t kv_heads = 2, q_heads = 4, width = (q_heads + 2 * kv_heads) * d, dims = 8, prefix = 64, ring = 64;
+      const std::int64_t kv_heads = 2, q_heads = 4, width = (q_heads + 2 * kv_heads) * d, dims = 8, prefix = 64,
+                         ring = 64;
       Batch batch(random, 3, 192);
       for (std::int64_t t = 0; t < 3; ++t) batch.spans[t].rows = static_cast<std::int32_t>(10 + 60 * t);
       Tensor qkv = random.normal(act, batch.count * width);
@@ -263,11 +276,16 @@ TEST_CASE("append_step: codes as store_rows writes them, and labels of the key a
         const std::int64_t run = 64 * row_bytes(type, d, act), all = batch.slots * kv_heads * run;
         rows.assign(2 * all, std::byte{0xee});
         std::vector<std::byte> codes(batch.slots * kv_heads * 3 * label_block_bytes(dims, 8), std::byte{0});
-        cpu::append_step({qkv.data(), act, batch.view(), {rows.data(), run, 0, prefix, kv_heads * run, type},
+        cpu::append_step({qkv.data(),
+                          act,
+                          batch.view(),
+                          {rows.data(), run, 0, prefix, kv_heads * run, type},
                           {rows.data() + all, run, 0, ring, kv_heads * run, type},
                           {codes.data(), 3 * label_block_bytes(dims, 8), basis.data(), dims, 8,
                            kv_heads * 3 * label_block_bytes(dims, 8), kv_heads * label_basis_floats(dims, d)},
-                          q_heads, kv_heads, d});
+                          q_heads,
+                          kv_heads,
+                          d});
         return codes;
       };
       std::vector<std::byte> plain, coded;

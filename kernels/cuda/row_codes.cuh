@@ -40,8 +40,7 @@ struct RowReader {
     if constexpr (type == RowType::int4)
       return {{__ldg(reinterpret_cast<const std::uint32_t*>(row + c / 2)), 0},
               __ldg(reinterpret_cast<const std::uint32_t*>(scale))};
-    else
-      return {__ldg(reinterpret_cast<const uint2*>(row + c)), __ldg(reinterpret_cast<const std::uint16_t*>(scale))};
+    else return {__ldg(reinterpret_cast<const uint2*>(row + c)), __ldg(reinterpret_cast<const std::uint16_t*>(scale))};
   }
 
   static __device__ Pack<float, 8> values(const Raw& raw) {
@@ -50,7 +49,8 @@ struct RowReader {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const std::uint32_t word = type == RowType::int4 || i < 4 ? raw.codes.x : raw.codes.y;
-      const std::uint32_t code = type == RowType::int4 ? word >> (i % 4 * 8 + i / 4 * 4) & 15 : word >> (i % 4 * 8) & 255;
+      const std::uint32_t code =
+          type == RowType::int4 ? word >> (i % 4 * 8 + i / 4 * 4) & 15 : word >> (i % 4 * 8) & 255;
       x.v[i] = rows::value_of(type, static_cast<std::uint8_t>(code), scale);
     }
     return x;
@@ -73,7 +73,9 @@ struct RowReader {
 template <class T>
 struct RowReader<RowType::act, T> {
   using Raw = Pack<T, 8>;
-  static __device__ Raw load(const std::byte* row, int, int c) { return load_raw<8>(reinterpret_cast<const T*>(row) + c); }
+  static __device__ Raw load(const std::byte* row, int, int c) {
+    return load_raw<8>(reinterpret_cast<const T*>(row) + c);
+  }
   static __device__ Pack<float, 8> values(const Raw& raw) { return widen(raw); }
 };
 
@@ -84,7 +86,9 @@ struct RowReader<RowType::act, bf16> {
   static __device__ Raw load(const std::byte* row, int, int c) {
     return __ldg(reinterpret_cast<const uint4*>(row + 2 * c));
   }
-  static __device__ Pack<float, 8> values(const Raw& raw) { return widen(*reinterpret_cast<const Pack<bf16, 8>*>(&raw)); }
+  static __device__ Pack<float, 8> values(const Raw& raw) {
+    return widen(*reinterpret_cast<const Pack<bf16, 8>*>(&raw));
+  }
   static __device__ const uint4& halves(const Raw& raw) { return raw; }
 };
 
@@ -95,11 +99,12 @@ __device__ float row_value(RowType type, const std::byte* row, int d, int c) {
   const auto* scale = reinterpret_cast<const bf16*>(row + code_bytes(type, d) + c / kRowGroup * scale_bytes(type));
   if (type != RowType::int4) return rows::value_of(type, static_cast<std::uint8_t>(row[c]), {widen(*scale), 0});
   const unsigned pair = static_cast<unsigned>(row[c / 8 * 4 + c % 4]);
-  return rows::value_of(type, static_cast<std::uint8_t>(c % 8 < 4 ? pair & 15 : pair >> 4), {widen(scale[0]), widen(scale[1])});
+  return rows::value_of(type, static_cast<std::uint8_t>(c % 8 < 4 ? pair & 15 : pair >> 4),
+                        {widen(scale[0]), widen(scale[1])});
 }
 
-/// By a warp, lane i having value i of the group: the codes and the scale of group g, to the bit of the CPU's. The lanes
-/// of the last group also fill the row.
+/// By a warp, lane i having value i of the group: the codes and the scale of group g, to the bit of the CPU's. The
+/// lanes of the last group also fill the row.
 __device__ inline void encode_group(RowType type, std::byte* row, int d, int g, float x) {
   const int lane = threadIdx.x % 32;
   rows::Range range;

@@ -22,11 +22,27 @@ struct Int4 {};
 
 inline constexpr std::int64_t kGroup = 32;  // kRowGroup
 
-template <class C, int N>
-[[gnu::always_inline]] inline C load_codes(const std::byte* at) {
-  C c;
+/// N bytes of type B.
+template <class B, int N>
+struct Bytes {
+  typedef B Narrow __attribute__((vector_size(N)));
+};
+template <class B, int N>
+[[gnu::always_inline]] inline typename Bytes<B, N>::Narrow load_bytes(const std::byte* at) {
+  typename Bytes<B, N>::Narrow c;
   __builtin_memcpy(&c, at, N);
   return c;
+}
+
+// By way of 16 bits: a compiler may take the whole way element by element.
+template <int N>
+[[gnu::always_inline]] inline typename Vec<N>::I widened(typename Bytes<std::int8_t, N>::Narrow c) {
+  typedef std::int16_t Half __attribute__((vector_size(N * 2)));
+  return __builtin_convertvector(__builtin_convertvector(c, Half), typename Vec<N>::I);
+}
+template <int N>
+[[gnu::always_inline]] inline typename Vec<N>::U widened(typename Bytes<std::uint8_t, N>::Narrow c) {
+  return __builtin_convertvector(__builtin_convertvector(c, typename Vec<N>::H), typename Vec<N>::U);
 }
 
 /// A bf16 in memory.
@@ -46,8 +62,7 @@ struct Row<Int8> {
 
   template <int N>
   [[gnu::always_inline]] F<N> values(std::int64_t i) const {
-    typedef std::int8_t Codes __attribute__((vector_size(N)));
-    const auto codes = __builtin_convertvector(load_codes<Codes, N>(at + i), typename Vec<N>::I);
+    const typename Vec<N>::I codes = widened<N>(load_bytes<std::int8_t, N>(at + i));
     return __builtin_convertvector(codes, F<N>) * scale_at(at + 2 * d + i / kGroup * 2);
   }
 };
@@ -60,8 +75,7 @@ struct Row<Fp8> {
   template <int N>
   [[gnu::always_inline]] F<N> values(std::int64_t i) const {
     using U = typename Vec<N>::U;
-    typedef std::uint8_t Codes __attribute__((vector_size(N)));
-    const U codes = __builtin_convertvector(load_codes<Codes, N>(at + i), U), magnitude = codes & 0x7fu;
+    const U codes = widened<N>(load_bytes<std::uint8_t, N>(at + i)), magnitude = codes & 0x7fu;
     // Below 2^-6 in steps of 2^-9, above it an exponent and a fraction.
     const F<N> small = __builtin_convertvector((typename Vec<N>::I)magnitude, F<N>) * 0x1p-9f;
     const F<N> value = magnitude < 8u ? small : (F<N>)((magnitude << 20) + (120u << 23));
@@ -69,18 +83,18 @@ struct Row<Fp8> {
   }
 };
 
-[[gnu::always_inline]] inline Vec<8>::U nibbles(const std::byte* at, F<8>) {
-  typedef std::uint8_t B4 __attribute__((vector_size(4)));
-  const B4 b = load_codes<B4, 4>(at);
-  const auto both = __builtin_convertvector(__builtin_shufflevector(b, b, 0, 1, 2, 3, 0, 1, 2, 3), Vec<8>::U);
-  return both >> Vec<8>::U{0, 0, 0, 0, 4, 4, 4, 4} & 15u;
-}
-[[gnu::always_inline]] inline Vec<16>::U nibbles(const std::byte* at, F<16>) {
-  typedef std::uint8_t B8 __attribute__((vector_size(8)));
-  const B8 b = load_codes<B8, 8>(at);
-  const auto both = __builtin_convertvector(
-      __builtin_shufflevector(b, b, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7), Vec<16>::U);
-  return both >> Vec<16>::U{0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4} & 15u;
+/// N values of 4 bits, in the order of kernels/row_format.h.
+template <int N>
+[[gnu::always_inline]] inline typename Vec<N>::U nibbles(const std::byte* at) {
+  using U = typename Vec<N>::U;
+  const auto b = load_bytes<std::uint8_t, N / 2>(at);
+  if constexpr (N == 8) {
+    const U both = widened<N>(__builtin_shufflevector(b, b, 0, 1, 2, 3, 0, 1, 2, 3));
+    return both >> U{0, 0, 0, 0, 4, 4, 4, 4} & 15u;
+  } else {
+    const U both = widened<N>(__builtin_shufflevector(b, b, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7));
+    return both >> U{0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4} & 15u;
+  }
 }
 
 template <>
@@ -91,7 +105,7 @@ struct Row<Int4> {
   template <int N>
   [[gnu::always_inline]] F<N> values(std::int64_t i) const {
     const std::byte* scale = at + d + i / kGroup * 4;
-    const auto codes = (typename Vec<N>::I)nibbles(at + i / 2, F<N>{});
+    const auto codes = (typename Vec<N>::I)nibbles<N>(at + i / 2);
     return __builtin_convertvector(codes, F<N>) * scale_at(scale) + scale_at(scale + 2);
   }
 };
