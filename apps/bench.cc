@@ -97,6 +97,7 @@ class Bench {
         check_policy(wanted.policy, config);
         wanted.activations = o_.activations == "f32" ? DType::f32 : DType::bf16;
         wanted.prefill_chunk = o_.prefill_chunk;
+        wanted.wanted = parse_placement(o_.weights, o_.hidden_states);
         if (model_) wanted.bases = label_bases(o_, wanted.policy, *model_);
         if (!o_.trace.empty() && wanted.policy.selects() && what.generated > 0)
           wanted.replay = load_replay(o_.trace, kTraceSteps, wanted.policy.budget(what.depth), o_.recall);
@@ -203,6 +204,7 @@ void register_bench(CLI::App& app) {
   add_place_options(*verb, *o);
   add_geometry_option(*verb, *o);
   add_bench_options(*verb, *o);
+  add_placement_options(*verb, *o);
   add_engine_options(*verb, *o);
   verb->footer(
       "pp512 is a prefill of 512 random tokens, tg128 @ d256K are 128 steps behind 256K rows. tokens/s are of all\n"

@@ -26,7 +26,9 @@ std::string link_text(const PcieLink& link) {
 }
 
 std::string rows_text(const LinkProfile& link) {
-  auto million = [](double rows) { return rows > 0 ? fmt::format("{:.1f}", rows * 1e-6) : std::string("not measured"); };
+  auto million = [](double rows) {
+    return rows > 0 ? fmt::format("{:.1f}", rows * 1e-6) : std::string("not measured");
+  };
   return fmt::format("in a run {}, scattered {}; by host threads {}, both ways {}", million(link.zero_copy_run),
                      million(link.zero_copy_scattered), million(link.host_scattered), million(link.both_scattered));
 }
@@ -56,10 +58,9 @@ Json system_json(const SystemFacts& s) {
           {"memory_total_bytes", s.memory_total},
           {"memory_free_bytes", s.memory_free},
           {"memlock_bytes", s.memlock ? Json(*s.memlock) : Json()},
-          {"cgroup", s.group ? Json{{"version", s.group->version},
-                                    {"limit_bytes", s.group->limit},
-                                    {"used_bytes", s.group->used}}
-                             : Json()},
+          {"cgroup",
+           s.group ? Json{{"version", s.group->version}, {"limit_bytes", s.group->limit}, {"used_bytes", s.group->used}}
+                   : Json()},
           {"wsl", s.wsl},
           {"transparent_hugepage", told(s.huge_pages)},
           {"numa_nodes", nodes},
@@ -89,7 +90,9 @@ Json gpu_json(const CudaFacts& g) {
 std::string doctor_text(const MachineReport& report, const std::string& profile_file) {
   const SystemFacts& s = report.system;
   std::string text;
-  auto line = [&](const std::string& topic, const std::string& what) { text += fmt::format("{:<15}{}\n", topic, what); };
+  auto line = [&](const std::string& topic, const std::string& what) {
+    text += fmt::format("{:<15}{}\n", topic, what);
+  };
   line("processor", fmt::format("{}, {} cores", s.processor.empty() ? "not told" : s.processor, s.cores));
   line("host memory", fmt::format("{} free of {}", format_bytes(s.memory_free), format_bytes(s.memory_total)));
   line("numa", node_list(s));
@@ -113,19 +116,19 @@ std::string doctor_text(const MachineReport& report, const std::string& profile_
   if (!report.no_cuda.empty()) line("gpu", fmt::format("no CUDA device: {}", report.no_cuda));
   line("device", report.device);
   line("test", report.failure.empty() ? std::string("bytes to the device and back: all the same")
-                                    : fmt::format("FAILED: {}", report.failure));
+                                      : fmt::format("FAILED: {}", report.failure));
   if (report.profile) {
     const LinkProfile& link = report.profile->link;
     const DeviceRates& rates = report.profile->rates;
-    line("link", fmt::format("{:.1f} GB/s to the device, {:.1f} GB/s to the host, pinned", link.h2d_GBps, link.d2h_GBps));
+    line("link",
+         fmt::format("{:.1f} GB/s to the device, {:.1f} GB/s to the host, pinned", link.h2d_GBps, link.d2h_GBps));
     line("rows", fmt::format("of 512 bytes, millions a second: {}", rows_text(link)));
     if (report.gpu) line("", fmt::format("fastest: {}", route_text(link.gather.route)));
     line("device copy", fmt::format("{:.0f} GB/s read and written", rates.copy_GBps));
     line("arithmetic", fmt::format("bf16 products {:.3g} TFLOP/s, prefill attention {:.3g} TFLOP/s",
                                    rates.product_TFLOPs, rates.attention_TFLOPs));
     line("pinning", fmt::format("{:.1f} GiB/s", rates.pin_GiBps));
-    line("profile", profile_file.empty() ? std::string("not written")
-                                         : fmt::format("written to {}", profile_file));
+    line("profile", profile_file.empty() ? std::string("not written") : fmt::format("written to {}", profile_file));
   }
   const auto lines = advice(report);
   text += lines.empty() ? "\nNothing is amiss.\n" : "\n";

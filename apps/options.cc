@@ -92,9 +92,23 @@ void add_policy_options(CLI::App& verb, Options& o) {
       ->type_name("TYPE");
 }
 
+void add_placement_options(CLI::App& verb, Options& o) {
+  verb.add_option("--weights", o.weights,
+                  "where layers' weights live: resident on the device, or streamed from host memory at every step, all "
+                  "or as many of the last as LAYERS says; auto streams as few as the budget needs")
+      ->capture_default_str()
+      ->type_name("auto|resident|stream[:LAYERS]");
+  verb.add_option("--hidden-states", o.hidden_states,
+                  "where a prompt's hidden states live: device or host; auto is host where the budget needs it")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "device", "host"}))
+      ->type_name("PLACE");
+}
+
 void add_options(CLI::App& verb, Options& o) {
   add_place_options(verb, o);
   add_policy_options(verb, o);
+  add_placement_options(verb, o);
   verb.add_option("--record-trace", o.record_trace,
                   "write the rows that each decode step selects, by layer and KV head, so that they can be replayed")
       ->type_name("FILE");
@@ -106,16 +120,6 @@ void add_options(CLI::App& verb, Options& o) {
              "context limit, prompt and answer together; the model's unless given", "TOKENS");
   add_parsed(verb, "--max-tokens", o.max_tokens, parse_tokens,
              "longest answer; from generation_config.json, or 512, unless given", "TOKENS");
-  verb.add_option("--weights", o.weights,
-                  "where layers' weights live: resident on the device, or streamed from host memory at every step, all "
-                  "or as many of the last as LAYERS says; auto streams as few as the budget needs")
-      ->capture_default_str()
-      ->type_name("auto|resident|stream[:LAYERS]");
-  verb.add_option("--hidden-states", o.hidden_states,
-                  "where a prompt's hidden states live: device or host; auto is host where the budget needs it")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "device", "host"}))
-      ->type_name("PLACE");
   const char* kFromModel = "; from generation_config.json unless given";
   verb.add_option("--temperature", o.temperature, std::string("0 is greedy") + kFromModel)->check(between(0.0, 100.0));
   verb.add_option("--top-p", o.top_p, std::string("sample from this share of probability") + kFromModel)

@@ -71,14 +71,16 @@ void register_plan(CLI::App& app) {
   add_place_options(*verb, *o);
   add_geometry_option(*verb, *o);
   add_policy_options(*verb, *o);
-  verb->add_option("--max-model-len", o->length,
-                   "rows of a session, prompt and answer together; the model's context unless given; \"auto\": the most "
-                   "that fit")
+  verb->add_option(
+          "--max-model-len", o->length,
+          "rows of a session, prompt and answer together; the model's context unless given; \"auto\": the most "
+          "that fit")
       ->type_name("TOKENS");
   verb->add_option("--batch-size", o->batch_size, "sessions that decode together; fewer where they do not fit")
       ->capture_default_str()
       ->check(between(1, kDecodeTokens))
       ->type_name("N");
+  add_placement_options(*verb, *o);
   add_engine_options(*verb, *o);
   verb->add_flag("--json", o->json, "the plan as JSON")->configurable(false);
   verb->footer(
@@ -88,7 +90,8 @@ void register_plan(CLI::App& app) {
       "arithmetic at measured rates, so small models are slower than predicted.\n\n"
       "Examples:\n"
       "  longhaul plan --model apps/demo/demo-7m --max-model-len auto\n"
-      "  longhaul plan --geometry llama-3.1-8b --max-model-len 256K --device cuda --gpu-memory 24GiB --host-memory 64GiB");
+      "  longhaul plan --geometry llama-3.1-8b --max-model-len 256K --device cuda --gpu-memory 24GiB --host-memory "
+      "64GiB");
   verb->callback([verb, o] {
     if (finish_options(*verb, *o, false)) plan(*o);
   });

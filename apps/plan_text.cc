@@ -17,16 +17,16 @@ KvLayout layout_of(const EngineOptions& o) {
 }
 
 std::string prefill_text(const Capacity& c) {
-  return fmt::format("{:.3g} s, {} tokens/s", c.prediction->prefill_seconds,
-                     with_commas(static_cast<std::int64_t>(static_cast<double>(c.options.max_len) /
-                                                           c.prediction->prefill_seconds)));
+  return fmt::format(
+      "{:.3g} s, {} tokens/s", c.prediction->prefill_seconds,
+      with_commas(static_cast<std::int64_t>(static_cast<double>(c.options.max_len) / c.prediction->prefill_seconds)));
 }
 
 std::string decode_text(const Capacity& c, const MachineProfile& machine) {
   const Prediction& p = *c.prediction;
-  std::string text =
-      fmt::format("{:.3g} tokens/s, a step in {:.3g} ms: {} of device memory at {:.0f} GB/s", p.tokens_per_second,
-                  p.step_seconds * 1e3, format_bytes(static_cast<std::int64_t>(p.device_bytes)), machine.rates.copy_GBps);
+  std::string text = fmt::format("{:.3g} tokens/s, a step in {:.3g} ms: {} of device memory at {:.0f} GB/s",
+                                 p.tokens_per_second, p.step_seconds * 1e3,
+                                 format_bytes(static_cast<std::int64_t>(p.device_bytes)), machine.rates.copy_GBps);
   if (p.link_bytes == 0) return fmt::format("{}, nothing over the link", text);
   return text + fmt::format(", {} over the link in {:.3g} ms", format_bytes(static_cast<std::int64_t>(p.link_bytes)),
                             p.link_seconds * 1e3);
@@ -70,12 +70,9 @@ Json capacity_json(const Capacity& c) {
             {"predicted", Json()}};
   if (!c.prediction) return json;
   const Prediction& p = *c.prediction;
-  json["predicted"] = {{"prefill_seconds", p.prefill_seconds},
-                       {"decode_tokens_per_second", p.tokens_per_second},
-                       {"step_seconds", p.step_seconds},
-                       {"device_bytes_a_step", p.device_bytes},
-                       {"link_bytes_a_step", p.link_bytes},
-                       {"assumed_hit_rate", p.hit_rate}};
+  json["predicted"] = {{"prefill_seconds", p.prefill_seconds}, {"decode_tokens_per_second", p.tokens_per_second},
+                       {"step_seconds", p.step_seconds},       {"device_bytes_a_step", p.device_bytes},
+                       {"link_bytes_a_step", p.link_bytes},    {"assumed_hit_rate", p.hit_rate}};
   return json;
 }
 
@@ -92,14 +89,14 @@ std::string plan_text(const PlanReport& r) {
                                o.max_sessions < r.wanted_sessions ? fmt::format(" ({} asked for)", r.wanted_sessions)
                                                                   : std::string(),
                                o.policy.name, name_of(o.activations)));
-  line("budget", fmt::format("{} of device memory{}, {} of host memory, {} device", format_bytes(r.budget.device),
-                             r.workspace > 0 ? fmt::format(" ({} for the libraries)", format_bytes(r.workspace))
-                                             : std::string(),
-                             format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
+  line("budget",
+       fmt::format("{} of device memory{}, {} of host memory, {} device", format_bytes(r.budget.device),
+                   r.workspace > 0 ? fmt::format(" ({} for the libraries)", format_bytes(r.workspace)) : std::string(),
+                   format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
   text += fmt::format("\n{}\n", r.now.memory.table());
   line("kv cache", describe_streaming(r.shape.config, o, r.budget));
-  line("resident", fmt::format("{:.3g} of a session's rows", static_cast<double>(layout.prefix_rows) /
-                                                                 static_cast<double>(layout.capacity)));
+  line("resident", fmt::format("{:.3g} of a session's rows",
+                               static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity)));
   if (layout.cache_rows > 0)
     line("resident set", fmt::format("B = {} slots a layer and KV head, {:.3g} times the {} rows that a token attends",
                                      with_commas(layout.cache_rows),
@@ -125,20 +122,20 @@ std::string plan_text(const PlanReport& r) {
 
 Json plan_json(const PlanReport& r) {
   const EngineOptions& o = r.now.options;
-  Json json{{"model", r.shape.name},
-            {"synthetic", r.synthetic},
-            {"left_out", r.shape.left_out},
-            {"policy", o.policy.name},
-            {"activations", name_of(o.activations)},
-            {"context", o.max_len},
-            {"model_context", r.shape.config.max_position},
-            {"wanted_sessions", r.wanted_sessions},
-            {"prefill_chunk", std::min(o.prefill_chunk, o.max_len)},
-            {"device_kind", r.cuda ? "cuda" : "cpu"},
-            {"budget",
-             {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.workspace}}},
-            {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
-            {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)}};
+  Json json{
+      {"model", r.shape.name},
+      {"synthetic", r.synthetic},
+      {"left_out", r.shape.left_out},
+      {"policy", o.policy.name},
+      {"activations", name_of(o.activations)},
+      {"context", o.max_len},
+      {"model_context", r.shape.config.max_position},
+      {"wanted_sessions", r.wanted_sessions},
+      {"prefill_chunk", std::min(o.prefill_chunk, o.max_len)},
+      {"device_kind", r.cuda ? "cuda" : "cpu"},
+      {"budget", {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.workspace}}},
+      {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
+      {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)}};
   json.update(capacity_json(r.now));
   json["machine"] = r.machine ? Json(r.machine->device) : Json();
   if (!r.machine) json["note"] = kNoProfile;

@@ -10,13 +10,13 @@ namespace longhaul {
 
 struct PlanReport {
   Geometry shape;
-  bool synthetic = false;             // of a geometry, not of a model
-  bool cuda = false;                  // for a CUDA device
-  std::int64_t wanted_sessions = 1;   // together
-  Budget budget;                      // as given or available
-  std::int64_t workspace = 0;         // of the device's, what its libraries keep
+  bool synthetic = false;            // of a geometry, not of a model
+  bool cuda = false;                 // for a CUDA device
+  std::int64_t wanted_sessions = 1;  // together
+  Budget budget;                     // as given or available
+  std::int64_t workspace = 0;        // of the device's, what its libraries keep
   std::optional<MachineProfile> machine;
-  Capacity now, more;                 // under the budget, and with kMoreBytes more of device memory
+  Capacity now, more;  // under the budget, and with kMoreBytes more of device memory
 };
 inline constexpr std::int64_t kMoreBytes = std::int64_t{1} << 30;
 

@@ -140,8 +140,7 @@ void step_figure(Figures& figures, const SectionFlags& flags) {
   if (!flags.trace.empty()) replay = load_replay(flags.trace, 256, policy.budget(s.context), flags.recall);
   const auto run = DecodeRuns(flags).measure(s.policy, {}, replay);
   const auto row = static_cast<double>(kv_shape(s.geometry.config, {.policy = policy}).row_bytes());
-  const double link =
-      static_cast<double>(run.bytes.streamed + run.bytes.streamed_weights) + run.times.missed * row;
+  const double link = static_cast<double>(run.bytes.streamed + run.bytes.streamed_weights) + run.times.missed * row;
   const double device = static_cast<double>(run.bytes.weights + run.bytes.labels + run.bytes.attended);
   const double bound = std::max(link / peaks.link, device / peaks.copy);
   figures.add(figure(name, run.times.seconds * 1e3, "ms", bound * 1e3,

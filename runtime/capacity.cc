@@ -1,40 +1,27 @@
 #include "runtime/capacity.h"
 
 namespace longhaul {
-namespace {
-
-/// The largest x up to `most` that fits(x), 0 where not even 1 does; what fits, fits with less too.
-template <class Fits>
-std::int64_t largest(std::int64_t most, const Fits& fits) {
-  std::int64_t good = 0, bad = most + 1;
-  while (bad - good > 1) {
-    const std::int64_t middle = good + (bad - good) / 2;
-    (fits(middle) ? good : bad) = middle;
-  }
-  return good;
-}
-
-}  // namespace
 
 std::int64_t longest_context(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 27;
-  return largest(kMost, [&](std::int64_t rows) {
+  std::int64_t fits = 0, does_not = (std::int64_t{1} << 27) + 1;  // what fits, fits with fewer rows too
+  while (does_not - fits > 1) {
     EngineOptions other = options;
-    other.max_len = rows;
-    return fit_sessions(config, other, budget);
-  });
+    other.max_len = fits + (does_not - fits) / 2;
+    const auto fitted = try_fit(config, other, budget);
+    (fitted && fitted->max_sessions == options.max_sessions ? fits : does_not) = other.max_len;
+  }
+  return fits;
 }
 
 Capacity capacity(const ModelConfig& config, const EngineOptions& wanted, const Budget& budget,
                   const std::optional<MachineProfile>& machine) {
   Capacity found{.options = fit_to_budget(config, wanted, budget)};
   found.memory = plan_memory(config, found.options);
-  found.longest_context = longest_context(config, found.options, budget);
-  found.largest_batch = largest(kDecodeTokens, [&](std::int64_t sessions) {
-    EngineOptions other = found.options;
-    other.max_sessions = sessions;
-    return fit_sessions(config, other, budget);
-  });
+  EngineOptions as_wanted = wanted;
+  as_wanted.max_sessions = found.options.max_sessions;
+  found.longest_context = longest_context(config, as_wanted, budget);
+  as_wanted.max_sessions = kDecodeTokens;
+  found.largest_batch = try_fit(config, as_wanted, budget)->max_sessions;
   if (machine) found.prediction = predict(config, found.options, found.options.max_len, *machine);
   return found;
 }

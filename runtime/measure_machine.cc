@@ -19,7 +19,8 @@ struct Trial {
   std::int64_t size, bytes;  // bytes: of device memory
 };
 
-/// The rate at the first size whose run takes some time, or the last that fits. `seconds` is what a run takes at `rate`.
+/// The rate at the first size whose run takes some time, or the last that fits. `seconds` is what a run takes at
+/// `rate`.
 template <class Rate, class Seconds>
 double settle(const Device& device, std::initializer_list<Trial> trials, const Rate& rate, const Seconds& seconds) {
   constexpr double kBusy = 0.02;
@@ -51,27 +52,24 @@ LinkProfile plain_link(Device& device, int times) {
 
 DeviceRates device_rates(Device& device, int times, std::int64_t most_pinned) {
   DeviceRates rates;
-  rates.copy_GBps =
-      settle(
-          device, {{256 * kMiB, 512 * kMiB}, {kGiB, 2 * kGiB}},
-          [&](std::int64_t bytes) { return copy_bandwidth(device, bytes, times); },
-          [](double bytes, double rate) { return 16 * bytes / rate; }) *
-      1e-9;
+  rates.copy_GBps = settle(
+                        device, {{256 * kMiB, 512 * kMiB}, {kGiB, 2 * kGiB}},
+                        [&](std::int64_t bytes) { return copy_bandwidth(device, bytes, times); },
+                        [](double bytes, double rate) { return 16 * bytes / rate; }) *
+                    1e-9;
   auto product = [](std::int64_t n) { return Trial{n, 6 * n * n}; };
   constexpr int kProducts = 8;
-  rates.product_TFLOPs =
-      settle(
-          device, {product(1024), product(2048), product(4096), product(8192)},
-          [&](std::int64_t n) { return product_rate(device, n, kProducts, times); },
-          [](double n, double rate) { return kProducts * 2 * n * n * n / rate; }) *
-      1e-12;
+  rates.product_TFLOPs = settle(
+                             device, {product(1024), product(2048), product(4096), product(8192)},
+                             [&](std::int64_t n) { return product_rate(device, n, kProducts, times); },
+                             [](double n, double rate) { return kProducts * 2 * n * n * n / rate; }) *
+                         1e-12;
   auto attention = [](std::int64_t tokens) { return Trial{tokens, attention_bytes(tokens)}; };
-  rates.attention_TFLOPs =
-      settle(
-          device, {attention(1024), attention(4096), attention(16384)},
-          [&](std::int64_t tokens) { return attention_rate(device, tokens, times); },
-          [](double n, double rate) { return 4 * 2 * n * n * 4096 / rate; }) *
-      1e-12;
+  rates.attention_TFLOPs = settle(
+                               device, {attention(1024), attention(4096), attention(16384)},
+                               [&](std::int64_t tokens) { return attention_rate(device, tokens, times); },
+                               [](double n, double rate) { return 4 * 2 * n * n * 4096 / rate; }) *
+                           1e-12;
   rates.pin_GiBps = settle(
                         device, {{128 * kMiB, 0}, {kGiB, 0}, {4 * kGiB, 0}},
                         [&](std::int64_t bytes) { return pin_rate(device, std::min(bytes, most_pinned)); },

@@ -172,7 +172,8 @@ MemoryPlan smallest(const ModelConfig& config, EngineOptions options, const Budg
   return plan;
 }
 
-/// Nothing when not even one session fits.
+}  // namespace
+
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   const std::int64_t most = options.max_sessions;
   for (const Rung& rung : rungs(config, options.wanted))
@@ -181,15 +182,6 @@ std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions op
       if (fit_resident(config, options, budget)) return options;
     }
   return {};
-}
-
-}  // namespace
-
-bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
-  return std::ranges::any_of(rungs(config, options.wanted), [&](const Rung& rung) {
-    place(config, options, rung, budget);
-    return fit_resident(config, options, budget);
-  });
 }
 
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget) {

@@ -73,10 +73,6 @@ struct Budget {
   std::int64_t together = std::int64_t{1} << 62;
 };
 
-/// Sets where KV rows, weights and hidden states live as fit_to_budget does, for as many sessions as the options have;
-/// false when they do not fit.
-bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budget& budget);
-
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
 /// options.max_sessions as far as needed to fit. Where even one session does not, spills hidden states and then the
 /// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
@@ -85,5 +81,7 @@ bool fit_sessions(const ModelConfig& config, EngineOptions& options, const Budge
 /// UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that fits;
 /// UserError{usage} when options.wanted streams more layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
+/// The same; none where not even one session fits.
+std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 }  // namespace longhaul

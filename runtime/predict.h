@@ -13,7 +13,7 @@
 namespace longhaul {
 
 struct Prediction {
-  double hit_rate = 1;  // assumed: of the selected rows, what the resident set holds
+  double hit_rate = 1;                          // assumed: of the selected rows, what the resident set holds
   double device_bytes = 0, link_bytes = 0;      // of a step
   double device_seconds = 0, link_seconds = 0;  // of a step
   double step_seconds = 0, tokens_per_second = 0;

@@ -150,10 +150,10 @@ TEST_CASE("a JSONL batch: each line its record, a bad line too") {
 
 TEST_CASE("the printed config is the config") {
   ScratchDir dir;
-  Outcome first = run_command(
-      dir,
-      "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
-      "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K --prefill-chunk 256 --kv-dtype fp8");
+  Outcome first = run_command(dir,
+                              "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
+                              "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K "
+                              "--prefill-chunk 256 --kv-dtype fp8");
   CHECK(first.exit == 0);
   CHECK_THAT(first.out, contains("stream:3") && contains("hidden-states"));
   CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));

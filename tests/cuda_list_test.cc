@@ -148,7 +148,7 @@ void check_case(Rig& cuda, Random& random, Case c) {
               c.staged.landed, in_halves, keep_scores);
       // A bf16 output is rounded twice, and what codes stand for is rounded to bf16 for its products.
       const bool half = c.act == DType::bf16, rounds = half && c.type != RowType::act;
-      const double limits[] = {rounds ? 1e-5 : 1e-11, rounds ? 4e-5 : half ? 1e-5 : 1e-11, rounds ? 1e-5 : 1e-11};
+      const double limits[] = {rounds ? 1e-5 : 1e-11, rounds ? 1e-4 : half ? 1e-5 : 1e-11, rounds ? 1e-5 : 1e-11};
       for (std::size_t i = 0; i < 3; ++i) {
         INFO("result " << i << " " << first_bad(got[i].values(), want[i].values(), c.d, 100 * std::sqrt(limits[i])));
         CHECK(nmse(got[i].values(), want[i].values()) <= limits[i]);

@@ -1,102 +1,24 @@
 // fit_labels: the basis against a singular value decomposition and against others, its ranges, and what it keeps.
-#include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
-#include <array>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "kernels/cpu/label_basis.h"
 #include "kernels/cpu/ops.h"
 #include "tests/support/catch.h"
+#include "tests/support/fit_layer.h"
 #include "tests/support/isa.h"
-#include "tests/support/labels.h"
 
 using namespace longhaul;
 using namespace longhaul::test;
 
 namespace {
 
-using Matrix = Eigen::MatrixXd;
-using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using FloatRows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-Matrix random_matrix(Random& random, std::int64_t rows, std::int64_t cols) {
-  const Tensor t = random.normal(DType::f32, rows * cols);
-  Matrix m(rows, cols);
-  for (std::int64_t i = 0; i < rows * cols; ++i) m(i / cols, i % cols) = t.get(i);
-  return m;
-}
-
-/// Directions of very different weight, as keys and queries have.
-Matrix random_moment(Random& random, std::int64_t d) {
-  Matrix m = random_matrix(random, d, d + 4);
-  for (std::int64_t i = 0; i < m.cols(); ++i) m.col(i) *= std::exp(-0.15 * static_cast<double>(i));
-  return m * m.transpose();
-}
-
-Matrix root(const Matrix& m) {
-  Eigen::SelfAdjointEigenSolver<Matrix> solver(m);
-  return solver.eigenvectors() * solver.eigenvalues().cwiseMax(0).cwiseSqrt().asDiagonal() *
-         solver.eigenvectors().transpose();
-}
-
 /// E[(q.k - label(q).label(k))^2] over independent q and k.
 double square_error(const Matrix& q, const Matrix& k, const Matrix& product) {
   const Matrix e = Matrix::Identity(q.rows(), q.rows()) - product;
   return (e.transpose() * q * e * k).trace();
 }
-
-/// A layer whose keys and queries lie mostly in a few directions, not those of the channels.
-struct Layer {
-  DType act;
-  std::int64_t kv_heads, group, d, rows, queries, dims, bits;
-  std::int64_t q_heads = kv_heads * group;
-  Tensor kv{act, kv_heads*rows * 2 * d, 0}, q{act, queries*q_heads*d, 0};
-  std::vector<float> inv_freq = std::vector<float>(d / 2);
-  Labels labels{kv_heads, d, rows, dims, bits};
-
-  void fill(Random& random) {
-    labels.tail(q_heads);
-    for (std::int64_t i = 0; i < d / 2; ++i) inv_freq[i] = static_cast<float>(std::pow(1e4, -2.0 * i / d));
-    for (std::int64_t h = 0; h < kv_heads; ++h) {
-      const Matrix mix = root(random_moment(random, d)), keys = random_matrix(random, rows, d) * mix;
-      for (std::int64_t r = 0; r < rows; ++r)
-        for (std::int64_t i = 0; i < d; ++i) kv.set(((h * rows + r) * 2) * d + i, keys(r, i) + (i % 5 == 0 ? 6 : 0));
-    }
-    const Matrix more = random_matrix(random, queries, q_heads * d);
-    for (std::int64_t i = 0; i < q.size; ++i)
-      q.set(i, more(i / (q_heads * d), i % (q_heads * d)) * std::exp(-0.05 * static_cast<double>(i % d)));
-  }
-  KvTile tile() { return {kv.bytes.data(), rows * 2 * d * size_of(act), 0, rows}; }
-  FitLabelsArgs args(LabelFit how, std::int64_t target = 5000, std::int64_t targets = 300) {
-    return {.kv = tile(),
-            .q = q.data(),
-            .queries = queries,
-            .q_pos = rows - queries,
-            .inv_freq = inv_freq.data(),
-            .target = target,
-            .targets = targets,
-            .labels = labels.tile(),
-            .fit = how,
-            .share = 0.1,
-            .act = act,
-            .q_heads = q_heads,
-            .kv_heads = kv_heads,
-            .head_dim = d,
-            .scale = 1 / std::sqrt(static_cast<float>(d)),
-            .host = nullptr,
-            .weighs_tail = true,
-            .sinks = 2,
-            .window = 5};
-  }
-  void fit(LabelFit how, std::int64_t target = 5000, std::int64_t targets = 300) {
-    cpu::fit_labels(args(how, target, targets));
-  }
-  bool finite() const {
-    return std::all_of(labels.basis.begin(), labels.basis.end(), [](float x) { return std::isfinite(x); });
-  }
-};
 
 }  // namespace
 
@@ -270,114 +192,6 @@ TEST_CASE("fit_labels: few keys, equal keys and keys that are not finite leave t
         INFO("fit " << static_cast<int>(how) << " rows " << rows << " kind " << kind);
         CHECK(layer.finite());
       }
-}
-
-TEST_CASE("fit_labels: with what is beside them, label scores have the mean of true ones") {
-  Random random(107);
-  for (LabelFit how : {LabelFit::document, LabelFit::abs, LabelFit::given})
-    for (std::int64_t bits : {4, 8, 16}) {
-      Layer layer{DType::f32, 2, 2, 24, 200, 20, 5, bits};
-      layer.fill(random);
-      if (how == LabelFit::given) layer.labels.random_basis(random);
-      layer.fit(how);
-      cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, 24});
-      for (std::int64_t g = 0; g < 4; ++g) {
-        const std::int64_t h = g / 2;
-        const auto query = [&](auto i) { return layer.q.get(g * 24 + i); };
-        double truth = 0, estimate = -layer.labels.zeros(h, query) * 200;
-        for (std::int64_t r = 0; r < 200; ++r) {
-          for (std::int64_t i = 0; i < 24; ++i) truth += query(i) * layer.kv.get((h * 200 + r) * 2 * 24 + i);
-          for (std::int64_t j = 0; j < 5; ++j)
-            estimate += layer.labels.coordinate(h, r, j) * layer.labels.project(layer.labels.query_map(h), j, query);
-        }
-        estimate += layer.labels.project(layer.labels.tail(4).beside, h, query) * 200;
-        CHECK(std::abs(truth - estimate) / 200 < 2e-4 * (1 + std::abs(truth) / 200));
-      }
-    }
-}
-
-TEST_CASE("fit_labels: the tail's weights come nearest to the queries' true outputs") {
-  Random random(108);
-  constexpr std::int64_t kGroup = 2, kDim = 24, kRows = 300, kQueries = 40, kDims = 3;
-  for (LabelFit how : {LabelFit::document, LabelFit::k}) {
-    Layer layer{DType::f32, 2, kGroup, kDim, kRows, kQueries, kDims, 4};
-    layer.fill(random);
-    layer.fit(how);
-    cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, kDim});
-    const FitLabelsArgs args = layer.args(how);
-    const TailFit fit = layer.labels.tail(layer.q_heads);
-    for (std::int64_t h = 0; h < 2; ++h) {
-      auto element = [&](std::int64_t r, std::int64_t i) { return layer.kv.get((h * kRows + r) * 2 * kDim + i); };
-      std::vector<double> mean(kDim);
-      for (std::int64_t r = 0; r < kRows; ++r)
-        for (std::int64_t c = 0; c < kDim; ++c) mean[c] += element(r, kDim + c) / kRows;
-      std::vector<std::vector<std::array<double, 4>>> trials(kGroup);  // tail, along, square, share before the window
-      for (std::int64_t t = 0; t < kQueries; ++t) {
-        const std::int64_t now = args.q_pos + t, seen = now + 1 - args.window;
-        std::vector<std::vector<double>> truth(kGroup), estimate(kGroup);
-        std::vector<double> combined(seen);
-        for (std::int64_t g = 0; g < kGroup; ++g) {
-          const auto query = [&](auto i) { return layer.q.get((t * layer.q_heads + h * kGroup + g) * kDim + i); };
-          const double lacking = layer.labels.project(fit.beside, h, query) - layer.labels.zeros(h, query);
-          double sum = 0;
-          for (std::int64_t r = 0; r <= now; ++r) {
-            double exact = 0, by_label = lacking;
-            for (std::int64_t i = 0; i < kDim; ++i) exact += query(i) * element(r, i);
-            for (std::int64_t j = 0; j < kDims; ++j)
-              by_label += layer.labels.coordinate(h, r, j) * layer.labels.project(layer.labels.query_map(h), j, query);
-            truth[g].push_back(std::exp(exact * args.scale));
-            estimate[g].push_back(std::exp(by_label * args.scale));
-            if (r < seen) sum += estimate[g].back();
-          }
-          for (std::int64_t r = 0; r < seen; ++r) combined[r] += estimate[g][r] / sum;
-        }
-        std::vector<std::int64_t> rows(seen);
-        std::iota(rows.begin(), rows.end(), 0);
-        std::ranges::sort(
-            rows, [&](auto x, auto y) { return x < args.sinks || y < args.sinks ? x < y : combined[x] > combined[y]; });
-        rows.resize(static_cast<std::size_t>(std::ceil(args.share * static_cast<double>(seen))));
-        for (std::int64_t g = 0; g < kGroup; ++g) {
-          std::vector<bool> in(seen);
-          for (auto r : rows) in[r] = true;
-          double all = 0, some = 0, rest = 0, recent = 0;
-          std::vector<double> whole(kDim), listed(kDim);
-          for (std::int64_t r = 0; r <= now; ++r) {
-            const double weight = truth[g][r];
-            if (r >= seen) recent += weight;
-            if (r >= seen) continue;
-            all += weight;
-            if (in[r]) some += weight;
-            else rest += estimate[g][r];
-            for (std::int64_t c = 0; c < kDim; ++c) {
-              whole[c] += weight * element(r, kDim + c);
-              if (in[r]) listed[c] += weight * element(r, kDim + c);
-            }
-          }
-          double along = 0, square = 0;
-          for (std::int64_t c = 0; c < kDim; ++c) {
-            const double from = listed[c] / some, to = mean[c] - from;
-            along += (whole[c] / all - from) * to, square += to * to;
-          }
-          trials[g].push_back({rest / some, along, square, all / (all + recent)});
-        }
-      }
-      for (std::int64_t g = 0; g < kGroup; ++g) {
-        auto error = [&](double w) {
-          double sum = 0;
-          for (const auto& [tail, along, square, before] : trials[g]) {
-            const double share = w * tail / (1 + w * tail);
-            sum += before * before * share * (share * square - 2 * along);
-          }
-          return sum;
-        };
-        const double weight = fit.weights[h * kGroup + g];
-        INFO("fit " << static_cast<int>(how) << " weight " << weight);
-        CHECK(error(weight) < 0);  // better than no tail
-        for (double other = 1e-3; other < 8; other *= 1.05)
-          CHECK(error(weight) <= error(other) + 0.01 * std::abs(error(other)));
-      }
-    }
-  }
 }
 
 TEST_CASE("fit_labels: the document's fit keeps at least the mass that its candidates keep") {

@@ -8,8 +8,8 @@
 #include "offload/layout.h"
 #include "runtime/engine_memory.h"
 #include "tests/support/catch.h"
+#include "tests/support/mutations.h"
 #include "tests/support/sanitizer.h"
-#include "tests/support/tiny_model.h"
 
 using namespace longhaul;
 using namespace longhaul::test;
@@ -30,52 +30,6 @@ const std::vector<std::int64_t> kPrompts{1, 63, 64, 65, 150};
 
 const std::vector<RowType> kCoded{RowType::int8, RowType::fp8, RowType::int4};
 
-/// With all weights streamed and hidden states spilled.
-RunOptions away(RunOptions options) {
-  options.streamed_layers = TinyShape{}.layers;
-  options.spill_hidden = true;
-  return options;
-}
-
-constexpr std::array kPlacementEdges{edge::kHiddenFree,    edge::kHiddenStored,  edge::kHiddenLanded,
-                                     edge::kHiddenWritten, edge::kWeightsLanded, edge::kNextWeightsLanded,
-                                     edge::kWeightsFree};
-constexpr bool of_placement(Edge edge) {
-  return std::ranges::any_of(kPlacementEdges, [&](Edge e) { return e.name == edge.name; });
-}
-
-/// Runs with each stream slowed down in turn, and with a wait dropped or none.
-class Mutations {
- public:
-  Mutations(std::vector<RunOptions> runs, std::vector<CpuDelay> profiles)
-      : runs_(std::move(runs)), profiles_(std::move(profiles)) {
-    for (const RunOptions& run : runs_) expected_.push_back(run_tiny(run));
-  }
-  bool all_right(std::string_view drop) const {
-    for (std::size_t run = 0; run < runs_.size(); ++run)
-      for (const CpuDelay& delay : profiles_)
-        if (!right(run, delay, drop)) return false;
-    return true;
-  }
-
- private:
-  bool right(std::size_t run, const CpuDelay& delay, std::string_view drop) const {
-    RunOptions options = runs_[run];
-    options.device.delays = {delay};
-    options.device.drop_wait = drop;
-    try {
-      return same(run_tiny(options), expected_[run]);
-    } catch (const std::exception&) {
-      return false;  // a poisoned read became a sampled token of -1, an id outside the vocabulary, or a list without
-                     // sense
-    }
-  }
-
-  std::vector<RunOptions> runs_;
-  std::vector<CpuDelay> profiles_;
-  std::vector<RunResult> expected_;
-};
-
 }  // namespace
 
 TEST_CASE("law 1: tile size, window and resident share change no bit") {
@@ -93,32 +47,6 @@ TEST_CASE("law 1: tile size, window and resident share change no bit") {
                              .device = {.poison = true}}),
                    dense));
       }
-}
-
-TEST_CASE("law 1: where weights and hidden states are changes no bit") {
-  const DType act = GENERATE(DType::bf16, DType::f32);
-  const std::vector<std::string> small{"rows=48", "window=8", "label_dims=8"};
-  for (const auto& [policy, sets] :
-       {std::pair{"dense", std::vector<std::string>{}}, {"stream", {}}, {"offload", small}})
-    for (std::int64_t chunk : {16, 48, 512}) {
-      RunOptions run{.policy = policy,
-                     .sets = sets,
-                     .resident = 0.3,
-                     .cache = 0.5,
-                     .activations = act,
-                     .prefill_chunk = chunk,
-                     .prompts = kPrompts,
-                     .steps = 8,
-                     .device = {.poison = true}};
-      const RunResult expected = run_tiny(run);
-      for (std::int64_t streamed : {0, 1, 2, 3})
-        for (bool spill : {false, true}) {
-          run.streamed_layers = streamed;
-          run.spill_hidden = spill;
-          CAPTURE(policy, chunk, streamed, spill, name_of(act));
-          CHECK(same(run_tiny(run), expected));
-        }
-    }
 }
 
 TEST_CASE("law 1 for rows of fewer bits, and they do change the result") {
@@ -198,17 +126,16 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   // A prompt with rows in its window only, so that nothing but kPrefillStored holds its first step back; one that
   // streams at once; one that decodes a whole block and more, so that the window's ring turns over; and one that
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
-  std::vector<RunOptions> runs{
-      {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
-      {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
-      {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
-      {.policy = "offload",
-       .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
-       .cache = 0.5,
-       .activations = DType::f32,
-       .prompts = {300},
-       .steps = 6,
-       .device = {.poison = true}}};
+  std::vector<RunOptions> runs{{.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
+                               {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
+                               {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
+                               {.policy = "offload",
+                                .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
+                                .cache = 0.5,
+                                .activations = DType::f32,
+                                .prompts = {300},
+                                .steps = 6,
+                                .device = {.poison = true}}};
   for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
                                    {.stream = "fetch", .microseconds = 1500},
@@ -218,29 +145,6 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   for (const Edge& edge : edge::kAll) {
     if (of_placement(edge)) continue;
     CAPTURE(edge.name, name_of(type));
-    CHECK(!mutations.all_right(edge.name));
-  }
-}
-
-TEST_CASE("law 6 for streamed weights and spilled hidden states") {
-  // Three chunks a layer, so that a slot is given on; and what is predicted is attended, so that look-ahead's weights
-  // show.
-  const std::vector<RunOptions> runs{
-      away({.activations = DType::f32, .prompts = {120}, .steps = 2, .device = {.poison = true}}),
-      away({.policy = "published-offload",
-            .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
-            .activations = DType::f32,
-            .prompts = {120},
-            .steps = 3,
-            .device = {.poison = true}})};
-  const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
-                                   {.stream = "weights", .microseconds = 2000},
-                                   {.stream = "fetch", .microseconds = 1500},
-                                   {.stream = "store", .microseconds = 5000}});
-  CHECK(mutations.all_right(""));
-  if (kThreadSanitizer) return;
-  for (const Edge& edge : kPlacementEdges) {
-    CAPTURE(edge.name);
     CHECK(!mutations.all_right(edge.name));
   }
 }
@@ -356,42 +260,6 @@ TEST_CASE("stream moves the bytes that its layout says, and dense none") {
     const auto input = static_cast<std::int64_t>(4 + 4 + sizeof(SampleParams) + sizeof(StepSpan));  // 4: id, position
     CHECK(device->counters().h2d_bytes - before ==
           rows * s.layers * s.kv_heads * row_bytes(type, s.head_dim, DType::bf16) + input);
-  }
-}
-
-TEST_CASE("streamed weights cross the link once a walk, spilled hidden states once a layer") {
-  const ModelConfig config = load_model_config(tiny_model_dir());
-  auto crossed = [&](std::int64_t streamed, bool spill, std::int64_t chunk) {
-    auto device = make_cpu_device();
-    Engine engine(*device, config, Safetensors::open_model(tiny_model_dir()),
-                  engine_options({.policy = "dense",
-                                  .streamed_layers = streamed,
-                                  .spill_hidden = spill,
-                                  .prefill_chunk = chunk,
-                                  .prompts = {200}}));
-    Session first(0, random_prompt(200, 2), {}, 11, {}), session(0, random_prompt(200, 1), {}, 11, {});
-    engine.prefill(first);  // the rope table has come, too
-    const std::int64_t loaded = device->counters().h2d_bytes;
-    engine.prefill(session);
-    const std::int64_t prefilled = device->counters().h2d_bytes;
-    Session* one = &session;
-    engine.step({&one, 1});
-    return std::pair(prefilled - loaded, device->counters().h2d_bytes - prefilled);
-  };
-  for (std::int64_t chunk : {32, 512}) {
-    const auto plain = crossed(0, false, chunk);
-    for (std::int64_t streamed : {1, 3})
-      for (bool spill : {false, true}) {
-        const auto moved = crossed(streamed, spill, chunk);
-        // A tiny tensor is a quarter of the arena's alignment.
-        const std::int64_t layer = round_up(layer_weight_bytes(config), Arena::kAlign);
-        CAPTURE(chunk, streamed, spill);
-        const std::int64_t weights = moved.second - plain.second;
-        CHECK(weights >= streamed * layer_weight_bytes(config));
-        CHECK(weights <= streamed * (layer + 2 * Arena::kAlign));
-        const std::int64_t states = spill ? (config.layers - 1) * 200 * config.hidden * 2 : 0;
-        CHECK(moved.first - plain.first == weights + states);
-      }
   }
 }
 

@@ -150,7 +150,7 @@ TEST_CASE("plan: a table, its JSON, and predictions from a profile", "[plan]") {
   CHECK(plan.at("predicted").at("prefill_seconds") > 10);
   CHECK(plan.at("predicted").at("decode_tokens_per_second") > 10);
   CHECK(plan.at("with_1_gib_more").at("resident_set_slots") > plan.at("resident_set_slots"));
-  CHECK(plan.at("with_1_gib_more").at("longest_context") > plan.at("longest_context"));
+  CHECK(plan.at("with_1_gib_more").at("longest_context") >= plan.at("longest_context"));
 
   // Both budgets given: a CUDA plan needs no CUDA device, and counts what its libraries keep.
   const json cuda = json::parse(run_command(dir, far + "--device cuda --profile none --json").out);
@@ -168,7 +168,7 @@ TEST_CASE("plan: of a model, its config alone", "[plan]") {
   CHECK(whole.at("model") == "m");
   CHECK(whole.at("synthetic") == false);
   CHECK(whole.at("context") == 32768);
-  const json longest = json::parse(run_command(dir, plan + "--gpu-memory 50MiB --max-model-len auto").out);
+  const json longest = json::parse(run_command(dir, plan + "--gpu-memory 24MiB --max-model-len auto").out);
   CHECK(longest.at("context") == longest.at("longest_context"));
   CHECK(longest.at("context") < 32768);
   CHECK(json::parse(run_command(dir, plan + "--gpu-memory 1GiB --max-model-len auto").out).at("context") == 32768);

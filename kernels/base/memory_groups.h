@@ -1,5 +1,5 @@
-// The control groups that bound this process's memory, versions 1 and 2. `root` is where proc/ and sys/ lie; tests bring
-// their own.
+// The control groups that bound this process's memory, versions 1 and 2. `root` is where proc/ and sys/ lie; tests
+// bring their own.
 #pragma once
 #include <cstdint>
 #include <filesystem>

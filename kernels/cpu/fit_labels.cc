@@ -3,13 +3,13 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
+#include "kernels/cpu/fit_tail.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gram.h"
 #include "kernels/cpu/label_basis.h"
@@ -17,7 +17,6 @@
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/tail_weights.h"
 #include "kernels/cpu/top_rows.h"
 
 namespace longhaul::cpu {
@@ -117,34 +116,18 @@ class HeadFit {
   }
 
   void weigh_tail() {
-    const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
-    float *beside = tail.beside + head_ * d_, *weights = tail.weights + head_ * group_;
-    std::fill_n(weights, group_, 1.0f);
     const Floats labels = quantised();
-    // The mean key less what the labels' mean stands for.
-    for (std::int64_t c = 0; c < d_; ++c) {
-      double sum = 0;
-      for (std::int64_t i = 0; i < count_; ++i) sum += keys_[i * d_ + c];
-      beside[c] = count_ > 0 ? static_cast<float>(sum / static_cast<double>(count_)) : 0.0f;
-    }
-    for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
-      const double mean = std::accumulate(&labels[j * padded_], &labels[j * padded_] + count_, 0.0) /
-                          static_cast<double>(std::max<std::int64_t>(count_, 1));
-      for (std::int64_t c = 0; c < d_; ++c) beside[c] -= static_cast<float>(mean) * basis_.query_map[j * d_ + c];
-    }
-    for (std::int64_t c = 0; c < d_; ++c) beside[c] = std::isfinite(beside[c]) ? beside[c] : 0.0f;
-    if (a_.fit == LabelFit::given) return;
-    fit_tail_weights({.a = a_,
-                      .at_queries = at_queries_,
-                      .rows = rows_,
-                      .head = head_,
-                      .keys = keys_.data(),
-                      .values = values_.data(),
-                      .labels = labels.data(),
-                      .beside = beside,
-                      .count = count_,
-                      .padded = padded_},
-                     weights);
+    const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
+    fit_tail({.a = a_,
+              .at_queries = at_queries_,
+              .rows = rows_,
+              .head = head_,
+              .keys = keys_.data(),
+              .values = values_.data(),
+              .labels = labels.data(),
+              .count = count_,
+              .padded = padded_},
+             tail.beside + head_ * d_, tail.weights + head_ * group_);
   }
 
   /// The group's queries at their target positions.

@@ -4,8 +4,8 @@
 #include "kernels/cuda/labels.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/row_codes.cuh"
 #include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/row_codes.cuh"
 
 namespace longhaul::cuda {
 namespace {

@@ -1,5 +1,5 @@
-// What the driver's management library tells of a GPU and the runtime does not. It is opened when the program runs; where
-// it is absent (some containers), nothing is told.
+// What the driver's management library tells of a GPU and the runtime does not. It is opened when the program runs;
+// where it is absent (some containers), nothing is told.
 #pragma once
 #include <string>
 

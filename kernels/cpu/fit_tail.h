@@ -12,13 +12,13 @@ struct TailSample {
   std::int64_t head;
   const float *keys, *values;  // [count, head_dim] of the rows that stand for all
   const float* labels;         // [dims, padded] of them, less their zeros
-  const float* beside;         // [head_dim]
   std::int64_t count, padded;
 };
 
-/// Lists with a mean value are listed + share (mean - listed), share = w tail / (1 + w tail). Writes for each query
-/// head of the group the w with which that comes nearest to the true outputs of queries spread over the recent ones,
-/// where they stood, in the mean square; 0 where no tail is better than any.
-void fit_tail_weights(const TailSample& sample, float* weights);
+/// Writes `beside` [head_dim], the mean key less what the labels' mean stands for, and the `weights` of the group's
+/// query heads. A list with a mean value gives listed + share (mean - listed), share = w tail / (1 + w tail); the
+/// weight is the w with which that comes nearest to the true outputs of queries spread over the recent ones, where they
+/// stood, in the mean square: 0 where no tail is better than any, 1 for a given basis, which has no queries.
+void fit_tail(const TailSample& sample, float* beside, float* weights);
 
 }  // namespace longhaul::cpu

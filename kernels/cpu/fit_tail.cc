@@ -1,4 +1,4 @@
-#include "kernels/cpu/tail_weights.h"
+#include "kernels/cpu/fit_tail.h"
 
 #include <algorithm>
 #include <cmath>
@@ -39,10 +39,11 @@ float best_weight(const std::vector<Trial>& trials) {
   return static_cast<float>(weight);
 }
 
-class TailFit {
+class TailTrials {
  public:
-  explicit TailFit(const TailSample& s)
+  TailTrials(const TailSample& s, const float* beside)
       : s_(s),
+        beside_(beside),
         d_(s.a.head_dim),
         group_(s.a.q_heads / s.a.kv_heads),
         trials_(std::min(s.a.queries, kTrials)),
@@ -171,7 +172,7 @@ class TailFit {
         double some = 0;
         for (std::int64_t i : order) some += listed_[line + i] = truth_[line + i];
         const float* q = &queries_[(t * group_ + g) * d_];
-        const double constant = std::inner_product(q, q + d_, s_.beside, 0.0f);
+        const double constant = std::inner_product(q, q + d_, beside_, 0.0f);
         tails_[t * group_ + g] = std::max(sums[g] - held, 0.0) * std::exp(tops[g] + constant - top) / some;
       }
     }
@@ -204,6 +205,7 @@ class TailFit {
   }
 
   const TailSample& s_;
+  const float* beside_;                      // [d]
   std::int64_t d_, group_, trials_, lines_;  // a line: a query head of a trial
   double each_;                              // rows of the prompt that one of the sample stands for
   std::vector<float> queries_;               // [lines, d], scaled
@@ -213,8 +215,31 @@ class TailFit {
   std::vector<double> mean_;                 // [d]
 };
 
+/// With this, label scores have the mean of true ones.
+void find_beside(const TailSample& s, float* beside) {
+  const std::int64_t d = s.a.head_dim;
+  const Basis basis = basis_of(s.a.labels, s.head, d);
+  const auto count = static_cast<double>(std::max<std::int64_t>(s.count, 1));
+  std::vector<double> sums(d);
+  for (std::int64_t i = 0; i < s.count; ++i)
+    for (std::int64_t c = 0; c < d; ++c) sums[c] += s.keys[i * d + c];
+  for (std::int64_t j = 0; j < s.a.labels.dims; ++j) {
+    const float* labels = s.labels + j * s.padded;
+    const double sum = std::accumulate(labels, labels + s.count, 0.0);
+    for (std::int64_t c = 0; c < d; ++c) sums[c] -= sum * basis.query_map[j * d + c];
+  }
+  for (std::int64_t c = 0; c < d; ++c) {
+    const auto x = static_cast<float>(sums[c] / count);
+    beside[c] = std::isfinite(x) ? x : 0.0f;
+  }
+}
+
 }  // namespace
 
-void fit_tail_weights(const TailSample& sample, float* weights) { TailFit(sample).run(weights); }
+void fit_tail(const TailSample& sample, float* beside, float* weights) {
+  find_beside(sample, beside);
+  std::fill_n(weights, sample.a.q_heads / sample.a.kv_heads, 1.0f);
+  if (sample.a.fit != LabelFit::given) TailTrials(sample, beside).run(weights);
+}
 
 }  // namespace longhaul::cpu

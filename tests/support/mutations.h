@@ -1,0 +1,57 @@
+// Runs of the tiny model with waits dropped, and with what can be in host memory there.
+#pragma once
+#include <algorithm>
+#include <array>
+
+#include "offload/edges.h"
+#include "tests/support/tiny_model.h"
+
+namespace longhaul::test {
+
+/// With all weights streamed and hidden states spilled.
+inline RunOptions away(RunOptions options) {
+  options.streamed_layers = TinyShape{}.layers;
+  options.spill_hidden = true;
+  return options;
+}
+
+inline constexpr std::array kPlacementEdges{edge::kHiddenFree,    edge::kHiddenStored,  edge::kHiddenLanded,
+                                            edge::kHiddenWritten, edge::kWeightsLanded, edge::kNextWeightsLanded,
+                                            edge::kWeightsFree};
+constexpr bool of_placement(Edge edge) {
+  return std::ranges::any_of(kPlacementEdges, [&](Edge e) { return e.name == edge.name; });
+}
+
+/// Runs with each stream slowed down in turn, and with a wait dropped or none.
+class Mutations {
+ public:
+  Mutations(std::vector<RunOptions> runs, std::vector<CpuDelay> profiles)
+      : runs_(std::move(runs)), profiles_(std::move(profiles)) {
+    for (const RunOptions& run : runs_) expected_.push_back(run_tiny(run));
+  }
+  bool all_right(std::string_view drop) const {
+    for (std::size_t run = 0; run < runs_.size(); ++run)
+      for (const CpuDelay& delay : profiles_)
+        if (!right(run, delay, drop)) return false;
+    return true;
+  }
+
+ private:
+  bool right(std::size_t run, const CpuDelay& delay, std::string_view drop) const {
+    RunOptions options = runs_[run];
+    options.device.delays = {delay};
+    options.device.drop_wait = drop;
+    try {
+      return same(run_tiny(options), expected_[run]);
+    } catch (const std::exception&) {
+      return false;  // a poisoned read became a sampled token of -1, an id outside the vocabulary, or a list without
+                     // sense
+    }
+  }
+
+  std::vector<RunOptions> runs_;
+  std::vector<CpuDelay> profiles_;
+  std::vector<RunResult> expected_;
+};
+
+}  // namespace longhaul::test
