@@ -253,7 +253,7 @@ TEST_CASE("cuda: locate, long lists", "[cuda][large]") {
   }
 }
 
-TEST_CASE("cuda: retain keeps the rows the CPU keeps, in the same slots", "[cuda][shared]") {
+TEST_CASE("cuda: retain keeps the rows the CPU keeps, in the same slots", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(62);
@@ -264,6 +264,17 @@ TEST_CASE("cuda: retain keeps the rows the CPU keeps, in the same slots", "[cuda
         for (bool placed : {true, false})
           check_retain(*cuda, random, {random.integer(1, 3), random.integer(1, 3), 1200, 1200}, slots,
                        placed ? (slots % 2 ? 64 : 272) : (slots % 2 ? 20 : 0), ages, now, placed);
+}
+
+TEST_CASE("cuda: retain, small enough for a race checker", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(66);
+  for (Ages ages : {Ages::empty, Ages::few, Ages::any})
+    for (std::int64_t slots : {7, 1000})
+      for (bool placed : {true, false})
+        check_retain(*cuda, random, {random.integer(1, 3), random.integer(1, 3), 1200, 1200}, slots, placed ? 272 : 0,
+                     ages, 100000, placed);
 }
 
 TEST_CASE("cuda: retain, large resident sets", "[cuda][large]") {
