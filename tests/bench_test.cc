@@ -5,6 +5,7 @@
 #include "apps/bench_output.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "runtime/bench_case.h"
 #include "runtime/geometry.h"
 #include "runtime/replay.h"

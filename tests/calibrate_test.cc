@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "runtime/fingerprint.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"

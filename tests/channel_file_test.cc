@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "kernels/base/types.h"
+#include "paths.h"
 #include "runtime/base64.h"
 #include "runtime/label_bases.h"
 #include "tests/support/catch.h"

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
+#include "paths.h"
 #include "runtime/jinja.h"
 #include "tests/support/catch.h"
 

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <vector>
 
+#include "paths.h"
 #include "tests/support/command.h"
 
 namespace longhaul {

@@ -1,6 +1,7 @@
 // `longhaul eval` as a user meets it: tables on a small trained model, going on after an interruption, refusals.
 #include <nlohmann/json.hpp>
 
+#include "paths.h"
 #include "tests/support/command.h"
 
 namespace longhaul {

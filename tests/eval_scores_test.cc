@@ -8,6 +8,7 @@
 #include "apps/eval/statistics.h"
 #include "apps/eval/step_stats.h"
 #include "kernels/base/error.h"
+#include "paths.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

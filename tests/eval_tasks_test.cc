@@ -6,6 +6,7 @@
 #include "apps/eval/records.h"
 #include "apps/eval/task.h"
 #include "kernels/base/error.h"
+#include "paths.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/file.h"
+#include "paths.h"
 #include "runtime/fingerprint.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"

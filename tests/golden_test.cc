@@ -2,6 +2,7 @@
 // float32).
 #include "apps/golden.h"
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "tests/support/catch.h"
 
 using namespace longhaul;

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "paths.h"
 #include "tests/support/catch.h"
 
 namespace {

@@ -6,6 +6,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "tests/support/command.h"
 
 using namespace longhaul;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
+#include "paths.h"
 #include "runtime/json_file.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"

@@ -5,6 +5,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "runtime/capacity.h"
 #include "runtime/engine.h"
 #include "runtime/geometry.h"

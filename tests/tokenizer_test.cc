@@ -8,6 +8,7 @@
 #include <random>
 
 #include "kernels/base/error.h"
+#include "paths.h"
 #include "runtime/regex.h"
 #include "runtime/utf8.h"
 #include "tests/support/catch.h"

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 
+#include "paths.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 
