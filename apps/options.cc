@@ -85,14 +85,14 @@ void add_policy_options(CLI::App& verb, Options& o) {
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
       ->allow_extra_args(false);
+}
+
+void add_placement_options(CLI::App& verb, Options& o) {
   verb.add_option("--kv-dtype", o.kv_dtype,
                   "type that KV rows are kept in: bf16 (as activations are), int8, fp8 or int4; the policy's unless "
                   "given")
       ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}))
       ->type_name("TYPE");
-}
-
-void add_placement_options(CLI::App& verb, Options& o) {
   verb.add_option("--weights", o.weights,
                   "where layers' weights live: resident on the device, or streamed from host memory at every step, all "
                   "or as many of the last as LAYERS says; auto streams as few as the budget needs")

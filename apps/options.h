@@ -38,7 +38,7 @@ CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
 /// --policy and --set.
 void add_policy_options(CLI::App& verb, Options& options);
-/// Where weights and hidden states live.
+/// Where weights and hidden states live, and --kv-dtype.
 void add_placement_options(CLI::App& verb, Options& options);
 /// A flag whose text `parse` reads; its errors name the flag.
 void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out,

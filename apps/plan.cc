@@ -84,10 +84,10 @@ void register_plan(CLI::App& app) {
   add_engine_options(*verb, *o);
   verb->add_flag("--json", o->json, "the plan as JSON")->configurable(false);
   verb->footer(
-      "Of a model only config.json is read. With both budgets given, nothing of this machine is asked: the plan is for "
-      "one\n"
-      "that has them. Speeds come from the profile that longhaul doctor measures, or that --profile names: bytes and\n"
-      "arithmetic at measured rates, so small models are slower than predicted.\n\n"
+      "Of a model only config.json is read. With both budgets given, nothing of this machine is asked: the plan is "
+      "for\n"
+      "one that has them. Speeds come from the profile that longhaul doctor measures, or that --profile names: bytes\n"
+      "and arithmetic at measured rates, so small models are slower than predicted.\n\n"
       "Examples:\n"
       "  longhaul plan --model apps/demo/demo-7m --max-model-len auto\n"
       "  longhaul plan --geometry llama-3.1-8b --max-model-len 256K --device cuda --gpu-memory 24GiB --host-memory "
