@@ -78,8 +78,9 @@ struct Budget {
 /// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
 /// weights, of as few layers as fit beside the least of KV. So resident weights come before resident KV rows: each byte
 /// of them is one byte less over the link in every step, and a byte of rows is that at most. Throws
-/// UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that fits;
-/// UserError{usage} when options.wanted streams more layers than there are.
+/// UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then int4) where they fit, the
+/// longest context that fits, and the smallest budgets that work; UserError{usage} when options.wanted streams more
+/// layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 /// The same; none where not even one session fits.
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);

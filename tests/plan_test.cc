@@ -141,6 +141,31 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
     }
 }
 
+TEST_CASE("a refusal proposes KV rows of int8, then of 4 bits, where they fit") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  EngineOptions options = options_of("offload", 256 << 10);
+  const std::int64_t bf16 = plan_memory(config, fit(config, options, gib(24, 64))).host_bytes;
+  // What each share of the host memory that bf16 rows take has room for: 272 and 160 of 512 bytes a row.
+  for (const auto& [share, proposed] :
+       {std::pair{0.9, "int8"}, {0.54, "int8"}, {0.52, "int4"}, {0.32, "int4"}, {0.3, ""}}) {
+    const Budget budget{.device = 24 * kGiB, .host = static_cast<std::int64_t>(static_cast<double>(bf16) * share)};
+    options.policy.kv_dtype = RowType::act;
+    const std::string text = refusal(config, options, budget);
+    CAPTURE(share, text);
+    const auto at = text.find("; with --kv-dtype ");
+    if (!*proposed) {
+      CHECK(at == std::string::npos);
+      continue;
+    }
+    REQUIRE(at != std::string::npos);
+    CHECK(text.substr(at).starts_with(std::string("; with --kv-dtype ") + proposed + " it fits; the longest context"));
+    options.policy.kv_dtype = proposed == std::string("int8") ? RowType::int8 : RowType::int4;
+    fit(config, options, budget);
+  }
+  options.policy.kv_dtype = RowType::int4;  // nothing smaller is left
+  CHECK(refusal(config, options, gib(24, 4)).find("--kv-dtype") == std::string::npos);
+}
+
 TEST_CASE("resident weights come before resident rows") {
   const ModelConfig config = load_geometry("llama-3.1-8b").config;
   for (const char* policy : {"offload", "stream"}) {
