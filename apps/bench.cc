@@ -82,8 +82,6 @@ class Bench {
 
  private:
   void plan() {
-    Budget left = limits_;
-    left.device -= device_->used_bytes();
     Options o = o_;
     for (const std::string& name : o_.policies.empty() ? std::vector<std::string>{"offload"} : o_.policies)
       for (const BenchCase& what : cases_) {
@@ -98,7 +96,7 @@ class Bench {
         if (model_) wanted.bases = label_bases(o_, wanted.policy, *model_);
         if (!o_.trace.empty() && wanted.policy.selects() && what.generated > 0)
           wanted.replay = load_replay(o_.trace, kTraceSteps, wanted.policy.budget(what.depth), o_.recall);
-        EngineOptions fitted = fit_to_budget(config, std::move(wanted), left);
+        EngineOptions fitted = fit_to_budget(config, std::move(wanted), limits_);
         if (fitted.max_sessions < o_.batch_size)
           throw UserError(Exit::plan_does_not_fit, "{} under policy {}: of {} sessions only {} fit the budget",
                           what.label(), fitted.policy.name, o_.batch_size, fitted.max_sessions);

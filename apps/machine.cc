@@ -43,7 +43,8 @@ Budget available_budget(const std::string& device, std::optional<std::int64_t> d
   const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
   if (auto ordinal = cuda_ordinal(device))
     return {.device = device_memory ? *device_memory : std::max<std::int64_t>(cuda_free_memory(*ordinal) - kCode, 0),
-            .host = available};
+            .host = available,
+            .libraries = kCudaWorkspaceBytes};
   return {.device = device_memory.value_or(available / 2), .host = available, .together = available};
 }
 

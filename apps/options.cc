@@ -249,9 +249,8 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
   return engine;
 }
 
-EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
-  budget.device -= device.used_bytes();  // what the device keeps for itself
+EngineOptions engine_options(const Options& o, const ModelFiles& model, const Budget& budget, std::int64_t longest,
+                             std::int64_t wanted_sessions, const Probes& probes) {
   EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
   engine.probes.lists = !o.record_trace.empty();

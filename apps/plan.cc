@@ -19,6 +19,11 @@ struct PlanOptions : Options {
 /// Both budgets given: another machine's plan, as good as this one's.
 bool elsewhere(const PlanOptions& o) { return o.gpu_memory && o.host_memory; }
 
+Budget budget_of(const PlanOptions& o, bool cuda) {
+  if (!elsewhere(o)) return budget(o);
+  return {.device = *o.gpu_memory, .host = *o.host_memory, .libraries = cuda ? kCudaWorkspaceBytes : 0};
+}
+
 std::optional<MachineProfile> machine_of(const PlanOptions& o) {
   if (elsewhere(o) && !o.profile.empty() && o.profile != "none") return read_machine_profile(o.profile);
   const std::optional<int> cuda = named_cuda_device(o.device);
@@ -51,15 +56,13 @@ void plan(const PlanOptions& o) {
   const ModelConfig& config = report.shape.config;
   report.cuda = named_cuda_device(o.device).has_value();
   report.wanted_sessions = o.batch_size;
-  report.budget = elsewhere(o) ? Budget{.device = *o.gpu_memory, .host = *o.host_memory} : budget(o);
-  report.workspace = report.cuda ? kCudaWorkspaceBytes : 0;
+  report.budget = budget_of(o, report.cuda);
   report.machine = machine_of(o);
-  Budget left = report.budget;
-  left.device -= report.workspace;
-  const EngineOptions wanted = wanted_options(o, config, rows_of(o, config, left), o.batch_size);
-  report.now = capacity(config, wanted, left, report.machine);
-  left.device += kMoreBytes, left.together += kMoreBytes;
-  report.more = capacity(config, wanted, left, report.machine);
+  const EngineOptions wanted = wanted_options(o, config, rows_of(o, config, report.budget), o.batch_size);
+  report.now = capacity(config, wanted, report.budget, report.machine);
+  Budget larger = report.budget;
+  larger.device += kMoreBytes, larger.together += kMoreBytes;
+  report.more = capacity(config, wanted, larger, report.machine);
   say(o.json ? plan_json(report).dump(2) + "\n" : plan_text(report));
 }
 

@@ -71,6 +71,9 @@ struct Budget {
   std::int64_t device, host;  // bytes
   /// Of both together, where device and host are one memory (the CPU device).
   std::int64_t together = std::int64_t{1} << 62;
+  std::int64_t libraries = 0;  // of the device's, what its libraries keep for themselves
+  /// What a plan may take of the device.
+  std::int64_t for_plan() const { return device - libraries; }
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers

@@ -23,7 +23,7 @@ Budget gib(double device, double host) {
 EngineOptions fit(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
   const EngineOptions fitted = fit_to_budget(config, options, budget);
   const MemoryPlan plan = plan_memory(config, fitted);
-  CHECK(plan.device_bytes <= budget.device);
+  CHECK(plan.device_bytes <= budget.for_plan());
   CHECK(plan.host_bytes <= budget.host);
   return fitted;
 }
@@ -117,7 +117,9 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
     for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
       const ModelConfig config = load_geometry("llama-3.1-8b").config;
       const EngineOptions options = options_of(policy, 256 << 10);
-      const std::string text = refusal(config, options, gib(device, host));
+      Budget budget = gib(device, host);
+      budget.libraries = std::int64_t{32} << 20;
+      const std::string text = refusal(config, options, budget);
       CAPTURE(policy, device, host, text);
       CHECK(text.find('\n') == std::string::npos);
       const auto number = [&](const char* before) {
@@ -127,7 +129,7 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       const std::int64_t gpu = number("--gpu-memory "), pinned = number("--host-memory ");
       REQUIRE(gpu > 0);
       REQUIRE(pinned > 0);
-      fit(config, options, {.device = gpu << 20, .host = pinned << 20});
+      fit(config, options, {.device = gpu << 20, .host = pinned << 20, .libraries = budget.libraries});
       const std::int64_t longest = number("the longest context that fits is ");
       if (longest < 0) {
         CHECK(text.find("no context fits") != std::string::npos);
@@ -135,9 +137,9 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       }
       EngineOptions shorter = options;
       shorter.max_len = longest;
-      fit(config, shorter, gib(device, host));
+      fit(config, shorter, budget);
       shorter.max_len = longest + 1;
-      CHECK(refusal(config, shorter, gib(device, host)) != "it fits");
+      CHECK(refusal(config, shorter, budget) != "it fits");
     }
 }
 

@@ -49,7 +49,7 @@ EngineOptions Evaluation::dense_options(const std::vector<Cell>& cells, std::int
 
 std::int64_t Evaluation::sessions_that_fit(const std::vector<Cell>& cells, std::int64_t max_len,
                                            std::int64_t wanted) const {
-  const std::int64_t left = budget.device - device.used_bytes();
+  const std::int64_t left = budget.for_plan();
   for (std::int64_t sessions = std::min(wanted, kDecodeTokens);; --sessions) {
     const MemoryPlan dense = plan_memory(model.config, dense_options(cells, max_len, sessions));
     std::int64_t device_bytes = 0, host_bytes = 0;
