@@ -43,10 +43,11 @@ void add_place_options(CLI::App& verb, Options& o) {
              "budget of device memory, a hard total; what a GPU has free less 512 MiB, on the CPU device half of the "
              "memory available, unless given",
              "SIZE");
-  add_parsed(
-      verb, "--host-memory", o.host_memory, parse_bytes,
-      "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
-      "SIZE");
+  add_parsed(verb, "--host-memory", o.host_memory, parse_bytes,
+             "budget of host memory, a hard total: KV rows, staging, the program itself, and not the CPU device's "
+             "memory; what "
+             "is available less 1 GiB unless given",
+             "SIZE");
   verb.add_option("--profile", o.profile,
                   "machine profile of longhaul doctor; ~/.config/longhaul/machine.json, if it is there, unless given; "
                   "\"none\": do without")

@@ -21,7 +21,7 @@ bool elsewhere(const PlanOptions& o) { return o.gpu_memory && o.host_memory; }
 
 Budget budget_of(const PlanOptions& o, bool cuda) {
   if (!elsewhere(o)) return budget(o);
-  return {.device = *o.gpu_memory, .host = *o.host_memory, .libraries = cuda ? kCudaWorkspaceBytes : 0};
+  return make_budget(cuda, {.device = *o.gpu_memory, .host = *o.host_memory});
 }
 
 std::optional<MachineProfile> machine_of(const PlanOptions& o) {

@@ -94,7 +94,8 @@ std::string plan_text(const PlanReport& r) {
                    r.budget.libraries > 0 ? fmt::format(" ({} for the libraries)", format_bytes(r.budget.libraries))
                                           : std::string(),
                    format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
-  text += fmt::format("\n{}\n", r.now.memory.table());
+  text += fmt::format("\n{}{:<7} {:<22} {:>12}\n\n", r.now.memory.table(), "host", "and the program itself",
+                      format_bytes(r.budget.beside(o.policy)));
   line("kv cache", describe_streaming(r.shape.config, o, r.budget));
   line("resident", fmt::format("{:.3g} of a session's rows",
                                static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity)));
@@ -136,7 +137,8 @@ Json plan_json(const PlanReport& r) {
             {"budget",
              {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.budget.libraries}}},
             {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
-            {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)}};
+            {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)},
+            {"program_bytes", r.budget.beside(o.policy)}};
   json.update(capacity_json(r.now));
   json["machine"] = r.machine ? Json(r.machine->device) : Json();
   if (!r.machine) json["note"] = kNoProfile;

@@ -68,12 +68,19 @@ KvShape kv_shape(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
 struct Budget {
+  static constexpr std::int64_t kApart = std::int64_t{1} << 62;
   std::int64_t device, host;  // bytes
   /// Of both together, where device and host are one memory (the CPU device).
-  std::int64_t together = std::int64_t{1} << 62;
+  std::int64_t together = kApart;
   std::int64_t libraries = 0;  // of the device's, what its libraries keep for themselves
+  std::int64_t program = 0;    // of the host's, what the program and its libraries take beside the plan
+  std::int64_t fitting = 0;    // and what labels are fitted in, where the host's cores do that
   /// What a plan may take of the device.
-  std::int64_t for_plan() const { return device - libraries; }
+  std::int64_t device_for_plan() const { return device - libraries; }
+  /// Of the host's, what is beside a plan.
+  std::int64_t beside(const KvPolicy& policy) const {
+    return program + (policy.select == Select::labels ? fitting : 0);
+  }
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers

@@ -25,7 +25,7 @@ try() {  # try PREFIX-COMMAND...: PREFIX of paths is the first argument
   "$@" "$at/moved/bin/longhaul" --version | grep -q longhaul || fail "no version"
   "$@" "$at/moved/bin/longhaul" plan --geometry llama-3.1-8b --max-model-len 64K --gpu-memory 80GiB --host-memory 80GiB \
     --device cuda --profile none > /dev/null || fail "no plan"
-  "$@" "$at/moved/bin/longhaul" run --device cpu --gpu-memory 60MiB --host-memory 60MiB --profile none \
+  "$@" "$at/moved/bin/longhaul" run --device cpu --gpu-memory 60MiB --host-memory 160MiB --profile none \
     --model "$at$demo/demo-7m" --prompt "A short text." --max-tokens 4 > "$scratch/answer" || fail "no answer"
   [[ -s $scratch/answer ]] || fail "an empty answer"
 }

@@ -23,7 +23,7 @@ Budget gib(double device, double host) {
 EngineOptions fit(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
   const EngineOptions fitted = fit_to_budget(config, options, budget);
   const MemoryPlan plan = plan_memory(config, fitted);
-  CHECK(plan.device_bytes <= budget.for_plan());
+  CHECK(plan.device_bytes <= budget.device_for_plan());
   CHECK(plan.host_bytes <= budget.host);
   return fitted;
 }
@@ -119,6 +119,7 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       const EngineOptions options = options_of(policy, 256 << 10);
       Budget budget = gib(device, host);
       budget.libraries = std::int64_t{32} << 20;
+      budget.program = std::int64_t{96} << 20;
       const std::string text = refusal(config, options, budget);
       CAPTURE(policy, device, host, text);
       CHECK(text.find('\n') == std::string::npos);
@@ -129,7 +130,8 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       const std::int64_t gpu = number("--gpu-memory "), pinned = number("--host-memory ");
       REQUIRE(gpu > 0);
       REQUIRE(pinned > 0);
-      fit(config, options, {.device = gpu << 20, .host = pinned << 20, .libraries = budget.libraries});
+      fit(config, options,
+          {.device = gpu << 20, .host = pinned << 20, .libraries = budget.libraries, .program = budget.program});
       const std::int64_t longest = number("the longest context that fits is ");
       if (longest < 0) {
         CHECK(text.find("no context fits") != std::string::npos);
