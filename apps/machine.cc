@@ -50,8 +50,8 @@ Budget make_budget(bool cuda, Budget totals) {
 
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
   // A GPU loads kernels' code when they first run, after the engine has taken its memory.
-  constexpr std::int64_t kReserve = std::int64_t{1} << 30, kCode = std::int64_t{512} << 20;
-  const std::int64_t available = std::max<std::int64_t>(available_host_memory() - kReserve, 0);
+  constexpr std::int64_t kCode = std::int64_t{512} << 20;
+  const std::int64_t now = available_host_memory(), available = now - std::min(now / 8, std::int64_t{1} << 30);
   if (auto ordinal = cuda_ordinal(device)) {
     const std::int64_t free = device_memory ? *device_memory : cuda_free_memory(*ordinal) - kCode;
     return make_budget(true, {.device = std::max<std::int64_t>(free, 0), .host = available});

@@ -46,7 +46,7 @@ void add_place_options(CLI::App& verb, Options& o) {
   add_parsed(verb, "--host-memory", o.host_memory, parse_bytes,
              "budget of host memory, a hard total: KV rows, staging, the program itself, and not the CPU device's "
              "memory; what "
-             "is available less 1 GiB unless given",
+             "is available less an eighth, of 1 GiB at most, unless given",
              "SIZE");
   verb.add_option("--profile", o.profile,
                   "machine profile of longhaul doctor; ~/.config/longhaul/machine.json, if it is there, unless given; "
