@@ -8,7 +8,7 @@ namespace longhaul {
 
 /// Bytes of one step of all sessions, each of `rows` rows.
 struct StepBytes {
-  std::int64_t weights = 0;           // all but the embedding table, of which a step reads a row
+  std::int64_t weights = 0;           // that are read: of the embedding table a row, of experts those asked
   std::int64_t streamed_weights = 0;  // of those, what comes over the link
   std::int64_t labels = 0;            // each label once
   std::int64_t look_ahead = 0;        // labels read once more, to foretell the next layer's rows

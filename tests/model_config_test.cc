@@ -6,6 +6,7 @@
 #include "kernels/base/error.h"
 #include "paths.h"
 #include "runtime/json_file.h"
+#include "runtime/read_rope.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 
@@ -144,7 +145,9 @@ TEST_CASE("rope_scaling under either name of its type", "[config]") {
 TEST_CASE("A config that we would misread is refused by name", "[config]") {
   CHECK(complaint_with({}) == "no error");
   CHECK(has(complaint_with({{"hidden_sizes", 128}}), "config.json: the key \"hidden_sizes\" is unknown"));
-  CHECK(has(complaint_with({{"model_type", "mixtral"}}), "model_type \"mixtral\" is not supported; supported: llama"));
+  CHECK(has(complaint_with({{"model_type", "gemma3_text"}}),
+            "model_type \"gemma3_text\" is not supported; supported: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, "
+            "phi3, seed_oss, smollm3"));
   CHECK(has(complaint_with({{"vocab_size", nullptr}}), "config.json: the key \"vocab_size\" is missing"));
   CHECK(has(complaint_with({{"vocab_size", "320"}}), "\"vocab_size\" is \"320\"; expected a whole number"));
   CHECK(has(complaint_with({{"hidden_size", 0}}), "\"hidden_size\" is 0; expected a whole number from 1"));
@@ -161,7 +164,11 @@ TEST_CASE("A config that we would misread is refused by name", "[config]") {
   CHECK(has(complaint_with({{"torch_dtype", "float16"}}), "\"torch_dtype\" is \"float16\"; expected \"bfloat16\""));
   CHECK(has(complaint_with({{"dtype", "float32"}}), "\"dtype\" is \"float32\"; expected \"bfloat16\""));
   CHECK(has(complaint_with({{"hidden_act", "gelu"}}), "\"hidden_act\" is \"gelu\"; expected \"silu\""));
-  CHECK(has(complaint_with({{"attention_bias", true}}), "\"attention_bias\" is true; expected false"));
+  CHECK(has(complaint_with({{"attention_bias", 1}}), "\"attention_bias\" is 1; expected true or false"));
+  CHECK(has(complaint_with({{"sliding_window", 64}}), "the key \"sliding_window\" is unknown"));
+  CHECK(has(complaint_with({{"num_local_experts", 4}}), "the key \"num_local_experts\" is unknown"));
+  CHECK(has(complaint_with({{"dual_chunk_attention_config", {{"chunk_size", 8}}}}),
+            "\"dual_chunk_attention_config\" is {\"chunk_size\":8}; expected none: it is not supported"));
   CHECK(has(complaint_with({{"mlp_bias", true}}), "\"mlp_bias\" is true; expected false"));
   CHECK(has(complaint_with({{"pretraining_tp", 2}}), "\"pretraining_tp\" is 2; expected 1"));
   CHECK(has(complaint_with({{"tie_word_embeddings", 1}}), "\"tie_word_embeddings\" is 1; expected true or false"));
@@ -171,8 +178,17 @@ TEST_CASE("A config that we would misread is refused by name", "[config]") {
 
 TEST_CASE("RoPE settings that we would misread are refused by name", "[config]") {
   const auto scaled = [](const json& scaling) { return complaint_with({{"rope_scaling", scaling}}); };
+  CHECK(has(scaled({{"type", "mrope"}, {"factor", 4}}),
+            "rope type \"mrope\" is not supported; expected default, linear, dynamic, llama3, yarn or longrope"));
+  CHECK(has(scaled({{"type", "yarn"}}), "rope_scaling: the key \"factor\" is missing"));
+  CHECK(has(scaled({{"type", "yarn"}, {"factor", 4}, {"low_freq_factor", 1}}), "\"low_freq_factor\" is unknown"));
   CHECK(
-      has(scaled({{"type", "yarn"}, {"factor", 4}}), "rope type \"yarn\" is not supported; expected default, linear"));
+      has(scaled({{"type", "yarn"}, {"factor", 4}, {"beta_slow", 40}}), "\"beta_slow\" is 40; expected beta_fast >="));
+  CHECK(has(scaled({{"type", "yarn"}, {"factor", 4}, {"attention_factor", 0}}), "\"attention_factor\" is 0"));
+  CHECK(has(scaled({{"type", "longrope"}, {"factor", 4}}), "the key \"short_factor\" is missing"));
+  CHECK(has(scaled({{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2}}}),
+            "\"short_factor\" is [1,2]; expected a list of 16 numbers above 0, half of head_dim"));
+  CHECK(has(scaled({{"type", "su"}}), "rope type \"su\" is not supported"));
   CHECK(has(scaled({{"type", "linear"}}), "config.json: rope_scaling: the key \"factor\" is missing"));
   CHECK(has(scaled({{"type", "linear"}, {"factor", 0.5}}), "\"factor\" is 0.5"));
   CHECK(has(scaled({{"type", "linear"}, {"factor", 2}, {"beta", 1}}), "rope_scaling: the key \"beta\" is unknown"));
@@ -184,6 +200,107 @@ TEST_CASE("RoPE settings that we would misread are refused by name", "[config]")
   CHECK(has(complaint_with({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5000}}}}),
             "rope_theta is 10000 but rope_parameters.rope_theta is 5000"));
   CHECK(has(complaint_with({{"rope_parameters", json::object()}, {"rope_scaling", json::object()}}), "both"));
+}
+
+namespace {
+
+/// A family's test config with some keys changed; a null value removes the key.
+json family_config(const std::string& name, const json& changes = json::object()) {
+  json config = read_json_file(kFamilies / name / "config.json");
+  for (const auto& [key, value] : changes.items()) {
+    if (value.is_null()) config.erase(key);
+    else config[key] = value;
+  }
+  return config;
+}
+std::string family_complaint(const std::string& name, const json& changes) {
+  return complaint([&] { load(family_config(name, changes)); });
+}
+
+}  // namespace
+
+TEST_CASE("What each family has", "[config]") {
+  const auto moe = load_model_config(kFamilies / "qwen3_moe");
+  CHECK((moe.experts == 6 && moe.experts_per_token == 2 && moe.intermediate == 96 && moe.normalised_routes));
+  CHECK((moe.head_norm && !moe.qkv_bias && moe.head_dim == 64 && moe.window == 0));
+  CHECK_FALSE(load(family_config("qwen3_moe", {{"norm_topk_prob", nullptr}})).normalised_routes);
+  CHECK(load(family_config("qwen3_moe", {{"num_local_experts", nullptr}, {"num_experts", 8}})).experts == 8);
+  const auto mixtral = load_model_config(kFamilies / "mixtral");
+  CHECK((mixtral.experts == 4 && mixtral.intermediate == 192 && mixtral.normalised_routes && mixtral.window == 0));
+
+  const auto qwen2 = load_model_config(kFamilies / "qwen2_yarn");
+  CHECK((qwen2.qkv_bias && !qwen2.out_bias && !qwen2.head_norm && qwen2.windowed.empty()));
+  CHECK((qwen2.rope.type == RopeType::yarn && qwen2.rope.original_max_position == 64 && qwen2.max_position == 512));
+  CHECK(qwen2.rope.attention_factor == Approx(1.138629436));
+  const auto bias = load(family_config("llama2_mha", {{"attention_bias", true}}));
+  CHECK((bias.qkv_bias && bias.out_bias));
+  const auto seed = load_model_config(kFamilies / "seed_oss");
+  CHECK((seed.qkv_bias && !seed.out_bias));
+  CHECK(load(family_config("seed_oss", {{"attention_bias", nullptr}})).qkv_bias);
+  CHECK(load(family_config("qwen3", {{"head_dim", nullptr}})).head_dim == 128);
+  CHECK(load(family_config("qwen3", {{"head_dim", nullptr}, {"eos_token_id", nullptr}})).eos.empty());
+
+  const auto phi3 = load_model_config(kFamilies / "phi3_longrope");
+  CHECK((phi3.rope.type == RopeType::longrope && phi3.rope.original_max_position == 64));
+  CHECK((phi3.rope.long_factors.size() == 16 && phi3.rope.attention_factor == Approx(1.224744871)));
+  json old = family_config("phi3_longrope", {{"rope_parameters", nullptr}, {"rope_theta", 10000}});
+  old["rope_scaling"] = {
+      {"type", "su"}, {"short_factor", phi3.rope.short_factors}, {"long_factor", phi3.rope.long_factors}};
+  CHECK(load(old).rope.long_factors == phi3.rope.long_factors);
+
+  const auto smollm3 = load_model_config(kFamilies / "smollm3");
+  CHECK((smollm3.still == std::vector<bool>{false, false, false, true} && !smollm3.tied_embeddings));
+  const auto defaults = load(family_config(
+      "smollm3", {{"no_rope_layers", nullptr}, {"no_rope_layer_interval", 2}, {"tie_word_embeddings", nullptr}}));
+  CHECK((defaults.still == std::vector<bool>{false, true, false, true} && defaults.tied_embeddings));
+}
+
+TEST_CASE("Which layers have a window", "[config]") {
+  const std::vector<bool> upper{false, true, true}, all{true, true, true};
+  const auto mistral = load_model_config(kFamilies / "mistral_window");
+  CHECK((mistral.window == 48 && mistral.windowed == all));
+  json config = family_config("mistral_window");
+  config["sliding_window"] = nullptr;
+  CHECK(load(config).windowed.empty());
+  config.erase("sliding_window");  // the reference's default
+  CHECK(load(config).window == 4096);
+
+  const auto qwen2 = load_model_config(kFamilies / "qwen2_window");
+  CHECK((qwen2.window == 48 && qwen2.windowed == upper));
+  CHECK(load(family_config("qwen2_window", {{"max_window_layers", nullptr}})).windowed.empty());
+  CHECK(load(family_config("qwen2_window", {{"use_sliding_window", false}})).windowed.empty());
+  const json types{"sliding_attention", "full_attention", "sliding_attention"};
+  CHECK(load(family_config("qwen2_window", {{"layer_types", types}})).windowed == std::vector<bool>{true, false, true});
+  CHECK(load(family_config("qwen3_moe", {{"use_sliding_window", true}, {"sliding_window", 48}})).windowed == all);
+  CHECK(load(family_config("smollm3", {{"use_sliding_window", true}, {"sliding_window", 9}, {"layer_types", nullptr}}))
+            .windowed == std::vector<bool>{false, false, false, true});
+}
+
+TEST_CASE("What a family would do otherwise is refused by name", "[config]") {
+  CHECK(has(family_complaint("qwen3_moe", {{"decoder_sparse_step", 2}}), "\"decoder_sparse_step\" is 2; expected 1"));
+  CHECK(has(family_complaint("qwen3_moe", {{"mlp_only_layers", json::array({1})}}),
+            "\"mlp_only_layers\" is [1]; expected []"));
+  CHECK(has(family_complaint("qwen3_moe", {{"num_experts", 4}}), "\"num_local_experts\" is 6; expected as many as"));
+  CHECK(has(family_complaint("mixtral", {{"num_local_experts", nullptr}}), "\"num_local_experts\" is missing"));
+  CHECK(has(family_complaint("mixtral", {{"num_experts_per_tok", 5}}), "is 5; expected a whole number from 1 to 4"));
+  CHECK(has(family_complaint("mixtral", {{"norm_topk_prob", true}}), "\"norm_topk_prob\" is unknown"));
+  CHECK(has(family_complaint("mistral_window", {{"sliding_window", 0}}), "\"sliding_window\" is 0"));
+  CHECK(has(family_complaint("mistral_window", {{"layer_types", json::array()}}), "\"layer_types\" is unknown"));
+  CHECK(has(family_complaint("qwen2_window", {{"layer_types", json::array({"full_attention"})}}),
+            "\"layer_types\" is [\"full_attention\"]; expected a list of 3 names"));
+  CHECK(
+      has(family_complaint("qwen2_yarn", {{"layer_types", {"full_attention", "full_attention", "sliding_attention"}}}),
+          "each \"full_attention\", for there is no window"));
+  CHECK(has(family_complaint("qwen2_window", {{"use_mrope", true}}), "\"use_mrope\" is true; expected false"));
+  CHECK(has(family_complaint("smollm3", {{"no_rope_layers", {1, 2}}}), "expected a list of 4 numbers, each 0 or 1"));
+  CHECK(has(family_complaint("seed_oss", {{"mlp_bias", true}}), "\"mlp_bias\" is true; expected false"));
+  CHECK(has(family_complaint("phi3_longrope", {{"original_max_position_embeddings", nullptr}}),
+            "\"original_max_position_embeddings\" is missing"));
+  CHECK(has(family_complaint("phi3_longrope", {{"original_max_position_embeddings", 128}}), "is 128 beside RoPE's"));
+  CHECK(has(family_complaint("phi3_longrope", {{"partial_rotary_factor", 0.75}}), "\"partial_rotary_factor\" is 0.75"));
+  CHECK(has(family_complaint("phi3_longrope", {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}}}}),
+            "rope type \"linear\" is not one of model_type phi3"));
+  CHECK(has(family_complaint("qwen3", {{"torch_dtype", "float16"}}), "\"torch_dtype\" is \"float16\""));
 }
 
 TEST_CASE("Generation defaults", "[config]") {
@@ -231,19 +348,21 @@ TEST_CASE("A file that is no JSON document says so in one line", "[config][json]
 
 TEST_CASE("Rope frequencies equal the reference's in float32", "[config][rope]") {
   const auto cases = read_json_file(std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/rope_frequencies.json");
-  REQUIRE(cases.size() == 12);
+  REQUIRE(cases.size() == 21);
   for (const json& one : cases) {
     const auto type = one["type"].get<std::string>();
     RopeConfig rope;
-    rope.type = type == "linear"    ? RopeType::linear
-                : type == "dynamic" ? RopeType::dynamic
-                : type == "llama3"  ? RopeType::llama3
-                                    : RopeType::standard;
+    rope.type = rope_type_of(type).value();
     rope.theta = one["theta"].get<double>();
     rope.factor = one.value("factor", 1.0);
     rope.low_freq_factor = one.value("low", 1.0);
     rope.high_freq_factor = one.value("high", 4.0);
     rope.original_max_position = one.value("trained", 0);
+    rope.beta_fast = one.value("fast", 32.0);
+    rope.beta_slow = one.value("slow", 1.0);
+    rope.truncate = one.value("truncate", true);
+    rope.short_factors = one.value("short", std::vector<double>{});
+    rope.long_factors = one.value("long", std::vector<double>{});
     const auto got = rope_frequencies(rope, one["head_dim"].get<std::int64_t>(), one.value("seq_len", 1));
     const auto want = one["inv_freq"].get<std::vector<float>>();
     REQUIRE(got.size() == want.size());
