@@ -15,6 +15,7 @@
 #include "runtime/pinned_memory.h"
 #include "runtime/prefill_work.h"
 #include "runtime/recorded_steps.h"
+#include "runtime/step_bytes.h"
 #include "runtime/step_recorder.h"
 
 namespace longhaul {
@@ -297,10 +298,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     const std::int64_t length = session.rows() + 1;
     lengths.push_back(rope_length(session, length));
     for (const LayerPlan& plan : memory.kv.plan) {
-      rows.attended += (plan.selects    ? options.policy.budget(length)
-                        : plan.windowed ? std::min(length, memory.kv.shape.window)
-                                        : length) *
-                       config.kv_heads;
+      rows.attended += attended_rows(plan, options.policy, memory.kv.shape, length) * config.kv_heads;
       rows.all += length * config.kv_heads;
     }
   }

@@ -96,7 +96,8 @@ const std::vector<Family> kFamilies{
 std::span<const Family> families() { return kFamilies; }
 
 const Family* find_family(std::string_view model_type) {
-  const auto found = std::ranges::find(kFamilies, model_type, [](const Family& f) { return std::string_view(f.model_type); });
+  const auto found =
+      std::ranges::find(kFamilies, model_type, [](const Family& f) { return std::string_view(f.model_type); });
   return found == kFamilies.end() ? nullptr : &*found;
 }
 

@@ -16,7 +16,8 @@ struct Flag {
   bool otherwise = false;
 };
 
-/// Which layers attend a window only. All but `none` have the key sliding_window, and all but these two use_sliding_window.
+/// Which layers attend a window only. All but `none` have the key sliding_window, and all but these two
+/// use_sliding_window.
 enum class Windows : std::uint8_t {
   none,
   all,           // wherever there is a window
@@ -27,11 +28,11 @@ enum class Windows : std::uint8_t {
 
 /// Keys and tensors of a mixture of experts.
 struct ExpertNames {
-  std::vector<const char*> count;    // the key of their number, under its names
-  const char* intermediate;          // the key of an expert's intermediate size
-  Flag normalised;                   // weights of a token's experts add up to 1
-  const char *router, *list;         // of a layer's tensors
-  const char *gate, *up, *down;      // of an expert's, below list.NUMBER
+  std::vector<const char*> count;  // the key of their number, under its names
+  const char* intermediate;        // the key of an expert's intermediate size
+  Flag normalised;                 // weights of a token's experts add up to 1
+  const char *router, *list;       // of a layer's tensors
+  const char *gate, *up, *down;    // of an expert's, below list.NUMBER
 };
 
 /// A key that is accepted with one value (as JSON), because another would change the result.
@@ -42,12 +43,12 @@ struct FixedKey {
 struct Family {
   const char* model_type;
   Flag qkv_bias = {}, out_bias = {};
-  bool head_norm = false;          // q_norm and k_norm, of every head
-  bool fused = false;              // tensors qkv_proj and gate_up_proj
-  bool skips_rope = false;         // keys no_rope_layers and no_rope_layer_interval
+  bool head_norm = false;   // q_norm and k_norm, of every head
+  bool fused = false;       // tensors qkv_proj and gate_up_proj
+  bool skips_rope = false;  // keys no_rope_layers and no_rope_layer_interval
   Windows windows = Windows::none;
   std::optional<ExpertNames> experts = {};
-  const char* trained_length = nullptr;  // a key beside rope_scaling of the length that RoPE was trained at
+  const char* trained_length = nullptr;          // a key beside rope_scaling of the length that RoPE was trained at
   std::vector<const char*> longrope_names = {};  // other names of that rope type
   std::vector<FixedKey> fixed = {};
   std::vector<const char*> ignored = {};  // without a part in inference

@@ -11,11 +11,11 @@ using nlohmann::json;
 constexpr double kHuge = 1e12;  // a rope_theta or factor past this is a mistake; published ones stay below 1e9
 
 constexpr std::array<std::pair<const char*, RopeType>, 6> kTypes{{{"default", RopeType::standard},
-                                                                   {"linear", RopeType::linear},
-                                                                   {"dynamic", RopeType::dynamic},
-                                                                   {"llama3", RopeType::llama3},
-                                                                   {"yarn", RopeType::yarn},
-                                                                   {"longrope", RopeType::longrope}}};
+                                                                  {"linear", RopeType::linear},
+                                                                  {"dynamic", RopeType::dynamic},
+                                                                  {"llama3", RopeType::llama3},
+                                                                  {"yarn", RopeType::yarn},
+                                                                  {"longrope", RopeType::longrope}}};
 
 RopeType read_type(JsonObject& rope, const Family& family, const std::string& file) {
   // `type` is the older name; where both stand they must agree.
@@ -55,7 +55,8 @@ void read_yarn(JsonObject& object, RopeConfig& rope) {
   };
   rope.beta_fast = beta("beta_fast", rope.beta_fast);
   rope.beta_slow = beta("beta_slow", rope.beta_slow);
-  if (rope.beta_fast < rope.beta_slow) object.refuse(object.contains("beta_slow") ? "beta_slow" : "beta_fast", "beta_fast >= beta_slow");
+  if (rope.beta_fast < rope.beta_slow)
+    object.refuse(object.contains("beta_slow") ? "beta_slow" : "beta_fast", "beta_fast >= beta_slow");
   rope.truncate = object.boolean("truncate").value_or(true);
   const auto mscale = object.number("mscale", 0, kHuge), mscale_all_dim = object.number("mscale_all_dim", 0, kHuge);
   rope.attention_factor = object.number("attention_factor", 1e-6, kHuge)
@@ -66,10 +67,10 @@ void read_longrope(JsonObject& object, RopeConfig& rope, std::int64_t head_dim, 
   auto factors = [&](const char* key) {
     const json* list = object.take(key);
     if (list == nullptr) object.missing(key);
-    const bool fits = list->is_array() && std::ssize(*list) == head_dim / 2 &&
-                      std::ranges::all_of(*list, [](const json& x) {
-                        return x.is_number() && x.get<double>() >= 1e-6 && x.get<double>() <= kHuge;
-                      });
+    const bool fits =
+        list->is_array() && std::ssize(*list) == head_dim / 2 && std::ranges::all_of(*list, [](const json& x) {
+          return x.is_number() && x.get<double>() >= 1e-6 && x.get<double>() <= kHuge;
+        });
     if (!fits) object.refuse(key, fmt::format("a list of {} numbers above 0, half of head_dim", head_dim / 2));
     return list->get<std::vector<double>>();
   };

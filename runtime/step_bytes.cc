@@ -2,11 +2,15 @@
 
 #include <algorithm>
 
-#include "offload/layer_plan.h"
 #include "offload/layout.h"
 #include "runtime/weights.h"
 
 namespace longhaul {
+
+std::int64_t attended_rows(const LayerPlan& plan, const KvPolicy& policy, const KvShape& shape, std::int64_t n) {
+  if (plan.windowed) return std::min(shape.window, n);
+  return plan.selects ? policy.budget(n) : n;
+}
 
 StepBytes step_bytes(const ModelConfig& c, const EngineOptions& o, std::int64_t rows) {
   const KvShape shape = kv_shape(c, o);
@@ -17,9 +21,7 @@ StepBytes step_bytes(const ModelConfig& c, const EngineOptions& o, std::int64_t 
   const std::int64_t label_scan = c.kv_heads * rows * o.policy.dims(c.head_dim) * bits / 8;
   const std::int64_t staged = layout.all_resident() ? 0 : layout.window_begin(rows) - layout.prefix_rows;
   for (const LayerPlan& plan : plan_layers(o.policy, shape)) {
-    const std::int64_t attended = plan.selects    ? o.policy.budget(rows)
-                                  : plan.windowed ? std::min(shape.window, rows)
-                                                  : rows;
+    const std::int64_t attended = attended_rows(plan, o.policy, shape, rows);
     bytes.attended += attended * c.kv_heads * shape.row_bytes();
     if (plan.labelled) bytes.labels += label_scan;
     if (plan.labelled && plan.predicted && plan.corrected) bytes.look_ahead += label_scan;

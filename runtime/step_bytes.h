@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "offload/layer_plan.h"
 #include "runtime/plan.h"
 
 namespace longhaul {
@@ -16,6 +17,9 @@ struct StepBytes {
   std::int64_t streamed = 0;          // of those, what comes over the link at every step
   std::int64_t listed_rows = 0;       // selected rows (of one KV head) in layers whose rows move
 };
+
+/// Rows that a token attends in a layer of a session of n rows.
+std::int64_t attended_rows(const LayerPlan& plan, const KvPolicy& policy, const KvShape& shape, std::int64_t n);
 
 StepBytes step_bytes(const ModelConfig& config, const EngineOptions& options, std::int64_t rows);
 

@@ -20,9 +20,13 @@ struct Mixed {
 Mixed run(Rig& rig, const Mixture& m, const Tensor& logits, const Tensor& x, const Tensor& up, const Tensor& down) {
   const std::int64_t pairs = m.tokens * m.chosen;
   auto ints = [&](std::int64_t n) { return rig.put(std::vector<std::int32_t>(static_cast<std::size_t>(n), -7)); };
-  const Routes routes{ints(pairs),  reinterpret_cast<float*>(rig.put(Tensor(DType::f32, pairs))),
-                      ints(pairs),  ints(pairs),
-                      ints(m.experts + 1), m.experts, m.chosen};
+  const Routes routes{ints(pairs),
+                      reinterpret_cast<float*>(rig.put(Tensor(DType::f32, pairs))),
+                      ints(pairs),
+                      ints(pairs),
+                      ints(m.experts + 1),
+                      m.experts,
+                      m.chosen};
   rig.stream->launch(RouteArgs{reinterpret_cast<float*>(rig.put(logits)), routes, true, m.tokens});
   std::byte* inner = rig.put(Tensor(m.act, pairs * m.inter));
   std::byte* rows = rig.put(Tensor(m.act, pairs * m.hidden));

@@ -17,15 +17,13 @@ namespace {
 /// Memory of routes, poisoned.
 struct RouteMemory {
   std::int64_t tokens, experts, chosen;
-  std::vector<std::int32_t> expert = ints(tokens * chosen), place = ints(tokens * chosen), token = ints(tokens * chosen),
-                            begin = ints(experts + 1);
+  std::vector<std::int32_t> expert = ints(tokens * chosen), place = ints(tokens * chosen),
+                            token = ints(tokens * chosen), begin = ints(experts + 1);
   std::vector<float> weight = std::vector<float>(static_cast<std::size_t>(tokens * chosen), -7);
   static std::vector<std::int32_t> ints(std::int64_t n) {
     return std::vector<std::int32_t>(static_cast<std::size_t>(n), -7);
   }
-  Routes view() {
-    return {expert.data(), weight.data(), place.data(), token.data(), begin.data(), experts, chosen};
-  }
+  Routes view() { return {expert.data(), weight.data(), place.data(), token.data(), begin.data(), experts, chosen}; }
 };
 
 /// The experts of a token by its logits, the greatest first, of equals the lower number.
@@ -106,8 +104,7 @@ TEST_CASE("expert_linear and mix: each row by the weights of its expert, and a t
         const Doubles all = reference_linear(x.values(), w.values(), in);  // [tokens, experts, out_dim]
         for (std::int64_t i = 0; i < tokens * chosen; ++i)
           for (std::int64_t o = 0; o < out_dim; ++o)
-            want[i / chosen * out_dim + o] +=
-                r.weight[i] * all[(i / chosen * experts + r.expert[i]) * out_dim + o];
+            want[i / chosen * out_dim + o] += r.weight[i] * all[(i / chosen * experts + r.expert[i]) * out_dim + o];
         cpu::mix({rows.data(), out.data(), r.view(), act, tokens, out_dim});
         const double limit = act == DType::bf16 ? 1e-5 : 1e-12;
         INFO(first_bad(out.values(), want, out_dim, 100 * std::sqrt(limit)));

@@ -50,6 +50,14 @@ TEST_CASE("families: logits at every position, and greedy, under every placement
     }
 }
 
+TEST_CASE("longrope: a session that cannot outgrow the trained length has the short factors") {
+  const auto dir = kSource / "tests/data/families/phi3_longrope";
+  const Golden golden = load_golden(dir / "short.safetensors");  // 40 tokens and 20 more, of the 64 trained
+  const DType act = GENERATE(DType::f32, DType::bf16);
+  for (double resident : {0.0, 1.0})
+    check_result(compare(dir, golden, "stream", resident, kAttendBlock, act), act == DType::f32 ? 1e-8 : 4e-3);
+}
+
 TEST_CASE("demo-7m on digest prompts of 700 and 3,900 tokens") {
   const auto [prompt, act] = GENERATE(table<std::string, DType>(
       {{"1000", DType::f32}, {"1000", DType::bf16}, {"4000", DType::f32}, {"4000", DType::bf16}}));

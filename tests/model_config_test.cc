@@ -4,43 +4,21 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "paths.h"
-#include "runtime/json_file.h"
 #include "runtime/read_rope.h"
 #include "tests/support/catch.h"
-#include "tests/support/scratch_dir.h"
+#include "tests/support/config_files.h"
 
 namespace longhaul {
 namespace {
 
 using nlohmann::json;
-using test::ScratchDir;
-
-const std::filesystem::path kFamilies = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/families";
+using namespace test;
 
 json small_config() {
   return {{"model_type", "llama"},    {"hidden_size", 128},        {"num_hidden_layers", 3},
           {"num_attention_heads", 4}, {"intermediate_size", 192},  {"vocab_size", 320},
           {"rms_norm_eps", 1e-6},     {"torch_dtype", "bfloat16"}, {"max_position_embeddings", 512},
           {"num_key_value_heads", 2}, {"rope_theta", 10000.0}};
-}
-
-ModelConfig load(const json& config) {
-  ScratchDir dir;
-  dir.write("config.json", config.dump());
-  return load_model_config(dir.path());
-}
-
-/// The message of the UserError{bad_model} that `action` throws, or "no error".
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    return error.what();
-  }
-  return "no error";
 }
 
 /// `small_config` with some keys changed; a null value removes the key.
@@ -51,11 +29,6 @@ std::string complaint_with(const json& changes) {
     else config[key] = value;
   }
   return complaint([&] { load(config); });
-}
-
-bool has(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos && text.find('\n') == std::string::npos;
 }
 
 }  // namespace
@@ -200,107 +173,6 @@ TEST_CASE("RoPE settings that we would misread are refused by name", "[config]")
   CHECK(has(complaint_with({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5000}}}}),
             "rope_theta is 10000 but rope_parameters.rope_theta is 5000"));
   CHECK(has(complaint_with({{"rope_parameters", json::object()}, {"rope_scaling", json::object()}}), "both"));
-}
-
-namespace {
-
-/// A family's test config with some keys changed; a null value removes the key.
-json family_config(const std::string& name, const json& changes = json::object()) {
-  json config = read_json_file(kFamilies / name / "config.json");
-  for (const auto& [key, value] : changes.items()) {
-    if (value.is_null()) config.erase(key);
-    else config[key] = value;
-  }
-  return config;
-}
-std::string family_complaint(const std::string& name, const json& changes) {
-  return complaint([&] { load(family_config(name, changes)); });
-}
-
-}  // namespace
-
-TEST_CASE("What each family has", "[config]") {
-  const auto moe = load_model_config(kFamilies / "qwen3_moe");
-  CHECK((moe.experts == 6 && moe.experts_per_token == 2 && moe.intermediate == 96 && moe.normalised_routes));
-  CHECK((moe.head_norm && !moe.qkv_bias && moe.head_dim == 64 && moe.window == 0));
-  CHECK_FALSE(load(family_config("qwen3_moe", {{"norm_topk_prob", nullptr}})).normalised_routes);
-  CHECK(load(family_config("qwen3_moe", {{"num_local_experts", nullptr}, {"num_experts", 8}})).experts == 8);
-  const auto mixtral = load_model_config(kFamilies / "mixtral");
-  CHECK((mixtral.experts == 4 && mixtral.intermediate == 192 && mixtral.normalised_routes && mixtral.window == 0));
-
-  const auto qwen2 = load_model_config(kFamilies / "qwen2_yarn");
-  CHECK((qwen2.qkv_bias && !qwen2.out_bias && !qwen2.head_norm && qwen2.windowed.empty()));
-  CHECK((qwen2.rope.type == RopeType::yarn && qwen2.rope.original_max_position == 64 && qwen2.max_position == 512));
-  CHECK(qwen2.rope.attention_factor == Approx(1.138629436));
-  const auto bias = load(family_config("llama2_mha", {{"attention_bias", true}}));
-  CHECK((bias.qkv_bias && bias.out_bias));
-  const auto seed = load_model_config(kFamilies / "seed_oss");
-  CHECK((seed.qkv_bias && !seed.out_bias));
-  CHECK(load(family_config("seed_oss", {{"attention_bias", nullptr}})).qkv_bias);
-  CHECK(load(family_config("qwen3", {{"head_dim", nullptr}})).head_dim == 128);
-  CHECK(load(family_config("qwen3", {{"head_dim", nullptr}, {"eos_token_id", nullptr}})).eos.empty());
-
-  const auto phi3 = load_model_config(kFamilies / "phi3_longrope");
-  CHECK((phi3.rope.type == RopeType::longrope && phi3.rope.original_max_position == 64));
-  CHECK((phi3.rope.long_factors.size() == 16 && phi3.rope.attention_factor == Approx(1.224744871)));
-  json old = family_config("phi3_longrope", {{"rope_parameters", nullptr}, {"rope_theta", 10000}});
-  old["rope_scaling"] = {
-      {"type", "su"}, {"short_factor", phi3.rope.short_factors}, {"long_factor", phi3.rope.long_factors}};
-  CHECK(load(old).rope.long_factors == phi3.rope.long_factors);
-
-  const auto smollm3 = load_model_config(kFamilies / "smollm3");
-  CHECK((smollm3.still == std::vector<bool>{false, false, false, true} && !smollm3.tied_embeddings));
-  const auto defaults = load(family_config(
-      "smollm3", {{"no_rope_layers", nullptr}, {"no_rope_layer_interval", 2}, {"tie_word_embeddings", nullptr}}));
-  CHECK((defaults.still == std::vector<bool>{false, true, false, true} && defaults.tied_embeddings));
-}
-
-TEST_CASE("Which layers have a window", "[config]") {
-  const std::vector<bool> upper{false, true, true}, all{true, true, true};
-  const auto mistral = load_model_config(kFamilies / "mistral_window");
-  CHECK((mistral.window == 48 && mistral.windowed == all));
-  json config = family_config("mistral_window");
-  config["sliding_window"] = nullptr;
-  CHECK(load(config).windowed.empty());
-  config.erase("sliding_window");  // the reference's default
-  CHECK(load(config).window == 4096);
-
-  const auto qwen2 = load_model_config(kFamilies / "qwen2_window");
-  CHECK((qwen2.window == 48 && qwen2.windowed == upper));
-  CHECK(load(family_config("qwen2_window", {{"max_window_layers", nullptr}})).windowed.empty());
-  CHECK(load(family_config("qwen2_window", {{"use_sliding_window", false}})).windowed.empty());
-  const json types{"sliding_attention", "full_attention", "sliding_attention"};
-  CHECK(load(family_config("qwen2_window", {{"layer_types", types}})).windowed == std::vector<bool>{true, false, true});
-  CHECK(load(family_config("qwen3_moe", {{"use_sliding_window", true}, {"sliding_window", 48}})).windowed == all);
-  CHECK(load(family_config("smollm3", {{"use_sliding_window", true}, {"sliding_window", 9}, {"layer_types", nullptr}}))
-            .windowed == std::vector<bool>{false, false, false, true});
-}
-
-TEST_CASE("What a family would do otherwise is refused by name", "[config]") {
-  CHECK(has(family_complaint("qwen3_moe", {{"decoder_sparse_step", 2}}), "\"decoder_sparse_step\" is 2; expected 1"));
-  CHECK(has(family_complaint("qwen3_moe", {{"mlp_only_layers", json::array({1})}}),
-            "\"mlp_only_layers\" is [1]; expected []"));
-  CHECK(has(family_complaint("qwen3_moe", {{"num_experts", 4}}), "\"num_local_experts\" is 6; expected as many as"));
-  CHECK(has(family_complaint("mixtral", {{"num_local_experts", nullptr}}), "\"num_local_experts\" is missing"));
-  CHECK(has(family_complaint("mixtral", {{"num_experts_per_tok", 5}}), "is 5; expected a whole number from 1 to 4"));
-  CHECK(has(family_complaint("mixtral", {{"norm_topk_prob", true}}), "\"norm_topk_prob\" is unknown"));
-  CHECK(has(family_complaint("mistral_window", {{"sliding_window", 0}}), "\"sliding_window\" is 0"));
-  CHECK(has(family_complaint("mistral_window", {{"layer_types", json::array()}}), "\"layer_types\" is unknown"));
-  CHECK(has(family_complaint("qwen2_window", {{"layer_types", json::array({"full_attention"})}}),
-            "\"layer_types\" is [\"full_attention\"]; expected a list of 3 names"));
-  CHECK(
-      has(family_complaint("qwen2_yarn", {{"layer_types", {"full_attention", "full_attention", "sliding_attention"}}}),
-          "each \"full_attention\", for there is no window"));
-  CHECK(has(family_complaint("qwen2_window", {{"use_mrope", true}}), "\"use_mrope\" is true; expected false"));
-  CHECK(has(family_complaint("smollm3", {{"no_rope_layers", {1, 2}}}), "expected a list of 4 numbers, each 0 or 1"));
-  CHECK(has(family_complaint("seed_oss", {{"mlp_bias", true}}), "\"mlp_bias\" is true; expected false"));
-  CHECK(has(family_complaint("phi3_longrope", {{"original_max_position_embeddings", nullptr}}),
-            "\"original_max_position_embeddings\" is missing"));
-  CHECK(has(family_complaint("phi3_longrope", {{"original_max_position_embeddings", 128}}), "is 128 beside RoPE's"));
-  CHECK(has(family_complaint("phi3_longrope", {{"partial_rotary_factor", 0.75}}), "\"partial_rotary_factor\" is 0.75"));
-  CHECK(has(family_complaint("phi3_longrope", {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2}}}}),
-            "rope type \"linear\" is not one of model_type phi3"));
-  CHECK(has(family_complaint("qwen3", {{"torch_dtype", "float16"}}), "\"torch_dtype\" is \"float16\""));
 }
 
 TEST_CASE("Generation defaults", "[config]") {

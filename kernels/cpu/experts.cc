@@ -1,5 +1,5 @@
-// route, expert_linear, mix: a mixture of experts. Each expert's rows are one call of linear, so that a token's bits are
-// those it would have alone.
+// route, expert_linear, mix: a mixture of experts. Each expert's rows are one call of linear, so that a token's bits
+// are those it would have alone.
 #include <algorithm>
 #include <cmath>
 

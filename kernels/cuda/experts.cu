@@ -1,6 +1,6 @@
-// route and mix: a mixture of experts but for its products. A warp chooses the experts of a token; then a block for each
-// expert counts the pairs of the experts before it, so that it knows where its own begin, and ranks its own by ballots:
-// no order depends on which thread comes first.
+// route and mix: a mixture of experts but for its products. A warp chooses the experts of a token; then a block for
+// each expert counts the pairs of the experts before it, so that it knows where its own begin, and ranks its own by
+// ballots: no order depends on which thread comes first.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -131,10 +131,9 @@ __global__ void mix_rows(const __grid_constant__ MixArgs a) {
 
 void route(const RouteArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
-  Launch{.grid = static_cast<unsigned>(ceil_div(a.tokens, kWarps)),
-         .block = kThreads,
-         .stream = stream,
-         .overlap = true}(choose_experts, a);
+  Launch{
+      .grid = static_cast<unsigned>(ceil_div(a.tokens, kWarps)), .block = kThreads, .stream = stream, .overlap = true}(
+      choose_experts, a);
   Launch{.grid = static_cast<unsigned>(a.routes.experts), .block = kThreads, .stream = stream, .overlap = true}(
       place_pairs, a);
 }
