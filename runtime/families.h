@@ -43,9 +43,10 @@ struct FixedKey {
 struct Family {
   const char* model_type;
   Flag qkv_bias = {}, out_bias = {};
-  bool head_norm = false;   // q_norm and k_norm, of every head
-  bool fused = false;       // tensors qkv_proj and gate_up_proj
-  bool skips_rope = false;  // keys no_rope_layers and no_rope_layer_interval
+  bool head_norm = false;    // q_norm and k_norm, of every head
+  bool fused = false;        // tensors qkv_proj and gate_up_proj
+  bool dual_chunks = false;  // key dual_chunk_attention_config
+  bool skips_rope = false;   // keys no_rope_layers and no_rope_layer_interval
   Windows windows = Windows::none;
   std::optional<ExpertNames> experts = {};
   const char* trained_length = nullptr;          // a key beside rope_scaling of the length that RoPE was trained at

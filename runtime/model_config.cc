@@ -103,6 +103,20 @@ void read_windows(JsonObject& top, const Family& family, ModelConfig& config) {
   config.windowed = std::move(windowed);
 }
 
+/// The longest context in which dual-chunk attention (arXiv 2402.17463) is plain attention: one chunk. It is not
+/// computed beyond that.
+std::int64_t read_dual_chunks(JsonObject& top, std::int64_t longest, const std::string& file) {
+  constexpr const char* kKey = "dual_chunk_attention_config";
+  const json* value = top.take(kKey);
+  if (value == nullptr) return longest;
+  JsonObject object(*value, file + ": " + kKey);
+  const std::int64_t chunk = object.require("chunk_size", object.whole("chunk_size", 1, 1 << 30));
+  const std::int64_t local = object.whole("local_size", 0, chunk - 1).value_or(0);
+  const std::int64_t trained = object.whole("original_max_position_embeddings", 1, 1 << 30).value_or(longest);
+  object.finish();
+  return std::min({longest, chunk - local, trained});
+}
+
 /// What would change the arithmetic must have the one value that we compute.
 void read_fixed(JsonObject& top, const Family& family) {
   top.only("dtype", {"bfloat16"});
@@ -110,7 +124,6 @@ void read_fixed(JsonObject& top, const Family& family) {
   top.only("hidden_act", {"silu"});
   top.only("partial_rotary_factor", {1});
   top.only("quantization_config", {});
-  top.only("dual_chunk_attention_config", {});
   for (const FixedKey& fixed : family.fixed) top.only(fixed.key, {json::parse(fixed.value)});
   top.ignore({"_name_or_path", "architectures", "attention_dropout", "auto_map", "initializer_range", "pad_token_id",
               "transformers_version", "use_cache", "unk_token_id", "output_attentions", "output_hidden_states"});
@@ -154,6 +167,7 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
         std::max<double>(static_cast<double>(trained), static_cast<double>(rope.original_max_position) * rope.factor),
         0x1p30));
   config.max_position = top.whole("max_sequence_length", 1, 1 << 30).value_or(config.max_position);
+  if (family.dual_chunks) config.max_position = read_dual_chunks(top, config.max_position, file);
 
   // Absent ids are the reference's defaults; null means that there is none.
   const auto last_id = static_cast<std::int32_t>(config.vocab - 1);

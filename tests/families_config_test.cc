@@ -80,6 +80,17 @@ TEST_CASE("Which layers have a window", "[config]") {
             .windowed == std::vector<bool>{false, false, false, true});
 }
 
+TEST_CASE("Dual-chunk attention is taken as far as it is plain attention: one chunk", "[config]") {
+  auto with = [](const json& chunks) { return json{{"dual_chunk_attention_config", chunks}}; };
+  const json chunks{{"chunk_size", 256}, {"local_size", 56}, {"original_max_position_embeddings", 256}};
+  CHECK(load(family_config("qwen2_window", with(chunks))).max_position == 200);
+  CHECK(load(family_config("qwen3", with({{"chunk_size", 4096}}))).max_position == 512);
+  CHECK(has(family_complaint("qwen2_window", with({{"local_size", 8}})), "the key \"chunk_size\" is missing"));
+  CHECK(has(family_complaint("qwen2_window", with({{"chunk_size", 8}, {"local_size", 8}})), "\"local_size\" is 8"));
+  CHECK(has(family_complaint("qwen2_window", with({{"chunk_size", 8}, {"sparse_attention_enabled", true}})),
+            "dual_chunk_attention_config: the key \"sparse_attention_enabled\" is unknown"));
+}
+
 TEST_CASE("What a family would do otherwise is refused by name", "[config]") {
   CHECK(has(family_complaint("qwen3_moe", {{"decoder_sparse_step", 2}}), "\"decoder_sparse_step\" is 2; expected 1"));
   CHECK(has(family_complaint("qwen3_moe", {{"mlp_only_layers", json::array({1})}}),
