@@ -50,9 +50,10 @@ void read_heads(JsonObject& top, const Family& family, ModelConfig& config, cons
 }
 
 void read_experts(JsonObject& top, const ExpertNames& names, ModelConfig& config) {
+  constexpr std::int64_t kMost = 1 << 17;  // in all layers: each has three tensors to look for
   std::optional<std::int64_t> count;
   for (const char* key : names.count)
-    if (const auto value = top.whole(key, 1, 65536)) {
+    if (const auto value = top.whole(key, 1, kMost / config.layers)) {
       if (count && *count != *value) top.refuse(key, "as many as the other key of their number says");
       count = value;
     }
@@ -65,7 +66,7 @@ void read_experts(JsonObject& top, const ExpertNames& names, ModelConfig& config
 void read_still(JsonObject& top, ModelConfig& config) {
   const std::int64_t interval = top.whole("no_rope_layer_interval", 1, 4096).value_or(4);
   config.still.resize(static_cast<std::size_t>(config.layers));
-  const json* turned = top.take("no_rope_layers");  // by its name the contrary of what it says: 1 is a layer with RoPE
+  const json* turned = top.take("no_rope_layers");  // 1 is a layer with RoPE, whatever the name says
   for (std::size_t l = 0; l < config.still.size(); ++l) config.still[l] = (l + 1) % interval == 0;
   if (turned == nullptr) return;
   const bool fits = turned->is_array() && std::ssize(*turned) == config.layers &&

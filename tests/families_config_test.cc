@@ -98,6 +98,9 @@ TEST_CASE("What a family would do otherwise is refused by name", "[config]") {
   CHECK(has(family_complaint("qwen3_moe", {{"num_experts", 4}}), "\"num_local_experts\" is 6; expected as many as"));
   CHECK(has(family_complaint("mixtral", {{"num_local_experts", nullptr}}), "\"num_local_experts\" is missing"));
   CHECK(has(family_complaint("mixtral", {{"num_experts_per_tok", 5}}), "is 5; expected a whole number from 1 to 4"));
+  CHECK(
+      has(family_complaint("mixtral", {{"num_local_experts", 65536}}), "is 65536; expected a whole number from 1 to"));
+  CHECK(has(family_complaint("mixtral", {{"num_local_experts", 65536}, {"num_hidden_layers", 4096}}), "from 1 to 32"));
   CHECK(has(family_complaint("mixtral", {{"norm_topk_prob", true}}), "\"norm_topk_prob\" is unknown"));
   CHECK(has(family_complaint("mistral_window", {{"sliding_window", 0}}), "\"sliding_window\" is 0"));
   CHECK(has(family_complaint("mistral_window", {{"layer_types", json::array()}}), "\"layer_types\" is unknown"));
