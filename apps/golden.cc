@@ -22,16 +22,27 @@ std::vector<T> read_all(const Safetensors& file, const std::string& name, std::s
 struct SquaredError {
   double error = 0, reference = 0;
   std::int64_t count = 0;
+  std::vector<double> positions;  // the normalised error of each
 
+  /// Of one position.
   void add(const float* got, const float* want, std::int64_t n) {
+    double own = 0, own_reference = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       const double d = static_cast<double>(got[i]) - want[i];
-      error += d * d;
-      reference += static_cast<double>(want[i]) * want[i];
+      own += d * d;
+      own_reference += static_cast<double>(want[i]) * want[i];
     }
+    error += own;
+    reference += own_reference;
+    positions.push_back(own / own_reference);
     count += n;
   }
   double nmse() const { return error / reference; }
+  double median() const {
+    std::vector<double> sorted = positions;
+    std::ranges::sort(sorted);
+    return sorted[sorted.size() / 2];
+  }
 };
 
 }  // namespace
@@ -102,6 +113,7 @@ GoldenResult compare_golden(Device& device, const std::filesystem::path& model_d
   }
 
   GoldenResult result{.nmse = std::max(prefilled.nmse(), decoded.nmse()),
+                      .nmse_median = std::max(prefilled.median(), decoded.median()),
                       .rms = std::sqrt(decoded.error / static_cast<double>(decoded.count)),
                       .greedy_equal = 0,
                       .greedy_total = 0};

@@ -18,8 +18,9 @@ struct Golden {
 Golden load_golden(const std::filesystem::path& file);
 
 struct GoldenResult {
-  double nmse;  // the worse of the two: all positions by prefill; by prefill of the first and decode of the rest
-  double rms;   // of the logit errors of the decoded run
+  double nmse;         // the worse of the two: all positions by prefill; by prefill of the first and decode of the rest
+  double nmse_median;  // the same of the median over positions
+  double rms;          // of the logit errors of the decoded run
   std::int64_t greedy_equal, greedy_total;  // positions whose margin is above 6 * rms
 };
 

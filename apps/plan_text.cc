@@ -12,10 +12,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kNoProfile = "no machine profile: run longhaul doctor";
 
-KvLayout layout_of(const EngineOptions& o) {
-  return make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
-}
-
 std::string prefill_text(const Capacity& c) {
   return fmt::format(
       "{:.3g} s, {} tokens/s", c.prediction->prefill_seconds,
@@ -32,7 +28,7 @@ std::string decode_text(const Capacity& c, const MachineProfile& machine) {
                             p.link_seconds * 1e3);
 }
 
-std::string more_text(const Capacity& now, const Capacity& more) {
+std::string more_text(const ModelConfig& config, const Capacity& now, const Capacity& more) {
   std::string text;
   auto grows = [&](const std::string& what, const std::string& from, const std::string& to) {
     if (from != to) text += fmt::format("{}{} {} instead of {}", text.empty() ? "" : ", ", what, to, from);
@@ -40,7 +36,7 @@ std::string more_text(const Capacity& now, const Capacity& more) {
   grows("contexts up to", with_commas(now.longest_context), with_commas(more.longest_context));
   grows("batches up to", with_commas(now.largest_batch), with_commas(more.largest_batch));
   grows("sessions", with_commas(now.options.max_sessions), with_commas(more.options.max_sessions));
-  const KvLayout a = layout_of(now.options), b = layout_of(more.options);
+  const KvLayout a = kv_layout(config, now.options), b = kv_layout(config, more.options);
   grows("resident set slots", with_commas(a.cache_rows), with_commas(b.cache_rows));
   grows("resident rows", with_commas(a.prefix_rows), with_commas(b.prefix_rows));
   if (now.prediction)
@@ -56,8 +52,8 @@ Json items_json(const std::vector<Arena::Item>& items, std::int64_t total) {
   return {{"bytes", total}, {"items", list}};
 }
 
-Json capacity_json(const Capacity& c) {
-  const KvLayout layout = layout_of(c.options);
+Json capacity_json(const ModelConfig& config, const Capacity& c) {
+  const KvLayout layout = kv_layout(config, c.options);
   const auto share = static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity);
   Json json{{"sessions", c.options.max_sessions},
             {"resident_share", share},
@@ -80,11 +76,10 @@ Json capacity_json(const Capacity& c) {
 
 std::string plan_text(const PlanReport& r) {
   const EngineOptions& o = r.now.options;
-  const KvLayout layout = layout_of(o);
+  const KvLayout layout = kv_layout(r.shape.config, o);
   std::string text;
   auto line = [&](const char* topic, const std::string& what) { text += fmt::format("{:<15}{}\n", topic, what); };
-  line("model", fmt::format("{}{}{}{}", r.shape.name, r.synthetic ? " (a geometry: synthetic weights)" : "",
-                            r.shape.left_out.empty() ? "" : ", without ", fmt::join(r.shape.left_out, ", ")));
+  line("model", fmt::format("{}{}", r.shape.name, r.synthetic ? " (a geometry: synthetic weights)" : ""));
   line("sessions", fmt::format("{} of {} tokens together{}, policy {}, {}", o.max_sessions, with_commas(o.max_len),
                                o.max_sessions < r.wanted_sessions ? fmt::format(" ({} asked for)", r.wanted_sessions)
                                                                   : std::string(),
@@ -118,7 +113,7 @@ std::string plan_text(const PlanReport& r) {
   } else {
     line("speed", kNoProfile);
   }
-  line("1 GiB more", fmt::format("of device memory: {}", more_text(r.now, r.more)));
+  line("1 GiB more", fmt::format("of device memory: {}", more_text(r.shape.config, r.now, r.more)));
   return text;
 }
 
@@ -126,7 +121,6 @@ Json plan_json(const PlanReport& r) {
   const EngineOptions& o = r.now.options;
   Json json{{"model", r.shape.name},
             {"synthetic", r.synthetic},
-            {"left_out", r.shape.left_out},
             {"policy", o.policy.name},
             {"activations", name_of(o.activations)},
             {"context", o.max_len},
@@ -139,10 +133,10 @@ Json plan_json(const PlanReport& r) {
             {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
             {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)},
             {"program_bytes", r.budget.beside(o.policy)}};
-  json.update(capacity_json(r.now));
+  json.update(capacity_json(r.shape.config, r.now));
   json["machine"] = r.machine ? Json(r.machine->device) : Json();
   if (!r.machine) json["note"] = kNoProfile;
-  json["with_1_gib_more"] = capacity_json(r.more);
+  json["with_1_gib_more"] = capacity_json(r.shape.config, r.more);
   return json;
 }
 

@@ -140,8 +140,8 @@ class Bench {
           for (std::int64_t layer = 0; layer < layers; ++layer) {
             std::int64_t at = first + layer * bytes;
             for (const Product& p : products) {
-              stream.launch(LinearArgs{x, reinterpret_cast<bf16*>(memory_.data() + at), out, DType::bf16, out_type,
-                                       p.accumulate, tokens, p.in, p.out});
+              stream.launch(LinearArgs{x, reinterpret_cast<bf16*>(memory_.data() + at), nullptr, out, DType::bf16,
+                                       out_type, p.accumulate, tokens, p.in, p.out});
               at += p.in * p.out * 2;
             }
           }

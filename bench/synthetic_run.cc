@@ -67,10 +67,8 @@ StepBytes SyntheticRun::bytes() const { return step_bytes(engine_->config(), eng
 
 std::string SyntheticRun::describe() const {
   const EngineOptions& o = engine_->options();
-  std::string text =
-      fmt::format("synthetic {}{}{}, policy {}, {} tokens x {}", setting_.geometry.name,
-                  setting_.geometry.left_out.empty() ? "" : " without ", fmt::join(setting_.geometry.left_out, ", "),
-                  o.policy.name, tokens_text(setting_.context), setting_.batch);
+  std::string text = fmt::format("synthetic {}, policy {}, {} tokens x {}", setting_.geometry.name, o.policy.name,
+                                 tokens_text(setting_.context), setting_.batch);
   if (o.policy.selects()) text += fmt::format(", k {}", o.policy.budget(setting_.context));
   if (o.policy.selects() && o.cache > 0) text += fmt::format(", B {:.4g} k", o.cache);
   if (!o.policy.selects()) text += fmt::format(", resident {:.3g}", o.resident);

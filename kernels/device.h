@@ -54,8 +54,12 @@ class Stream {
   virtual void launch(const EmbedArgs&) = 0;
   virtual void launch(const RmsNormArgs&) = 0;
   virtual void launch(const LinearArgs&) = 0;
+  virtual void launch(const HeadNormArgs&) = 0;
   virtual void launch(const RopeArgs&) = 0;
   virtual void launch(const SiluMulArgs&) = 0;
+  virtual void launch(const RouteArgs&) = 0;
+  virtual void launch(const ExpertLinearArgs&) = 0;
+  virtual void launch(const MixArgs&) = 0;
   virtual void launch(const AppendArgs&) = 0;
   virtual void launch(const AttendArgs&) = 0;
   virtual void launch(const AppendStepArgs&) = 0;

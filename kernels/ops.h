@@ -104,14 +104,25 @@ struct RmsNormArgs {
   float eps;
 };
 
-/// out = x * w^T, plus what `out` holds when accumulate is set (the residual).
+/// out = x * w^T + bias, plus what `out` holds when accumulate is set (the residual): one rounding.
 struct LinearArgs {
-  const void* x;  // [tokens, in] act
-  const bf16* w;  // [out_dim, in]
-  void* out;      // [tokens, out_dim] out_type
+  const void* x;               // [tokens, in] act
+  const bf16* w;               // [out_dim, in]
+  const bf16* bias = nullptr;  // [out_dim]; null: none
+  void* out;                   // [tokens, out_dim] out_type
   DType act, out_type;
   bool accumulate;
   std::int64_t tokens, in, out_dim;
+};
+
+/// Normalises each head of q and of k in place, as rms_norm does a row.
+struct HeadNormArgs {
+  void* qkv;           // [tokens, (q_heads + 2 * kv_heads) * head_dim] act; the v part is left alone
+  const bf16* q_gain;  // [head_dim], of every head of q
+  const bf16* k_gain;  // of k
+  DType act;
+  std::int64_t tokens, q_heads, kv_heads, head_dim;
+  float eps;
 };
 
 /// Rotates q and k in place, half-split order: element i pairs with i + head_dim / 2.
@@ -134,6 +145,46 @@ struct SiluMulArgs {
   std::int64_t tokens, inter;
 };
 
+/// Which experts the tokens of a call go to. A token has `chosen` of them, a pair each, and every pair has a place:
+/// those of an expert follow one another, tokens ascending, so that its products are of neighbouring rows. All of it is
+/// device memory and stays there: the host knows how many pairs there are, not whose.
+struct Routes {
+  std::int32_t* expert;  // [tokens, chosen] by weight, the greatest first; of equals the lower number
+  float* weight;         // [tokens, chosen]
+  std::int32_t* place;   // [tokens, chosen]
+  std::int32_t* token;   // [tokens * chosen], by place
+  std::int32_t* begin;   // [experts + 1] the place of each expert's first pair, and their number
+  std::int64_t experts, chosen;
+};
+
+/// A weight is the softmax over all experts; `normalised`: divided by the sum of the token's own.
+struct RouteArgs {
+  const float* logits;  // [tokens, experts]
+  Routes routes;        // out
+  bool normalised;
+  std::int64_t tokens;
+};
+
+/// linear of the row at every place with the weights of the expert that the place belongs to.
+struct ExpertLinearArgs {
+  const void* x;  // [tokens, in] act, by token; or [tokens * chosen, in], by place
+  bool by_token;
+  const bf16* w;  // [experts, out_dim, in]
+  void* out;      // [tokens * chosen, out_dim] act, by place
+  Routes routes;
+  DType act;
+  std::int64_t tokens, in, out_dim;
+};
+
+/// out += a token's rows by their weights, in the order of its experts.
+struct MixArgs {
+  const void* x;  // [tokens * chosen, hidden] act, by place
+  void* out;      // [tokens, hidden] act
+  Routes routes;
+  DType act;
+  std::int64_t tokens, hidden;
+};
+
 /// Writes the k and v parts of `tokens` rows of qkv to the KV rows dst.first .. dst.first + tokens.
 struct AppendArgs {
   const void* qkv;  // [tokens, (q_heads + 2 * kv_heads) * head_dim] act
@@ -143,8 +194,8 @@ struct AppendArgs {
 };
 
 /// The attention of `tokens` consecutive positions of one session over the rows of one tile, with which it begins and
-/// ends; token t sees rows <= q_pos + t. FlashAttention's online softmax (arXiv 2205.14135, section 3.1). kv.first is
-/// a multiple of kAttendBlock.
+/// ends; token t sees rows <= q_pos + t, and with a window rows > q_pos + t - window. FlashAttention's online softmax
+/// (arXiv 2205.14135, section 3.1). kv.first is a multiple of kAttendBlock.
 struct AttendArgs {
   const void* q;          // [tokens, q_heads, head_dim] act, after rope
   std::int64_t q_stride;  // elements from one token to the next
@@ -155,6 +206,7 @@ struct AttendArgs {
   std::int64_t tokens, q_heads, kv_heads, head_dim;  // q head h reads KV head h / (q_heads / kv_heads)
   std::int64_t q_pos;                                // absolute position of token 0
   float scale;                                       // of q.k, usually head_dim^-1/2
+  std::int64_t window = 0;                           // 0: none
 };
 
 /// Writes the k and v parts of each span's token to its row, in the resident prefix or in the recent ring, and the
@@ -172,7 +224,8 @@ struct AppendStepArgs {
 enum class StepRows : std::uint8_t { tile, ring };
 
 /// Adds rows to the attention of each span's token: of a tile its rows before `rows`, row r at place r - kv.first; of
-/// the ring rows [ring_first, rows), row r at place r % kv.rows. Blocks of kAttendBlock rows as in attend.
+/// the ring rows [ring_first, rows), row r at place r % kv.rows. Blocks of kAttendBlock rows as in attend. With a
+/// window the ring holds all that a token sees: its last `window` rows, whatever ring_first is.
 struct AttendStepArgs {
   const void* q;          // [batch.count, q_heads, head_dim] act, after rope
   std::int64_t q_stride;  // elements from one token to the next
@@ -185,7 +238,14 @@ struct AttendStepArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+  std::int64_t window = 0;  // 0: none; else from the ring, which has as many rows or more
 };
+
+/// The first row that a token attends of the ring.
+constexpr std::int32_t first_of_ring(const StepSpan& span, std::int64_t window) {
+  if (window == 0) return span.ring_first;
+  return span.rows > window ? span.rows - static_cast<std::int32_t>(window) : 0;
+}
 
 /// out = o / l; an empty state gives zeros.
 struct FinishArgs {

@@ -66,7 +66,8 @@ void DecodePass::fetch_tiles() {
   std::vector<TileFetch> tiles;
   if (!layout.all_resident())
     for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
-      if (buffers_.plan[static_cast<std::size_t>(layer)].selects) continue;
+      const LayerPlan& plan = buffers_.plan[static_cast<std::size_t>(layer)];
+      if (plan.selects || plan.windowed) continue;
       for (const Span& span : spans_)
         for (std::int64_t row = layout.prefix_rows, end = layout.window_begin(span.pos + 1); row < end;
              row += layout.tile_rows)
@@ -77,13 +78,13 @@ void DecodePass::fetch_tiles() {
 
 void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* qkv) {
   const KvShape& shape = buffers_.shape;
-  const bool labels = buffers_.plan[static_cast<std::size_t>(layer)].labelled;
+  const LayerPlan& plan = buffers_.plan[static_cast<std::size_t>(layer)];
   streams_.compute.launch(AppendStepArgs{.qkv = qkv,
                                          .act = shape.act,
                                          .batch = batch_,
-                                         .prefix = buffers_.prefixes(layer),
-                                         .ring = buffers_.rings(layer),
-                                         .labels = labels ? buffers_.selection.labels(0, layer) : LabelTile{},
+                                         .prefix = plan.windowed ? KvTile{} : buffers_.prefixes(layer),
+                                         .ring = plan.windowed ? buffers_.windows(layer) : buffers_.rings(layer),
+                                         .labels = plan.labelled ? buffers_.selection.labels(0, layer) : LabelTile{},
                                          .q_heads = shape.q_heads,
                                          .kv_heads = shape.kv_heads,
                                          .head_dim = shape.head_dim});
@@ -96,38 +97,49 @@ void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* q
     return;
   }
   lists_.look_ahead(layer, batch_, predictor);
-  attend_all(layer, qkv, out);
-}
-
-void DecodePass::attend_all(std::int64_t layer, const void* qkv, void* out) {
-  const KvShape& shape = buffers_.shape;
-  AttendStepArgs attention{.q = qkv,
-                           .q_stride = shape.qkv_width(),
-                           .batch = batch_,
-                           .kv = buffers_.prefixes(layer),
-                           .from = StepRows::tile,
-                           .state = buffers_.state,
-                           .splits = buffers_.splits,
-                           .fresh = true,  // also where no row is resident: every state begins empty
-                           .act = shape.act,
-                           .q_heads = shape.q_heads,
-                           .kv_heads = shape.kv_heads,
-                           .head_dim = shape.head_dim,
-                           .scale = shape.scale()};
-  streams_.compute.launch(attention);
-  attention.fresh = false;
-  if (!buffers_.layout.all_resident()) {
-    for (std::size_t i = 0; i < spans_.size(); ++i) attend_tiles(static_cast<std::int64_t>(i), attention);
-    attention.kv = buffers_.rings(layer);
-    attention.from = StepRows::ring;
-    streams_.compute.launch(attention);
-  }
+  buffers_.plan[static_cast<std::size_t>(layer)].windowed ? attend_window(layer, qkv) : attend_all(layer, qkv);
   streams_.compute.launch(FinishArgs{.state = buffers_.state,
                                      .out = out,
-                                     .act = shape.act,
+                                     .act = buffers_.shape.act,
                                      .tokens = batch_.count,
-                                     .heads = shape.q_heads,
-                                     .head_dim = shape.head_dim});
+                                     .heads = buffers_.shape.q_heads,
+                                     .head_dim = buffers_.shape.head_dim});
+}
+
+AttendStepArgs DecodePass::attention(std::int64_t layer, const void* qkv) const {
+  const KvShape& shape = buffers_.shape;
+  return {.q = qkv,
+          .q_stride = shape.qkv_width(),
+          .batch = batch_,
+          .kv = buffers_.prefixes(layer),
+          .from = StepRows::tile,
+          .state = buffers_.state,
+          .splits = buffers_.splits,
+          .fresh = true,  // also where no row is resident: every state begins empty
+          .act = shape.act,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .head_dim = shape.head_dim,
+          .scale = shape.scale()};
+}
+
+void DecodePass::attend_window(std::int64_t layer, const void* qkv) {
+  AttendStepArgs attention = this->attention(layer, qkv);
+  attention.kv = buffers_.windows(layer);
+  attention.from = StepRows::ring;
+  attention.window = buffers_.shape.window;
+  streams_.compute.launch(attention);
+}
+
+void DecodePass::attend_all(std::int64_t layer, const void* qkv) {
+  AttendStepArgs attention = this->attention(layer, qkv);
+  streams_.compute.launch(attention);
+  if (buffers_.layout.all_resident()) return;
+  attention.fresh = false;
+  for (std::size_t i = 0; i < spans_.size(); ++i) attend_tiles(static_cast<std::int64_t>(i), attention);
+  attention.kv = buffers_.rings(layer);
+  attention.from = StepRows::ring;
+  streams_.compute.launch(attention);
 }
 
 void DecodePass::attend_tiles(std::int64_t place, AttendStepArgs attention) {
@@ -157,7 +169,7 @@ void DecodePass::end() {
     std::int64_t& stored = state(span).stored;
     const std::int64_t n = span.pos + 1, first = std::max({stored, buffers_.layout.prefix_rows, n - kAttendBlock});
     copy_rows(streams_.store, shape, buffers_.host_tile(span.slot, 0, first, n - first),
-              buffers_.ring_tile(span.slot, 0, first, n - first), CopyKind::device_to_host, shape.layers);
+              buffers_.ring_tile(span.slot, 0, first, n - first), CopyKind::device_to_host, buffers_.full());
     streams_.store.record(flushed(span, span.pos));
     stored = n;
   }

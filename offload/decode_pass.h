@@ -1,8 +1,8 @@
 // One decode step: a new row for each session. A layer attends the rows that it selects (ListAttention), or all rows in
-// ascending order: the resident prefix, the streamed tiles, the recent window. begin() does all that depends on
-// lengths: the waits for earlier steps, and the spans that operators read on the device; where no tile is streamed,
-// what follows is the same launches every step. A block of the window goes to the host store at the end of the step
-// that fills it.
+// ascending order: the resident prefix, the streamed tiles, the recent window; a windowed layer its ring. begin() does
+// all that depends on lengths: the waits for earlier steps, and the spans that operators read on the device; where no
+// tile is streamed, what follows is the same launches every step. A block of the window goes to the host store at the
+// end of the step that fills it.
 #pragma once
 #include "offload/kv_cache.h"
 #include "offload/list_attention.h"
@@ -26,7 +26,10 @@ class DecodePass final : public KvPass {
   void wait_for_store(const Span& span);
   void send_spans();
   void fetch_tiles();
-  void attend_all(std::int64_t layer, const void* qkv, void* out);
+  /// Of the resident prefix, to be changed to what is attended.
+  AttendStepArgs attention(std::int64_t layer, const void* qkv) const;
+  void attend_window(std::int64_t layer, const void* qkv);
+  void attend_all(std::int64_t layer, const void* qkv);
   void attend_tiles(std::int64_t place, AttendStepArgs attention);
   SlotState& state(const Span& span) { return slots_[static_cast<std::size_t>(span.slot)]; }
   Event& flushed(const Span& span, std::int64_t row);

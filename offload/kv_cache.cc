@@ -24,6 +24,8 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
   // Poisoned or not, these are read before they are first written.
   const SelectionBuffers& selection = buffers.selection;
   selection.send_replay(streams.compute);
+  if (std::ranges::count(buffers.shape.still, true) > 0)
+    streams.compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(buffers.no_turns), 0, buffers.shape.head_dim / 2});
   if (buffers.layout.list_rows == 0) return;
   streams.compute.launch(FillArgs{selection.nothing(), 0, selection.nothing_count()});
   streams.compute.launch(
@@ -71,6 +73,7 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
   device.host_wait(*state.prefilled, {"checksums"});
   std::int64_t wrong = 0;
   for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
+    if (buffers_.plan[static_cast<std::size_t>(layer)].windowed) continue;
     std::uint64_t stored = 0;
     const std::int64_t rows = std::max<std::int64_t>(0, state.stored - layout.prefix_rows);
     cpu::checksum({.kv = buffers_.host_tile(slot, layer, layout.prefix_rows, rows),
@@ -91,8 +94,13 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
                     const float* inv_freq) {
   check(buffers_.layout.all_resident() && from.layout.all_resident(), "adopt: every row is on the device");
   check(from.shape.row_type == RowType::act, "adopt: the other engine keeps activations' rows");
+  check(buffers_.shape.windowed == from.shape.windowed, "adopt: both engines keep all rows of the same layers");
   const SelectionBuffers &ours = buffers_.selection, &theirs = from.selection;
   for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
+    if (buffers_.shape.is_windowed(layer)) {
+      adopt_window(slot, layer, from, from_slot, rows);
+      continue;
+    }
     const KvTile tile = from.prefix_tile(from_slot, layer, 0, rows);
     keep_rows(streams_.compute, buffers_.shape, buffers_.prefix_tile(slot, layer, 0, rows), tile);
     if (ours.keeps_queries()) {
@@ -113,6 +121,17 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
     labels_->build(slot, layer, tile, inv_freq);
   }
   labels_->keep_mass(slot);
+}
+
+void KvCache::adopt_window(std::int64_t slot, std::int64_t layer, const KvBuffers& from, std::int64_t from_slot,
+                           std::int64_t rows) {
+  const std::int64_t ours = buffers_.layout.window_rows, theirs = from.layout.window_rows;
+  for_each_piece(std::max<std::int64_t>(0, rows - std::min(ours, theirs)), rows, ours, [&](auto begin, auto n) {
+    for_each_piece(begin, begin + n, theirs, [&](auto first, auto count) {
+      keep_rows(streams_.compute, buffers_.shape, buffers_.window_tile(slot, layer, first, count),
+                from.window_tile(from_slot, layer, first, count));
+    });
+  });
 }
 
 void KvCache::rewind(std::int64_t slot) { labels_->restore_mass(slot); }

@@ -49,6 +49,9 @@ class KvCache {
   void rewind(std::int64_t slot);
 
  private:
+  void adopt_window(std::int64_t slot, std::int64_t layer, const KvBuffers& from, std::int64_t from_slot,
+                    std::int64_t rows);
+
   Streams streams_;
   const KvBuffers& buffers_;
   std::vector<SlotState> slots_;

@@ -47,7 +47,7 @@ void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
 
 void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
-  if (!selection.keeps_queries()) return;
+  if (!selection.keeps_queries() || plan(layer).windowed) return;
   const std::int64_t first = std::max<std::int64_t>(0, rows - SelectionBuffers::kRecentQueries);
   const std::int64_t from = std::max(span.pos, first), count = span.pos + span.tokens - from;
   if (count <= 0) return;
@@ -62,7 +62,7 @@ void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void
 
 void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const void* qkv, const KvTile& seen) const {
   const SelectionBuffers& selection = buffers_.selection;
-  if (!selection.has_mass()) return;
+  if (!selection.has_mass() || plan(layer).windowed) return;
   float* mass = selection.mass(span.slot, layer);
   if (span.pos == 0) compute_.launch(FillArgs{reinterpret_cast<std::int32_t*>(mass), 0, selection.mass_floats()});
   compute_.launch(AddMassArgs{.q = qkv,
@@ -82,7 +82,7 @@ void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const void* qk
 
 void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const {
   const KvShape& shape = buffers_.shape;
-  const LayerPlan& plan = buffers_.plan[static_cast<std::size_t>(layer)];
+  const LayerPlan& plan = this->plan(layer);
   if (plan.labelled) {
     const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
     const LabelTile labels = buffers_.selection.labels(slot, layer);
@@ -93,7 +93,7 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .q = buffers_.selection.queries(slot, layer),
                       .queries = fits ? queries : 0,
                       .q_pos = tile.rows - queries,
-                      .inv_freq = inv_freq,
+                      .inv_freq = shape.is_still(layer) ? buffers_.no_turns : inv_freq,
                       .target = tile.rows,
                       .targets = std::clamp<std::int64_t>(buffers_.layout.capacity - tile.rows, 1, kTargets),
                       .labels = labels,
@@ -122,7 +122,7 @@ void LabelBuilder::keep_mass(std::int64_t slot) const {
   if (buffers_.policy.select != Select::heavy) return;
   compute_.copy({.dst = selection.prompt_mass(slot, 0),
                  .src = selection.mass(slot, 0),
-                 .width = selection.mass_floats() * buffers_.shape.layers * 4});
+                 .width = selection.mass_session_floats() * 4});
 }
 
 void LabelBuilder::restore_mass(std::int64_t slot) const {
@@ -130,7 +130,7 @@ void LabelBuilder::restore_mass(std::int64_t slot) const {
   if (buffers_.policy.select != Select::heavy) return;
   compute_.copy({.dst = selection.mass(slot, 0),
                  .src = selection.prompt_mass(slot, 0),
-                 .width = selection.mass_floats() * buffers_.shape.layers * 4});
+                 .width = selection.mass_session_floats() * 4});
 }
 
 void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const {

@@ -30,6 +30,7 @@ class LabelBuilder {
 
   /// How many of the prompt's last queries warm the resident set.
   static std::int64_t warming(std::int64_t rows) { return std::min(rows, SelectionBuffers::kWarmingQueries); }
+  const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
 
   Stream& compute_;

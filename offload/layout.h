@@ -1,6 +1,7 @@
 // Where each row of a session lives: resident prefix [0, prefix), host store [prefix, window_begin(n)), recent window
 // [window_begin(n), n). Disjoint, and together all n rows (design law 4). The resident set and the staging places hold
-// copies of host rows.
+// copies of host rows. All of this is of the layers that see every row: a windowed layer's last rows are on the device,
+// and it keeps no others.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -20,6 +21,7 @@ struct KvLayout {
   std::int64_t list_rows = 0;    // most rows that a token attends by selection; 0 when nothing is selected
   std::int64_t staged_rows = 0;  // places for listed rows that come over the link; 0 when everything is resident
   std::int64_t cache_rows = 0;   // slots of the resident set
+  std::int64_t window_rows = 0;  // of a windowed layer's ring, which is all that it keeps; 0 where no layer is windowed
 
   bool all_resident() const { return prefix_rows >= capacity; }
   std::int64_t host_rows() const { return capacity - prefix_rows; }

@@ -1,5 +1,6 @@
 #include "offload/prefill_pass.h"
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "offload/edges.h"
 
@@ -65,6 +66,9 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
     if (shape.row_type == RowType::act) copy_rows(streams_.store, shape, to, from, CopyKind::device_to_device);
     else keep_rows(streams_.store, shape, to, from);
   };
+  if (plan(layer).windowed)
+    return for_each_piece(std::max(begin, rows_ - layout.window_rows), end, layout.window_rows,
+                          [&](auto first, auto n) { keep(buffers_.window_tile(slot_, layer, first, n)); });
   if (const std::int64_t last = std::min(end, layout.prefix_rows); begin < last)
     keep(buffers_.prefix_tile(slot_, layer, begin, last - begin));
   if (const std::int64_t first = std::max(begin, layout.prefix_rows); first < end) {
@@ -79,8 +83,11 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
 
 void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) {
   const Span& span = spans[0];
-  const KvTile seen = rows(layer, 0, span.pos + span.tokens);
   const KvShape& shape = buffers_.shape;
+  const std::int64_t window = plan(layer).windowed ? shape.window : 0, end = span.pos + span.tokens;
+  const std::int64_t first =
+      window > 0 ? round_down(std::max<std::int64_t>(0, span.pos + 1 - window), kAttendBlock) : 0;
+  const KvTile seen = rows(layer, first, end - first);
   streams_.compute.launch(AttendArgs{.q = qkv,
                                      .q_stride = shape.qkv_width(),
                                      .kv = seen,
@@ -92,7 +99,8 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
                                      .kv_heads = shape.kv_heads,
                                      .head_dim = shape.head_dim,
                                      .q_pos = span.pos,
-                                     .scale = shape.scale()});
+                                     .scale = shape.scale(),
+                                     .window = window});
   keep(layer, span, qkv);
   labels_.add_mass(layer, span, qkv, seen);
 }
@@ -104,7 +112,7 @@ void PrefillPass::keep(std::int64_t layer, const Span& span, const void* qkv) {
 /// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
 void PrefillPass::sum_rows(std::int64_t layer) {
   const KvLayout& layout = buffers_.layout;
-  if (!buffers_.keeps_checksums) return;
+  if (!buffers_.keeps_checksums || plan(layer).windowed) return;
   std::uint64_t* sum = buffers_.checksums + layer;
   streams_.compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(sum), 0, 2});
   for_each_piece(layout.prefix_rows, rows_, buffers_.chunk, [&](auto first, auto n) {

@@ -25,6 +25,7 @@ class PrefillPass final : public KvPass {
   void end() override;
 
  private:
+  const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
   void sum_rows(std::int64_t layer);
   void wait_for_places(std::int64_t layer, std::int64_t first);

@@ -9,8 +9,9 @@ namespace longhaul {
 SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout, const KvPolicy& policy,
                                    const SelectionExtras& extras, Arena& device, Arena& host)
     : shape_(shape),
+      layers_(shape.full_layers()),
       layout_(layout),
-      dims_(policy.select == Select::labels ? policy.dims(shape.head_dim) : 0),
+      dims_(policy.select == Select::labels && layers_ > 0 ? policy.dims(shape.head_dim) : 0),
       bits_(policy.labels == Labels::exact ? 16 : policy.label_bits),
       label_bytes_(shape.kv_heads * ceil_div(layout.capacity, kAttendBlock) * label_block_bytes(dims_, bits_)),
       basis_floats_(shape.kv_heads * label_basis_floats(dims_, shape.head_dim) +
@@ -22,9 +23,9 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       tails_(policy.tail != Tail::none),
       mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
       staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows, 1),
-      cache_rows_(device, "kv resident set", shape, layout.sessions * shape.layers, layout.cache_rows, shape.layers),
+      cache_rows_(device, "kv resident set", shape, layout.sessions * layers_, layout.cache_rows, layers_),
       replay_(extras.replay) {
-  const std::int64_t all = layout.sessions * shape.layers, listing = layout.list_rows > 0 ? layout.sessions : 0;
+  const std::int64_t all = layout.sessions * layers_, listing = layout.list_rows > 0 ? layout.sessions : 0;
   const std::int64_t moving = layout.staged_rows > 0 ? listing : 0;
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
   codes_ = device.take_bytes(all * label_bytes_, "labels");
@@ -52,7 +53,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
   mean_values_ = device.take<float>(tails_ ? layout.sessions * mean_session_floats() : 0, "mean values");
-  quality_ = device.take<SelectionQuality>(judges_ ? 2 * all * shape.kv_heads : 0, "selection quality");
+  quality_ = device.take<SelectionQuality>(judges_ ? 2 * layout.sessions * quality_stride() : 0, "selection quality");
   scratch_ = device.take<float>(dims_ > 0 || policy.select == Select::heavy
                                     ? select_floats(layout.sessions, shape.q_heads, shape.kv_heads, layout.capacity)
                                     : 0,
@@ -77,13 +78,13 @@ LabelTile SelectionBuffers::labels(std::int64_t slot, std::int64_t layer) const 
           .basis = basis_ + outer(slot, layer) * basis_floats_,
           .dims = dims_,
           .bits = bits_,
-          .session_stride = shape_.layers * label_bytes_,
-          .basis_stride = shape_.layers * basis_floats_};
+          .session_stride = layers_ * label_bytes_,
+          .basis_stride = layers_ * basis_floats_};
 }
 
 ResidentSet SelectionBuffers::resident(std::int64_t layer, std::int64_t slot) const {
   if (layout_.cache_rows == 0) return {};
-  const std::int64_t heads = outer(slot, layer) * shape_.kv_heads, session_heads = shape_.layers * shape_.kv_heads;
+  const std::int64_t heads = outer(slot, layer) * shape_.kv_heads, session_heads = layers_ * shape_.kv_heads;
   return {.slot_of = slot_of_ + heads * layout_.capacity,
           .stride = layout_.capacity,
           .slot_of_session = session_heads * layout_.capacity,

@@ -62,7 +62,7 @@ class SelectionBuffers {
   float* mean_values(std::int64_t slot, std::int64_t layer) const {
     return tails_ ? mean_values_ + outer(slot, layer) * shape_.kv_heads * shape_.head_dim : nullptr;
   }
-  std::int64_t mean_session_floats() const { return shape_.layers * shape_.kv_heads * shape_.head_dim; }
+  std::int64_t mean_session_floats() const { return layers_ * shape_.kv_heads * shape_.head_dim; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -74,7 +74,7 @@ class SelectionBuffers {
   }
   bool has_mass() const { return mass_floats_ > 0; }
   std::int64_t mass_floats() const { return mass_floats_; }  // of one session's layer
-  std::int64_t mass_session_floats() const { return shape_.layers * mass_floats_; }
+  std::int64_t mass_session_floats() const { return layers_ * mass_floats_; }
 
   /// Of a step's tokens, from a place in the batch on, quality_stride() apart; with `judge`.
   SelectionQuality* quality(bool of_prediction, std::int64_t layer, std::int64_t place = 0) const {
@@ -103,9 +103,10 @@ class SelectionBuffers {
             .stride = layout_.list_rows,
             .tail = lists.tail == nullptr ? nullptr : lists.tail + i * shape_.q_heads};
   }
-  std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * shape_.layers + layer; }
+  std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * layers_ + shape_.index(layer); }
 
   KvShape shape_;
+  std::int64_t layers_;  // that see every row: the others have nothing of all this
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
   bool given_bases_, all_queries_, keeps_queries_, judges_, tails_;

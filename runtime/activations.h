@@ -25,8 +25,11 @@ struct Activations {
         normed(scratch(device, c.hidden)),
         qkv(scratch(device, (c.q_heads + 2 * c.kv_heads) * c.head_dim)),
         attended(scratch(device, c.q_heads * c.head_dim)),
-        gate_up(scratch(device, 2 * c.intermediate)),
-        inner(scratch(device, c.intermediate)),
+        gate_up(scratch(device, networks(c) * 2 * c.intermediate)),
+        inner(scratch(device, networks(c) * c.intermediate)),
+        mixed(scratch(device, c.experts_per_token * c.hidden)),
+        router_logits(device.take<float>(chunk * c.experts, "expert routes")),
+        routes(take_routes(device, c)),
         predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
         noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
@@ -48,7 +51,10 @@ struct Activations {
   std::int64_t rows, chunk;  // most rows of a walk, and of a call of a layer
   DType act;
   std::byte* hidden;                                     // [rows, hidden] act; spilled: two slots of [chunk, hidden]
-  std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act
+  std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act; the last two for each of a token's experts
+  std::byte* mixed;                                      // [chunk, experts_per_token, hidden] act: what experts give
+  float* router_logits;                                  // [chunk, experts]
+  Routes routes;                                         // of a chunk
   std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
   std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
   float* logits;                                         // [max_sessions, vocab]
@@ -67,6 +73,18 @@ struct Activations {
   bool spilled_;
   std::byte* query(Arena& device, const ModelConfig& c, std::int64_t tokens) const {
     return device.take_bytes(tokens * c.q_heads * c.head_dim * size_of(act), "predicted queries");
+  }
+  static std::int64_t networks(const ModelConfig& c) { return std::max<std::int64_t>(c.experts_per_token, 1); }
+  Routes take_routes(Arena& device, const ModelConfig& c) const {
+    const std::int64_t pairs = chunk * c.experts_per_token;
+    auto take = [&](std::int64_t count) { return device.take<std::int32_t>(count, "expert routes"); };
+    return {.expert = take(pairs),
+            .weight = device.take<float>(pairs, "expert routes"),
+            .place = take(pairs),
+            .token = take(pairs),
+            .begin = take(c.experts > 0 ? c.experts + 1 : 0),
+            .experts = c.experts,
+            .chosen = c.experts_per_token};
   }
   std::byte* scratch(Arena& device, std::int64_t width) const {
     return device.take_bytes(chunk * width * size_of(act), "layer scratch");

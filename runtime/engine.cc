@@ -15,6 +15,7 @@
 #include "runtime/pinned_memory.h"
 #include "runtime/prefill_work.h"
 #include "runtime/recorded_steps.h"
+#include "runtime/step_bytes.h"
 #include "runtime/step_recorder.h"
 
 namespace longhaul {
@@ -57,7 +58,14 @@ struct Engine::Impl {
     return all;
   }
 
-  bool length_dependent_rope() const { return config.rope.type == RopeType::dynamic; }
+  bool length_dependent_rope() const {
+    return config.rope.type == RopeType::dynamic || config.rope.type == RopeType::longrope;
+  }
+  /// What a session's rope table depends on once it has `rows` rows. Long factors are for sessions that may outgrow the
+  /// trained length: so that all keys are turned alike, whatever the answer's length turns out to be.
+  std::int64_t rope_length(const Session& session, std::int64_t rows) const {
+    return config.rope.type == RopeType::longrope ? session.most_tokens() : rows;
+  }
 
   /// Rope tables for rows of these lengths (an empty list: one table, lengths do not matter).
   void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
@@ -177,14 +185,14 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
     act.host_input.ids[i] = session.tokens()[static_cast<std::size_t>(i)];
     act.host_input.positions[i] = static_cast<std::int32_t>(i);
   }
-  if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
   send_input(n);
 
   // Not act.chunk: how a prompt is cut must not depend on how many sessions decode together.
   const std::int64_t chunk = options.prefill_chunk;
   double total = 0, done = 0;
-  for (std::int64_t pos = 0; pos < n; pos += chunk)
-    total += chunk_work(config, pos, std::min(chunk, n - pos)) * static_cast<double>(config.layers);
+  for (std::int64_t l = 0; l < config.layers; ++l)
+    for (std::int64_t pos = 0; pos < n; pos += chunk) total += chunk_work(config, l, pos, std::min(chunk, n - pos));
   std::array<double, kPaced> work{};
   std::int64_t enqueued = 0;
   auto pace = [&](std::int64_t index) {  // wait for a chunk enqueued kPaced ago
@@ -216,7 +224,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
       hidden.leave(l, pos, span.tokens);
       last = states + (span.tokens - 1) * config.hidden * size_of(act.act);
       compute->record(*paced[enqueued % kPaced]);
-      work[enqueued % kPaced] = chunk_work(config, pos, span.tokens);
+      work[enqueued % kPaced] = chunk_work(config, l, pos, span.tokens);
     }
     kv.end_layer(l);
   }
@@ -233,7 +241,7 @@ void Engine::Impl::prefill(Session& session, const PrefillReport& report) {
 void Engine::Impl::fill(Session& session) {
   const std::int64_t n = session.prompt_size();
   check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
-  if (length_dependent_rope()) send_frequencies(0, 1, std::array{n});
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
   cache.fill(session.slot(), n, memory.act.inv_freq, memory.act.qkv, memory.act.chunk);
   finish_compute();
   session.accept(session.tokens().back(), n);
@@ -256,14 +264,18 @@ void Engine::Impl::adopt(Session& session, Impl& from, const Session& source) {
   check(
       source.rows() >= n && std::equal(session.tokens().begin(), session.tokens().begin() + n, source.tokens().begin()),
       "adopt: the sessions have the same prompt");
-  check(!length_dependent_rope(), "adopt: a rope that depends on the length is not handed on");
+  check(config.rope.type != RopeType::dynamic, "adopt: a rope that changes with the length is not handed on");
+  auto table = [&](const Session& of) { return rope_frequencies(config.rope, config.head_dim, rope_length(of, n)); };
+  check(table(session) == table(source), "adopt: the sessions are turned alike");
+  if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
   cache.adopt(session.slot(), from.memory.kv, source.slot(), n, memory.act.inv_freq);
   finish_compute();
   session.accept(source.tokens()[static_cast<std::size_t>(n)], n);
 }
 
 void Engine::Impl::rewind(Session& session, std::int64_t rows, std::int32_t next) {
-  check(memory.kv.layout.all_resident(), "rewind: every row is on the device");
+  check(memory.kv.layout.all_resident() && (memory.kv.layout.window_rows == 0 || options.probes.rewinds),
+        "rewind: every row is on the device");
   check(options.policy.select != Select::heavy || rows == session.prompt_size(),
         "rewind: a heavy-hitter policy goes back to the prompt's end only");
   session.rewind(rows, next);
@@ -283,10 +295,11 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     act.host_input.positions[i] = static_cast<std::int32_t>(session.rows());
     act.host_params[i] = session.next_sampling();
     spans.push_back({.slot = session.slot(), .pos = session.rows(), .tokens = 1, .row = i});
-    lengths.push_back(session.rows() + 1);
+    const std::int64_t length = session.rows() + 1;
+    lengths.push_back(rope_length(session, length));
     for (const LayerPlan& plan : memory.kv.plan) {
-      rows.attended += (plan.selects ? options.policy.budget(lengths.back()) : lengths.back()) * config.kv_heads;
-      rows.all += lengths.back() * config.kv_heads;
+      rows.attended += attended_rows(plan, options.policy, memory.kv.shape, length) * config.kv_heads;
+      rows.all += length * config.kv_heads;
     }
   }
   if (length_dependent_rope()) send_frequencies(0, count, lengths);

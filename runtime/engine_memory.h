@@ -11,8 +11,7 @@ struct EngineMemory {
   EngineMemory(const ModelConfig& config, const EngineOptions& options, Arena& device, Arena& host)
       : weights(config, options.streamed_layers, options.host_embedding, device, host),
         act(config, options, device, host),
-        kv(kv_shape(config, options), options.policy,
-           make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len),
+        kv(kv_shape(config, options), options.policy, kv_layout(config, options),
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
             .all_queries = options.probes.adoptable,
             .mass = options.probes.mass,

@@ -11,7 +11,8 @@ namespace {
 /// The maps of labels that are not fitted to the document, the same for every slot. Null: there are none. What is
 /// returned is still to be copied from.
 std::shared_ptr<const LabelBases> send_bases(Stream& compute, const ModelConfig& c, const EngineOptions& options,
-                                             const SelectionBuffers& selection) {
+                                             const KvBuffers& kv) {
+  const SelectionBuffers& selection = kv.selection;
   const Labels labels = options.policy.labels;
   if (options.policy.select != Select::labels || !selection.given_bases()) return nullptr;
   const std::int64_t d = c.head_dim, dims = options.policy.dims(d), maps = 2 * dims * d;
@@ -19,7 +20,8 @@ std::shared_ptr<const LabelBases> send_bases(Stream& compute, const ModelConfig&
   check(bases->dims == dims && std::ssize(bases->maps) == c.layers * c.kv_heads * maps,
         "the bases belong to the model and the policy");
   for (std::int64_t slot = 0; slot < options.max_sessions; ++slot)
-    for (std::int64_t l = 0; l < c.layers; ++l)
+    for (std::int64_t l = 0; l < c.layers; ++l) {
+      if (kv.shape.is_windowed(l)) continue;
       compute.copy({.dst = selection.labels(slot, l).basis,
                     .src = bases->maps.data() + l * c.kv_heads * maps,
                     .width = maps * 4,
@@ -27,6 +29,7 @@ std::shared_ptr<const LabelBases> send_bases(Stream& compute, const ModelConfig&
                     .dst_pitch = label_basis_floats(dims, d) * 4,
                     .src_pitch = maps * 4,
                     .kind = CopyKind::host_to_device});
+    }
   return bases;
 }
 
@@ -47,7 +50,7 @@ std::vector<std::byte> noise(std::int64_t count, DType act) {
 void set_up(Device& device, Stream& compute, const ModelConfig& c, const EngineOptions& options,
             const EngineMemory& memory, bool random_weights) {
   if (random_weights) memory.weights.randomize(compute);
-  const auto bases = send_bases(compute, c, options, memory.kv.selection);
+  const auto bases = send_bases(compute, c, options, memory.kv);
   if (options.probes.moments)
     compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(memory.probes.moments), 0,
                             c.layers * c.kv_heads * moment_doubles(c.head_dim) * 2});

@@ -26,6 +26,10 @@ std::string weights_fingerprint(const ModelConfig& c, const Safetensors& weights
                             c.head_dim, c.intermediate, c.vocab, static_cast<int>(rope.type), rope.theta, rope.factor,
                             rope.low_freq_factor, rope.high_freq_factor, rope.original_max_position),
                 hash);
+  if (rope.type == RopeType::yarn || rope.type == RopeType::longrope)
+    hash = hash64(fmt::format("{} {} {} {} {} {}\n", rope.attention_factor, rope.beta_fast, rope.beta_slow,
+                              rope.truncate, fmt::join(rope.short_factors, " "), fmt::join(rope.long_factors, " ")),
+                  hash);
   for (const auto& [name, info] : weights.tensors()) {
     if (is_derived(name, c)) continue;
     hash = hash64(fmt::format("{} {} {}\n", name, info.dtype, fmt::join(info.shape, " ")), hash);

@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
+#include "runtime/read_rope.h"
 #include "runtime/shipped_geometries.h"  // generated from config/geometries
 
 namespace longhaul {
@@ -25,6 +26,10 @@ class Keys {
   const toml::node* take(std::string_view key) {
     known_.emplace(key);
     return table_.get(key);
+  }
+  bool has(std::string_view key) {
+    known_.emplace(key);
+    return table_.contains(key);
   }
   void whole(std::string_view key, std::int64_t& to, std::int64_t least, std::int64_t most) {
     const toml::node* node = take(key);
@@ -71,15 +76,13 @@ RopeConfig read_rope(const toml::node* node, const std::string& where) {
   const toml::table* table = node->as_table();
   if (table == nullptr) throw UserError(Exit::usage, "{}: 'rope' must be a table", where);
   Keys keys(*table, where, "rope.");
-  constexpr std::array<std::pair<std::string_view, RopeType>, 4> kTypes{{{"default", RopeType::standard},
-                                                                         {"linear", RopeType::linear},
-                                                                         {"dynamic", RopeType::dynamic},
-                                                                         {"llama3", RopeType::llama3}}};
+  constexpr std::array kTypes{RopeType::standard, RopeType::linear, RopeType::dynamic, RopeType::llama3};
   if (const toml::node* type = keys.take("type")) {
     const auto name = type->value_exact<std::string>();
-    const auto known = std::ranges::find_if(kTypes, [&](const auto& t) { return name && t.first == *name; });
-    if (known == kTypes.end()) keys.refuse("type", "must be \"default\", \"linear\", \"dynamic\" or \"llama3\"");
-    rope.type = known->second;
+    const auto known = name ? rope_type_of(*name) : std::nullopt;
+    if (!known || std::ranges::find(kTypes, *known) == kTypes.end())
+      keys.refuse("type", "must be \"default\", \"linear\", \"dynamic\" or \"llama3\"");
+    rope.type = *known;
   }
   keys.number("theta", rope.theta, 1, kHuge);
   if (rope.type != RopeType::standard) keys.number("factor", rope.factor, 1, kHuge);
@@ -92,16 +95,6 @@ RopeConfig read_rope(const toml::node* node, const std::string& where) {
     keys.whole("original_max_position", rope.original_max_position, 1, 1 << 30);
   keys.finish();
   return rope;
-}
-
-/// Keys of models that the runtime cannot run, so that the file can say what the model is.
-void refuse_what_cannot_run(Keys& keys) {
-  auto refuse = [&](std::string_view key, const char* lack) {
-    if (keys.take(key) != nullptr) keys.refuse(key, fmt::format("cannot be run: the runtime has no {} yet", lack));
-  };
-  refuse("experts", "mixture of experts");
-  refuse("experts_per_token", "mixture of experts");
-  refuse("sliding_window", "sliding-window attention");
 }
 
 toml::table parse_toml(std::string_view text, const std::string& where) {
@@ -134,8 +127,18 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
   c.rms_norm_eps = static_cast<float>(eps);
   c.tied_embeddings = keys.flag("tied_embeddings");
   c.rope = read_rope(keys.take("rope"), "geometry '" + where + "'");
-  if (keys.flag("qkv_bias")) geometry.left_out.emplace_back("qkv_bias");  // a few thousand additions a layer
-  refuse_what_cannot_run(keys);
+  c.qkv_bias = keys.flag("qkv_bias");
+  c.head_norm = keys.flag("head_norm");
+  if (keys.has("sliding_window")) {
+    keys.whole("sliding_window", c.window, 1, 1 << 30);
+    c.windowed.assign(static_cast<std::size_t>(c.layers), true);
+  }
+  if (keys.has("experts")) {
+    keys.whole("experts", c.experts, 1, 65536);
+    keys.whole("experts_per_token", c.experts_per_token, 1, c.experts);
+    c.normalised_routes = true;
+    c.model_type = "mixtral";
+  }
   keys.finish();
   if (c.q_heads % c.kv_heads != 0) keys.refuse("q_heads", fmt::format("must be a multiple of kv_heads {}", c.kv_heads));
   if (c.head_dim % 8 != 0) keys.refuse("head_dim", "must be a multiple of 8 up to 256");

@@ -11,7 +11,6 @@ namespace longhaul {
 struct Geometry {
   std::string name;
   ModelConfig config;
-  std::vector<std::string> left_out;  // what the real model has and a run of this shape has not, as its file spells it
 };
 
 /// A shipped geometry by name, or a TOML file. Throws UserError{usage} naming the file and the unknown key, the absent

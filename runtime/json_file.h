@@ -40,6 +40,8 @@ class JsonObject {
   /// `object` must outlive this. Throws UserError{exit} when it is not an object.
   JsonObject(const nlohmann::json& object, std::string where, Exit exit = Exit::bad_model);
 
+  /// Also where it is null, and whoever took it.
+  bool contains(const std::string& key) const { return object_.contains(key); }
   /// The key's value, or null where it is absent or null; marks it as taken.
   const nlohmann::json* take(const std::string& key);
   std::optional<std::int64_t> whole(const std::string& key, std::int64_t least, std::int64_t most);

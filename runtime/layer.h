@@ -33,7 +33,13 @@ class Layer {
 
  private:
   void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const;
-  void rope(Stream& compute, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
+  /// Heads are normalised and turned, as far as the model and the layer do that.
+  void rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
+  void linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,
+              std::int64_t in, std::int64_t out_dim, bool accumulate) const;
+  /// hidden rows += the feed-forward of act.normed.
+  void feed_forward(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;
+  void mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;
 
   const ModelConfig& config_;
   const KvShape& shape_;

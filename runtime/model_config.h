@@ -9,27 +9,43 @@
 
 namespace longhaul {
 
-enum class RopeType { standard, linear, dynamic, llama3 };
+enum class RopeType { standard, linear, dynamic, llama3, yarn, longrope };
 
 struct RopeConfig {
   RopeType type = RopeType::standard;
   double theta = 10000;
   double factor = 1;
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
-  std::int64_t original_max_position = 0;            // llama3, dynamic: tokens the model was trained at; 0 elsewhere
+  /// Tokens the model was trained at; 0 with the types standard and linear, to which it does not matter.
+  std::int64_t original_max_position = 0;
+  double attention_factor = 1;                                // yarn, longrope: multiplies cosine and sine
+  double beta_fast = 32, beta_slow = 1;                       // yarn
+  bool truncate = true;                                       // yarn: the blend begins and ends at whole dimensions
+  std::vector<double> short_factors = {}, long_factors = {};  // longrope: [head_dim / 2]
 };
 
 struct ModelConfig {
   std::string model_type;
-  std::int64_t hidden, layers, q_heads, kv_heads, head_dim, intermediate, vocab;
+  std::int64_t hidden, layers, q_heads, kv_heads, head_dim;
+  std::int64_t intermediate;  // of an expert, where there are experts
+  std::int64_t vocab;
   /// Longest context the model takes, tokens: max_position_embeddings; times the factor for the dynamic rope type,
-  /// whose max_position_embeddings is the trained length; max_sequence_length where the file has it (Vicuna 16K).
+  /// whose max_position_embeddings is the trained length, and likewise for yarn, where it often is;
+  /// max_sequence_length where the file has it (Vicuna 16K).
   std::int64_t max_position;
   float rms_norm_eps;
   RopeConfig rope;
   bool tied_embeddings;
   std::optional<std::int32_t> bos;
   std::vector<std::int32_t> eos;
+
+  bool qkv_bias = false, out_bias = false;
+  bool head_norm = false;  // every head of q and k is normalised before RoPE
+  std::int64_t experts = 0, experts_per_token = 0;
+  bool normalised_routes = false;   // the weights of a token's experts add up to 1
+  std::int64_t window = 0;          // rows that a token sees in a windowed layer, its own included; 0: there is none
+  std::vector<bool> windowed = {};  // [layers]; empty: none is
+  std::vector<bool> still = {};     // [layers] not turned by RoPE; empty: all are
 };
 
 /// Defaults of generation_config.json; absent file: greedy.
@@ -45,8 +61,9 @@ struct GenerationDefaults {
 ModelConfig load_model_config(const std::filesystem::path& dir);
 GenerationDefaults load_generation_defaults(const std::filesystem::path& dir);
 
-/// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it; `seq_len` matters to the
-/// dynamic type only, where it is the number of positions so far (up to original_max_position it changes nothing).
+/// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it. `seq_len` matters to two
+/// types: dynamic, where it is the number of positions so far, and longrope, where past original_max_position it
+/// chooses the long factors.
 std::vector<float> rope_frequencies(const RopeConfig& rope, std::int64_t head_dim, std::int64_t seq_len);
 
 }  // namespace longhaul

@@ -9,12 +9,25 @@
 namespace longhaul {
 
 KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
+  const bool windowed = c.window > 0 && c.window < options.max_len;
   return {.layers = c.layers,
           .q_heads = c.q_heads,
           .kv_heads = c.kv_heads,
           .head_dim = c.head_dim,
           .act = options.activations,
-          .row_type = options.policy.kv_dtype};
+          .row_type = options.policy.kv_dtype,
+          .window = windowed ? c.window : 0,
+          .windowed = windowed ? c.windowed : std::vector<bool>{},
+          .still = c.still};
+}
+
+KvLayout kv_layout(const ModelConfig& c, const EngineOptions& o) {
+  const KvShape shape = kv_shape(c, o);
+  // Where every layer is windowed no row leaves the device.
+  KvLayout layout = shape.full_layers() > 0 ? make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len)
+                                            : make_layout({}, 1, 0, o.max_sessions, o.max_len);
+  if (shape.window > 0) layout.window_rows = o.probes.rewinds ? layout.capacity : round_up(shape.window, kAttendBlock);
+  return layout;
 }
 
 void check_policy(const KvPolicy& policy, const ModelConfig& c) {

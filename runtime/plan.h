@@ -27,6 +27,7 @@ struct Probes {
   bool steps = false;      // records what each decode step selected and how good that was (Engine::set_step_tap)
   bool lists = false;      // records which rows each step selected, and no more: for a trace
   bool checksums = false;  // sums up the rows of a prefill, so that the host store can be checked
+  bool rewinds = false;    // windowed layers keep all rows, so that Engine::rewind can go back
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };
 
@@ -64,7 +65,9 @@ struct MemoryPlan {
 /// Throws UserError{usage} when the policy names layers, dimensions or rows that the model does not have.
 void check_policy(const KvPolicy& policy, const ModelConfig& config);
 
+/// A window that no session outgrows is none.
 KvShape kv_shape(const ModelConfig& config, const EngineOptions& options);
+KvLayout kv_layout(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
 struct Budget {

@@ -22,12 +22,15 @@ double gather_rate(const LinkProfile& link) {
 double prefill_seconds(const ModelConfig& c, const EngineOptions& o, std::int64_t rows, const MachineProfile& machine) {
   const double n = static_cast<double>(rows), layers = static_cast<double>(c.layers);
   const double products = 2 * n * layers * linear_work(c);
-  const double attention = 2 * n * n * layers * static_cast<double>(c.q_heads * c.head_dim);
+  double seen = 0;  // rows, by all tokens in all layers
+  for (std::int64_t l = 0; l < c.layers; ++l) seen += rows_seen(c, l, 0, rows);
+  const double attention = 4 * seen * static_cast<double>(c.q_heads * c.head_dim);
   const double computed =
       products / (machine.rates.product_TFLOPs * 1e12) + attention / (machine.rates.attention_TFLOPs * 1e12);
-  const KvLayout layout = make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len);
-  const double stored = static_cast<double>(kv_shape(c, o).token_bytes()) *
-                        static_cast<double>(std::max<std::int64_t>(rows - layout.prefix_rows, 0));
+  const KvShape shape = kv_shape(c, o);
+  const KvLayout layout = kv_layout(c, o);
+  const std::int64_t leaving = std::max<std::int64_t>(rows - layout.prefix_rows, 0);
+  const auto stored = static_cast<double>(shape.full_layers() * leaving * shape.kv_heads * shape.row_bytes());
   return std::max(computed, layout.all_resident() ? 0 : stored / (machine.link.d2h_GBps * 1e9));
 }
 

@@ -52,8 +52,8 @@ std::string describe_rows(const RowCounts& rows) {
 }
 
 std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
-  std::int64_t bytes = kv_shape(config, options).token_bytes() * options.max_len;
-  KvLayout layout = make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len);
+  std::int64_t bytes = kv_shape(config, options).session_bytes(options.max_len);
+  const KvLayout layout = kv_layout(config, options);
   std::string cache =
       fmt::format("{} for the longest context ({} tokens)", format_bytes(bytes), with_commas(options.max_len));
   if (layout.all_resident()) return cache + ": all rows stay on the device";

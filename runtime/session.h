@@ -20,6 +20,8 @@ class Session {
 
   std::int64_t slot() const { return slot_; }
   std::int64_t prompt_size() const { return prompt_; }
+  /// Of prompt and answer together.
+  std::int64_t most_tokens() const { return prompt_ + max_tokens_; }
   /// Prompt and answer, the end token included.
   const std::vector<std::int32_t>& tokens() const { return tokens_; }
   std::int64_t answer_size() const { return static_cast<std::int64_t>(tokens_.size()) - prompt_; }

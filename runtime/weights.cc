@@ -7,20 +7,39 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
+#include "runtime/families.h"
 
 namespace longhaul {
 
 namespace {
 
+struct Piece {
+  bf16* LayerWeights::*at;
+  std::int64_t count;  // 0: the model has none
+};
+
 /// In this order, so that each part is one run of memory, alike on the device and on the host.
+std::vector<Piece> layer_pieces(const ModelConfig& c) {
+  const std::int64_t q = c.q_heads * c.head_dim, qkv = q + 2 * c.kv_heads * c.head_dim;
+  const std::int64_t networks = std::max<std::int64_t>(c.experts, 1), head = c.head_norm ? c.head_dim : 0;
+  return {{&LayerWeights::attn_norm, c.hidden},
+          {&LayerWeights::qkv, qkv * c.hidden},
+          {&LayerWeights::qkv_bias, c.qkv_bias ? qkv : 0},
+          {&LayerWeights::q_norm, head},
+          {&LayerWeights::k_norm, head},
+          {&LayerWeights::o, c.hidden * q},
+          {&LayerWeights::o_bias, c.out_bias ? c.hidden : 0},
+          {&LayerWeights::mlp_norm, c.hidden},
+          {&LayerWeights::router, c.experts * c.hidden},
+          {&LayerWeights::gate_up, networks * 2 * c.intermediate * c.hidden},
+          {&LayerWeights::down, networks * c.hidden * c.intermediate}};
+}
+
 LayerWeights take_layer(const ModelConfig& c, Arena& arena, const char* name) {
-  auto take = [&](std::int64_t rows, std::int64_t cols = 1) { return arena.take<bf16>(rows * cols, name); };
-  return {.attn_norm = take(c.hidden),
-          .qkv = take((c.q_heads + 2 * c.kv_heads) * c.head_dim, c.hidden),
-          .o = take(c.hidden, c.q_heads * c.head_dim),
-          .mlp_norm = take(c.hidden),
-          .gate_up = take(2 * c.intermediate, c.hidden),
-          .down = take(c.hidden, c.intermediate)};
+  LayerWeights layer{};
+  for (const Piece& piece : layer_pieces(c))
+    if (piece.count > 0) layer.*piece.at = arena.take<bf16>(piece.count, name);
+  return layer;
 }
 
 }  // namespace
@@ -49,7 +68,7 @@ CopyArgs Weights::copy_of(std::int64_t n, WeightPart part) const {
             .src = from.attn_norm,
             .width = (middle - from.attn_norm) * 2,
             .kind = CopyKind::host_to_device};
-  const bf16* end = from.down + config_.hidden * config_.intermediate;
+  const bf16* end = from.down + layer_pieces(config_).back().count;
   return {.dst = to.o, .src = middle, .width = (end - middle) * 2, .kind = CopyKind::host_to_device};
 }
 
@@ -61,6 +80,7 @@ std::int64_t Weights::Source::count() const {
 
 std::vector<Weights::Source> Weights::sources() const {
   const ModelConfig& c = config_;
+  const Family& family = *find_family(c.model_type);
   const std::int64_t q = c.q_heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   std::vector<Source> all{{"model.embed_tokens.weight",
                            {c.vocab, c.hidden},
@@ -72,19 +92,50 @@ std::vector<Weights::Source> Weights::sources() const {
     const LayerWeights& w = layer(l);
     const LayerWeights* host =
         l < first_streamed() ? nullptr : &host_layers_[static_cast<std::size_t>(l - first_streamed())];
-    auto add = [&](const char* name, std::vector<std::int64_t> shape, bf16* LayerWeights::*of, std::int64_t at = 0) {
-      all.push_back({fmt::format("model.layers.{}.{}.weight", l, name), std::move(shape), w.*of + at,
+    auto add = [&](const std::string& name, std::vector<std::int64_t> shape, bf16* LayerWeights::*of,
+                   std::int64_t at = 0) {
+      all.push_back({fmt::format("model.layers.{}.{}", l, name), std::move(shape), w.*of + at,
                      host != nullptr ? host->*of + at : nullptr});
     };
-    add("input_layernorm", {c.hidden}, &LayerWeights::attn_norm);
-    add("self_attn.q_proj", {q, c.hidden}, &LayerWeights::qkv);
-    add("self_attn.k_proj", {kv, c.hidden}, &LayerWeights::qkv, q * c.hidden);
-    add("self_attn.v_proj", {kv, c.hidden}, &LayerWeights::qkv, (q + kv) * c.hidden);
-    add("self_attn.o_proj", {c.hidden, q}, &LayerWeights::o);
-    add("post_attention_layernorm", {c.hidden}, &LayerWeights::mlp_norm);
-    add("mlp.gate_proj", {c.intermediate, c.hidden}, &LayerWeights::gate_up);
-    add("mlp.up_proj", {c.intermediate, c.hidden}, &LayerWeights::gate_up, c.intermediate * c.hidden);
-    add("mlp.down_proj", {c.hidden, c.intermediate}, &LayerWeights::down);
+    auto add_network = [&](const std::string& gate, const std::string& up, const std::string& down, std::int64_t e) {
+      const std::int64_t size = c.intermediate * c.hidden;
+      add(gate + ".weight", {c.intermediate, c.hidden}, &LayerWeights::gate_up, 2 * e * size);
+      add(up + ".weight", {c.intermediate, c.hidden}, &LayerWeights::gate_up, (2 * e + 1) * size);
+      add(down + ".weight", {c.hidden, c.intermediate}, &LayerWeights::down, e * size);
+    };
+    add("input_layernorm.weight", {c.hidden}, &LayerWeights::attn_norm);
+    if (family.fused) {
+      add("self_attn.qkv_proj.weight", {q + 2 * kv, c.hidden}, &LayerWeights::qkv);
+    } else {
+      add("self_attn.q_proj.weight", {q, c.hidden}, &LayerWeights::qkv);
+      add("self_attn.k_proj.weight", {kv, c.hidden}, &LayerWeights::qkv, q * c.hidden);
+      add("self_attn.v_proj.weight", {kv, c.hidden}, &LayerWeights::qkv, (q + kv) * c.hidden);
+    }
+    if (c.qkv_bias) {
+      add("self_attn.q_proj.bias", {q}, &LayerWeights::qkv_bias);
+      add("self_attn.k_proj.bias", {kv}, &LayerWeights::qkv_bias, q);
+      add("self_attn.v_proj.bias", {kv}, &LayerWeights::qkv_bias, q + kv);
+    }
+    if (c.head_norm) {
+      add("self_attn.q_norm.weight", {c.head_dim}, &LayerWeights::q_norm);
+      add("self_attn.k_norm.weight", {c.head_dim}, &LayerWeights::k_norm);
+    }
+    add("self_attn.o_proj.weight", {c.hidden, q}, &LayerWeights::o);
+    if (c.out_bias) add("self_attn.o_proj.bias", {c.hidden}, &LayerWeights::o_bias);
+    add("post_attention_layernorm.weight", {c.hidden}, &LayerWeights::mlp_norm);
+    if (c.experts > 0) {
+      const ExpertNames& names = *family.experts;
+      add(fmt::format("{}.weight", names.router), {c.experts, c.hidden}, &LayerWeights::router);
+      for (std::int64_t e = 0; e < c.experts; ++e) {
+        const std::string expert = fmt::format("{}.{}.", names.list, e);
+        add_network(expert + names.gate, expert + names.up, expert + names.down, e);
+      }
+    } else if (family.fused) {
+      add("mlp.gate_up_proj.weight", {2 * c.intermediate, c.hidden}, &LayerWeights::gate_up);
+      add("mlp.down_proj.weight", {c.hidden, c.intermediate}, &LayerWeights::down);
+    } else {
+      add_network("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", 0);
+    }
   }
   return all;
 }
@@ -136,7 +187,8 @@ void Weights::randomize(Stream& stream) const {
 /// is, so that the bits are, too.
 void Weights::randomize(Stream& stream, const Source& source, std::uint64_t seed) const {
   const std::int64_t width = source.shape.back(), count = source.count();
-  const bool norm = source.shape.size() == 1, table = source.name == "model.embed_tokens.weight";
+  const bool vector = source.shape.size() == 1, bias = source.name.ends_with(".bias");
+  const bool table = source.name == "model.embed_tokens.weight";
   const std::int64_t most = table ? 2 * config_.intermediate * width : count;
   // The sum over the inputs of a row then has the variance of one input.
   const float spread = std::sqrt(3.0f / (table ? 1.0f : static_cast<float>(width)));
@@ -147,15 +199,24 @@ void Weights::randomize(Stream& stream, const Source& source, std::uint64_t seed
                                  .type = DType::bf16,
                                  .count = n,
                                  .seed = seed + (static_cast<std::uint64_t>(piece) << 32),
-                                 .mean = norm ? 1.0f : 0.0f,
-                                 .spread = norm ? 0.0f : spread});
+                                 .mean = vector && !bias ? 1.0f : 0.0f,
+                                 .spread = vector ? 0.0f : spread});
     if (source.host != nullptr)
       stream.copy({.dst = source.host + done, .src = to, .width = n * 2, .kind = CopyKind::device_to_host});
   }
 }
 
 std::int64_t layer_weight_bytes(const ModelConfig& c) {
-  return 2 * c.hidden * (2 + (2 * c.q_heads + 2 * c.kv_heads) * c.head_dim + 3 * c.intermediate);
+  std::int64_t count = 0;
+  for (const Piece& piece : layer_pieces(c)) count += piece.count;
+  return 2 * count;
+}
+
+std::int64_t layer_weight_bytes(const ModelConfig& c, std::int64_t tokens) {
+  if (c.experts == 0) return layer_weight_bytes(c);
+  const double missed = 1 - static_cast<double>(c.experts_per_token) / static_cast<double>(c.experts);
+  const double unread = static_cast<double>(c.experts) * std::pow(missed, static_cast<double>(tokens));
+  return layer_weight_bytes(c) - static_cast<std::int64_t>(unread * 6 * static_cast<double>(c.hidden * c.intermediate));
 }
 
 }  // namespace longhaul

@@ -12,17 +12,22 @@
 
 namespace longhaul {
 
+/// Null: the model has none.
 struct LayerWeights {
-  bf16* attn_norm;  // [hidden]
-  bf16* qkv;        // [(q_heads + 2 * kv_heads) * head_dim, hidden]
-  bf16* o;          // [hidden, q_heads * head_dim]
-  bf16* mlp_norm;   // [hidden]
-  bf16* gate_up;    // [2 * intermediate, hidden]
-  bf16* down;       // [hidden, intermediate]
+  bf16* attn_norm;        // [hidden]
+  bf16* qkv;              // [(q_heads + 2 * kv_heads) * head_dim, hidden]
+  bf16* qkv_bias;         // [(q_heads + 2 * kv_heads) * head_dim]
+  bf16 *q_norm, *k_norm;  // [head_dim]
+  bf16* o;                // [hidden, q_heads * head_dim]
+  bf16* o_bias;           // [hidden]
+  bf16* mlp_norm;         // [hidden]
+  bf16* router;           // [experts, hidden]
+  bf16* gate_up;          // [2 * intermediate, hidden], of every expert
+  bf16* down;             // [hidden, intermediate], likewise
 };
 
 /// What a layer's weights come over the link in: look-ahead needs the first part a layer early.
-enum class WeightPart : std::uint8_t { projection, rest };  // attn_norm and qkv; all that is used after them
+enum class WeightPart : std::uint8_t { projection, rest };  // all up to q_norm and k_norm; all that is used after them
 
 class Weights {
  public:
@@ -69,7 +74,9 @@ class Weights {
   std::byte* staging_;  // host
 };
 
-/// Bytes of one layer's weights.
+/// Bytes of one layer's weights; with `tokens`, of those that so many tokens read, as far as they ask different experts
+/// at random.
 std::int64_t layer_weight_bytes(const ModelConfig& config);
+std::int64_t layer_weight_bytes(const ModelConfig& config, std::int64_t tokens);
 
 }  // namespace longhaul

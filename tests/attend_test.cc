@@ -23,6 +23,8 @@ struct Case {
   Tensor q{act, tokens*q_stride}, kv{act, kv_heads*head_stride};
   float scale = 1 / std::sqrt(static_cast<float>(d));
 
+  std::int64_t window = 0;
+
   Doubles want{}, tops{};  // finished outputs; maxima of the scores
 
   void fill(Random& random, bool with_reference = true) {
@@ -36,8 +38,11 @@ struct Case {
     for (std::int64_t t = 0; t < tokens; ++t)
       for (std::int64_t h = 0; h < q_heads; ++h) {
         auto query = queries.begin() + t * q_stride + h * d, rows_of_head = cache.begin() + h / group * head_stride;
+        const std::int64_t before = std::clamp<std::int64_t>(q_pos + t + 1 - window - first, 0, rows);
+        const std::int64_t hidden = window > 0 ? before : 0;
         const auto one =
-            reference_attend({query, query + d}, {rows_of_head, rows_of_head + rows * 2 * d}, visible(t), scale);
+            reference_attend({query, query + d}, {rows_of_head + hidden * 2 * d, rows_of_head + rows * 2 * d},
+                             std::max<std::int64_t>(0, visible(t) - hidden), scale);
         const Doubles finished = one.finished();
         want.insert(want.end(), finished.begin(), finished.end());
         tops.push_back(one.m);
@@ -64,7 +69,7 @@ void check_case(Case& c) {
   Result got(c.act, c.tokens * c.q_heads, c.d);
   const KvTile tile{c.kv.at(0), c.head_stride * size_of(c.act), c.first, c.rows};
   cpu::attend({c.q.data(), c.q_stride, tile, got.view(), got.out.data(), c.act, c.tokens, c.q_heads, c.kv_heads, c.d,
-               c.q_pos, c.scale});
+               c.q_pos, c.scale, c.window});
   for (std::size_t i = 0; i < c.tops.size(); ++i)
     if (std::isinf(c.tops[i])) CHECK(got.m.get(i) == c.tops[i]);
     else CHECK(got.m.get(i) == Approx(c.tops[i]).epsilon(1e-5).margin(1e-5));
@@ -192,6 +197,47 @@ TEST_CASE("attend: a tile that some or all tokens do not see, one that begins la
               c.fill(random);
               check_case(c);
             });
+}
+
+TEST_CASE("attend: a window, over tokens that see its beginning in one block, in several, or nothing") {
+  Random random(25);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t tokens : {3, 40, 270})
+      for (std::int64_t q_pos : {0, 63, 600, 1100})
+        for (std::int64_t first : {0, 64})
+          for (std::int64_t window : {1, 5, 64, 100, 700})
+            for_each_isa([&] {
+              Case c{act, tokens, 2, 1, 64, 1000, q_pos, first};
+              c.window = window;
+              c.fill(random);
+              INFO("window " << window << " first " << first);
+              check_case(c);
+            });
+}
+
+TEST_CASE("attend_step: a window, from a ring that holds it, leaves the bits of one run") {
+  Random random(26);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {8, 64, 80, 128})
+      for (std::int64_t group : {1, 3})
+        for (std::int64_t window : {1, 64, 100, 128})
+          for_each_isa([&] {
+            Step s{act, group, 2, d, Batch(random, 3, 640), 0, 192};
+            s.fill(random);
+            Result got(act, s.batch.count * s.q_heads, d), want = got;
+            cpu::attend_step({s.q.data(), s.q_stride, s.batch.view(), s.tile(s.ring, s.ring_rows), StepRows::ring,
+                              got.view(), nullptr, true, act, s.q_heads, s.kv_heads, d, s.scale, window});
+            for (std::int64_t t = 0; t < s.batch.count; ++t) {
+              const StepSpan& span = s.batch.spans[t];
+              KvTile own = s.tile(s.store, s.batch.capacity);
+              own.data += span.slot * own.session_stride;
+              own.rows = span.rows;
+              cpu::attend({s.q.at(t * s.q_stride), s.q_stride, own, want.view(t * s.q_heads),
+                           want.out.at(t * s.q_heads * d), act, 1, s.q_heads, s.kv_heads, d, span.rows - 1, s.scale,
+                           window});
+            }
+            CHECK(s.finished(got) == want);
+          });
 }
 
 TEST_CASE("attend_step: prefix, tiles and ring of a batch leave the bits of one run (law 1)") {

@@ -17,6 +17,7 @@ struct Case {
   std::vector<std::int32_t> lengths;
   std::int64_t prefix, ring = 0;
   RowType type = RowType::act;
+  std::int64_t window = 0;  // of the ring, without a prefix
 
   std::int64_t q_heads = kv_heads * group, q_stride = (q_heads + 2 * kv_heads) * d, width = 2 * d;
   std::int64_t cut = prefix / 2 / kAttendBlock * kAttendBlock;
@@ -33,8 +34,9 @@ struct Case {
       StepSpan& span = batch.spans[t];
       span.rows = span.ring_first = lengths[t];
       if (ring > 0 && span.rows > prefix) {
-        const auto first = std::max<std::int64_t>(prefix, span.rows - ring);
-        span.ring_first = static_cast<std::int32_t>(std::min<std::int64_t>(first + random.integer(0, 3), span.rows));
+        const auto first = std::max<std::int64_t>(prefix, span.rows - (window > 0 ? window : ring));
+        const std::int64_t later = window > 0 ? 0 : random.integer(0, 3);
+        span.ring_first = static_cast<std::int32_t>(std::min<std::int64_t>(first + later, span.rows));
       }
       fill(random, q, t * q_stride, q_heads * d, 2);
       for (std::int64_t h = span.slot * kv_heads; h < (span.slot + 1) * kv_heads; ++h) {
@@ -72,9 +74,12 @@ struct Case {
       rig.stream->launch(a);
       a.fresh = false;
     };
-    attend(prefixes, prefix + 3, 0, cut);
-    attend(prefixes + cut * bytes, prefix + 3, cut, prefix - cut);
+    if (window == 0) {
+      attend(prefixes, prefix + 3, 0, cut);
+      attend(prefixes + cut * bytes, prefix + 3, cut, prefix - cut);
+    }
     a.from = StepRows::ring;
+    a.window = window;
     if (ring > 0) attend(rings, ring, 0, ring);
     rig.stream->launch(FinishArgs{a.state, out, act, batch.count, q_heads, d});
 
@@ -123,6 +128,20 @@ TEST_CASE("cuda: attend_step, over head sizes and groups", "[cuda]") {
         check_case(*cuda, random, {act, 2, group, d, {200, 1, 77}, 200});
         check_case(*cuda, random, {act, 1, group, d, {150, 65}, 64, 90});
       }
+}
+
+TEST_CASE("cuda: attend_step, a window of a ring", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(35);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {64, 128, 256})
+      for (std::int64_t group : {1, 4})
+        for (std::int64_t window : {1, 48, 64, 100}) {
+          Case c{act, 2, group, d, {300, 1, 77, 64}, 0, 128};
+          c.window = window;
+          check_case(*cuda, random, c);
+        }
 }
 
 TEST_CASE("cuda: attend_step, rows of every type", "[cuda]") {

@@ -11,6 +11,7 @@ struct AttendCase {
   DType act;
   std::int64_t tokens, kv_heads, group, head_dim, q_pos;
   std::int64_t first, rows;  // of the tile
+  std::int64_t window = 0;
 };
 
 /// Finished outputs, then m, then l * exp(m) as a logarithm would be compared: by m + log l.
@@ -31,7 +32,8 @@ std::vector<Tensor> attend(Rig& rig, const AttendCase& c, const Tensor& qkv, con
                                 .kv_heads = c.kv_heads,
                                 .head_dim = c.head_dim,
                                 .q_pos = c.q_pos,
-                                .scale = 1 / std::sqrt(static_cast<float>(c.head_dim))});
+                                .scale = 1 / std::sqrt(static_cast<float>(c.head_dim)),
+                                .window = c.window});
   const Tensor m = rig.get(state.m, DType::f32, states), l = rig.get(state.l, DType::f32, states);
   Tensor mass(DType::f32, states);
   for (std::int64_t i = 0; i < states; ++i) mass.set(i, l.get(i) == 0 ? 0 : m.get(i) + std::log(l.get(i)));
@@ -47,7 +49,7 @@ void check_case(Rig& cuda, Random& random, const AttendCase& c) {
     if (i / (2 * c.head_dim) % (rows + 3) >= rows) store.set(i, std::numeric_limits<double>::quiet_NaN());
   auto body = [&](Rig& rig) { return attend(rig, c, qkv, store); };
   const auto [want, got] = on_both(cuda, body);
-  CAPTURE(name_of(c.act), c.tokens, c.kv_heads, c.group, c.head_dim, c.q_pos, c.first, rows);
+  CAPTURE(name_of(c.act), c.tokens, c.kv_heads, c.group, c.head_dim, c.q_pos, c.first, rows, c.window);
   // The CPU rounds the weights of a bf16 prefill to bf16; both round the result.
   const double limit = c.act == DType::bf16 ? 1e-5 : 1e-11;
   INFO(first_bad(got[0].values(), want[0].values(), static_cast<std::size_t>(c.head_dim), 100 * std::sqrt(limit)));
@@ -88,6 +90,19 @@ void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t ro
 }
 
 }  // namespace
+
+TEST_CASE("cuda: attend, a window that begins in one block or in several", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(22);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t head_dim : {24, 64, 128, 256})
+      for (std::int64_t group : {1, 4})
+        for (std::int64_t tokens : {1, 17, 300})
+          for (std::int64_t window : {1, 48, 64, 200})
+            for (std::int64_t first : {0, 64})
+              check_case(*cuda, random, {act, tokens, 2, group, head_dim, 600 - tokens, first, 600 - first, window});
+}
 
 TEST_CASE("cuda: attend, over head sizes, groups and numbers of tokens", "[cuda]") {
   Rig* cuda = cuda_rig();

@@ -40,6 +40,8 @@ void check_linear(Rig& cuda, DType act) {
     for (DType out_type : kTypes)
       for (bool accumulate : {false, true}) {
         const Tensor x = random.normal(act, s.tokens * s.in), w = random.normal(DType::bf16, s.out * s.in, 0.1);
+        const bool biased = act == out_type && s.out % 8 == 0;
+        const Tensor bias = random.normal(DType::bf16, s.out);
         const Tensor old =
             accumulate ? random.normal(out_type, s.tokens * s.out, 2) : Tensor(out_type, s.tokens * s.out);
         // cuBLASLt rounds a short sum to bf16 before it adds the residual, too (H100: in = 64 twice, in = 4096 once).
@@ -48,8 +50,9 @@ void check_linear(Rig& cuda, DType act) {
         check_close(on_both(cuda,
                             [&](Rig& rig) {
                               std::byte* out = rig.put(old);
-                              rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), out, act,
-                                                            out_type, accumulate, s.tokens, s.in, s.out});
+                              rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)),
+                                                            biased ? reinterpret_cast<bf16*>(rig.put(bias)) : nullptr,
+                                                            out, act, out_type, accumulate, s.tokens, s.in, s.out});
                               return rig.get(out, out_type, s.tokens * s.out);
                             }),
                     s.out, limit);
@@ -105,6 +108,30 @@ TEST_CASE("cuda: rms_norm", "[cuda][shared]") {
                             }),
                     hidden, bound(act));
       }
+}
+
+TEST_CASE("cuda: head_norm", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(12);
+  for (DType act : kTypes)
+    for (std::int64_t d : kHeadDims)
+      for (std::int64_t kv_heads : {0, 2})
+        for (std::int64_t tokens : {0, 1, 70}) {
+          const std::int64_t width = (4 + 2 * kv_heads) * d;
+          const Tensor x = random.normal(act, tokens * width, 3), q_gain = random.normal(DType::bf16, d),
+                       k_gain = random.normal(DType::bf16, d);
+          CAPTURE(name_of(act), d, kv_heads, tokens);
+          check_close(on_both(*cuda,
+                              [&](Rig& rig) {
+                                std::byte* qkv = rig.put(x);
+                                rig.stream->launch(HeadNormArgs{qkv, reinterpret_cast<bf16*>(rig.put(q_gain)),
+                                                                reinterpret_cast<bf16*>(rig.put(k_gain)), act, tokens,
+                                                                4, kv_heads, d, 1e-6f});
+                                return rig.get(qkv, act, tokens * width);
+                              }),
+                      d, bound(act));
+        }
 }
 
 TEST_CASE("cuda: silu_mul, out to where exp overflows", "[cuda]") {
@@ -190,8 +217,8 @@ TEST_CASE("cuda: linear gives a token the same bits whatever other tokens are th
       const Tensor old = random.normal(out_type, kDecodeTokens * s.out);
       auto first = [&](Rig& rig, std::int64_t tokens) {
         std::byte* out = rig.put(old);
-        rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), out, DType::bf16, out_type, true,
-                                      tokens, s.in, s.out});
+        rig.stream->launch(LinearArgs{rig.put(x), reinterpret_cast<bf16*>(rig.put(w)), nullptr, out, DType::bf16,
+                                      out_type, true, tokens, s.in, s.out});
         return rig.get(out, out_type, kDecodeTokens * s.out);
       };
       const auto all = on_both(*cuda, [&](Rig& rig) { return first(rig, kDecodeTokens); });
@@ -222,8 +249,8 @@ TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda
     std::byte* out = rig.put(Tensor(DType::f32, 40 * tokens * out_dim));
     for (std::int64_t i = 0; i < 40; ++i)
       (i % 2 ? *other : *rig.stream)
-          .launch(
-              LinearArgs{dx, dw, out + i * tokens * out_dim * 4, DType::bf16, DType::f32, false, tokens, in, out_dim});
+          .launch(LinearArgs{dx, dw, nullptr, out + i * tokens * out_dim * 4, DType::bf16, DType::f32, false, tokens,
+                             in, out_dim});
     other->record(*rig.done);
     rig.device->host_wait(*rig.done, {"test"});
     return rig.get(out, DType::f32, 40 * tokens * out_dim);

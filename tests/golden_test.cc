@@ -1,5 +1,5 @@
 // The whole pipeline against what Hugging Face transformers computes (tests/data: made with transformers 5.17,
-// float32).
+// float32). qwen2_window is qwen2's random weights under a config whose layers 1 and 2 have a window of 48.
 #include "apps/golden.h"
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
@@ -15,13 +15,14 @@ GoldenResult compare(const std::filesystem::path& model, const Golden& golden, c
                      double resident, std::int64_t tile_rows, DType act) {
   auto device = make_cpu_device({.poison = true});
   KvPolicy policy = load_policy(policy_name);
+  if (policy.selects()) policy = load_policy(policy_name, {"rows=1000000"});  // every row
   policy.tile_rows = tile_rows;
   policy.recent_rows = kAttendBlock;
   return compare_golden(*device, model, golden, {.policy = policy, .activations = act, .resident = resident});
 }
 
-void check_result(const GoldenResult& result, double bound) {
-  CHECK(result.nmse <= bound);
+void check_result(const GoldenResult& result, double bound, bool median = false) {
+  CHECK((median ? result.nmse_median : result.nmse) <= bound);
   CHECK(result.greedy_total > 0);
   CHECK(result.greedy_equal == result.greedy_total);
 }
@@ -29,19 +30,32 @@ void check_result(const GoldenResult& result, double bound) {
 }  // namespace
 
 TEST_CASE("families: logits at every position, and greedy, under every placement of rows") {
-  const std::string name = GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic");
+  const std::string name =
+      GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic", "mistral_window", "mixtral",
+               "phi3_longrope", "qwen2_yarn", "qwen2_window", "qwen3", "qwen3_moe", "seed_oss", "smollm3");
   const DType act = GENERATE(DType::f32, DType::bf16);
   const auto dir = kSource / "tests/data/families" / name;
   const Golden golden = load_golden(dir / "golden.safetensors");
   REQUIRE(golden.rows == static_cast<std::int64_t>(golden.input_ids.size()));
-  const double bound = act == DType::f32 ? 1e-8 : 4e-3;
+  // In bf16 a tie of two experts falls either way, and a position's output with it.
+  const bool median = act == DType::bf16 && load_model_config(dir).experts > 0;
+  const double bound = act == DType::f32 ? 1e-8 : median ? 1e-2 : 4e-3;
   CAPTURE(name, name_of(act));
-  check_result(compare(dir, golden, "dense", 1, kAttendBlock, act), bound);
+  check_result(compare(dir, golden, "dense", 1, kAttendBlock, act), bound, median);
+  check_result(compare(dir, golden, "offload", 0, kAttendBlock, act), bound, median);
   for (double resident : {0.0, 0.4, 1.0})
     for (std::int64_t tile : {64, 128, 1024}) {
       CAPTURE(resident, tile);
-      check_result(compare(dir, golden, "stream", resident, tile, act), bound);
+      check_result(compare(dir, golden, "stream", resident, tile, act), bound, median);
     }
+}
+
+TEST_CASE("longrope: a session that cannot outgrow the trained length has the short factors") {
+  const auto dir = kSource / "tests/data/families/phi3_longrope";
+  const Golden golden = load_golden(dir / "short.safetensors");  // 40 tokens and 20 more, of the 64 trained
+  const DType act = GENERATE(DType::f32, DType::bf16);
+  for (double resident : {0.0, 1.0})
+    check_result(compare(dir, golden, "stream", resident, kAttendBlock, act), act == DType::f32 ? 1e-8 : 4e-3);
 }
 
 TEST_CASE("demo-7m on digest prompts of 700 and 3,900 tokens") {

@@ -4,42 +4,21 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "paths.h"
-#include "runtime/json_file.h"
+#include "runtime/read_rope.h"
 #include "tests/support/catch.h"
-#include "tests/support/scratch_dir.h"
+#include "tests/support/config_files.h"
 
 namespace longhaul {
 namespace {
 
 using nlohmann::json;
-using test::ScratchDir;
-
-const std::filesystem::path kFamilies = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/families";
+using namespace test;
 
 json small_config() {
   return {{"model_type", "llama"},    {"hidden_size", 128},        {"num_hidden_layers", 3},
           {"num_attention_heads", 4}, {"intermediate_size", 192},  {"vocab_size", 320},
           {"rms_norm_eps", 1e-6},     {"torch_dtype", "bfloat16"}, {"max_position_embeddings", 512},
           {"num_key_value_heads", 2}, {"rope_theta", 10000.0}};
-}
-
-ModelConfig load(const json& config) {
-  ScratchDir dir;
-  dir.write("config.json", config.dump());
-  return load_model_config(dir.path());
-}
-
-/// The message of the UserError{bad_model} that `action` throws, or "no error".
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    return error.what();
-  }
-  return "no error";
 }
 
 /// `small_config` with some keys changed; a null value removes the key.
@@ -50,11 +29,6 @@ std::string complaint_with(const json& changes) {
     else config[key] = value;
   }
   return complaint([&] { load(config); });
-}
-
-bool has(const std::string& text, const std::string& part) {
-  UNSCOPED_INFO(text);
-  return text.find(part) != std::string::npos && text.find('\n') == std::string::npos;
 }
 
 }  // namespace
@@ -144,7 +118,9 @@ TEST_CASE("rope_scaling under either name of its type", "[config]") {
 TEST_CASE("A config that we would misread is refused by name", "[config]") {
   CHECK(complaint_with({}) == "no error");
   CHECK(has(complaint_with({{"hidden_sizes", 128}}), "config.json: the key \"hidden_sizes\" is unknown"));
-  CHECK(has(complaint_with({{"model_type", "mixtral"}}), "model_type \"mixtral\" is not supported; supported: llama"));
+  CHECK(has(complaint_with({{"model_type", "gemma3_text"}}),
+            "model_type \"gemma3_text\" is not supported; supported: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, "
+            "phi3, seed_oss, smollm3"));
   CHECK(has(complaint_with({{"vocab_size", nullptr}}), "config.json: the key \"vocab_size\" is missing"));
   CHECK(has(complaint_with({{"vocab_size", "320"}}), "\"vocab_size\" is \"320\"; expected a whole number"));
   CHECK(has(complaint_with({{"hidden_size", 0}}), "\"hidden_size\" is 0; expected a whole number from 1"));
@@ -161,7 +137,11 @@ TEST_CASE("A config that we would misread is refused by name", "[config]") {
   CHECK(has(complaint_with({{"torch_dtype", "float16"}}), "\"torch_dtype\" is \"float16\"; expected \"bfloat16\""));
   CHECK(has(complaint_with({{"dtype", "float32"}}), "\"dtype\" is \"float32\"; expected \"bfloat16\""));
   CHECK(has(complaint_with({{"hidden_act", "gelu"}}), "\"hidden_act\" is \"gelu\"; expected \"silu\""));
-  CHECK(has(complaint_with({{"attention_bias", true}}), "\"attention_bias\" is true; expected false"));
+  CHECK(has(complaint_with({{"attention_bias", 1}}), "\"attention_bias\" is 1; expected true or false"));
+  CHECK(has(complaint_with({{"sliding_window", 64}}), "the key \"sliding_window\" is unknown"));
+  CHECK(has(complaint_with({{"num_local_experts", 4}}), "the key \"num_local_experts\" is unknown"));
+  CHECK(has(complaint_with({{"dual_chunk_attention_config", {{"chunk_size", 8}}}}),
+            "the key \"dual_chunk_attention_config\" is unknown"));
   CHECK(has(complaint_with({{"mlp_bias", true}}), "\"mlp_bias\" is true; expected false"));
   CHECK(has(complaint_with({{"pretraining_tp", 2}}), "\"pretraining_tp\" is 2; expected 1"));
   CHECK(has(complaint_with({{"tie_word_embeddings", 1}}), "\"tie_word_embeddings\" is 1; expected true or false"));
@@ -171,8 +151,17 @@ TEST_CASE("A config that we would misread is refused by name", "[config]") {
 
 TEST_CASE("RoPE settings that we would misread are refused by name", "[config]") {
   const auto scaled = [](const json& scaling) { return complaint_with({{"rope_scaling", scaling}}); };
+  CHECK(has(scaled({{"type", "mrope"}, {"factor", 4}}),
+            "rope type \"mrope\" is not supported; expected default, linear, dynamic, llama3, yarn or longrope"));
+  CHECK(has(scaled({{"type", "yarn"}}), "rope_scaling: the key \"factor\" is missing"));
+  CHECK(has(scaled({{"type", "yarn"}, {"factor", 4}, {"low_freq_factor", 1}}), "\"low_freq_factor\" is unknown"));
   CHECK(
-      has(scaled({{"type", "yarn"}, {"factor", 4}}), "rope type \"yarn\" is not supported; expected default, linear"));
+      has(scaled({{"type", "yarn"}, {"factor", 4}, {"beta_slow", 40}}), "\"beta_slow\" is 40; expected beta_fast >="));
+  CHECK(has(scaled({{"type", "yarn"}, {"factor", 4}, {"attention_factor", 0}}), "\"attention_factor\" is 0"));
+  CHECK(has(scaled({{"type", "longrope"}, {"factor", 4}}), "the key \"short_factor\" is missing"));
+  CHECK(has(scaled({{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2}}}),
+            "\"short_factor\" is [1,2]; expected a list of 16 numbers above 0, half of head_dim"));
+  CHECK(has(scaled({{"type", "su"}}), "rope type \"su\" is not supported"));
   CHECK(has(scaled({{"type", "linear"}}), "config.json: rope_scaling: the key \"factor\" is missing"));
   CHECK(has(scaled({{"type", "linear"}, {"factor", 0.5}}), "\"factor\" is 0.5"));
   CHECK(has(scaled({{"type", "linear"}, {"factor", 2}, {"beta", 1}}), "rope_scaling: the key \"beta\" is unknown"));
@@ -231,19 +220,21 @@ TEST_CASE("A file that is no JSON document says so in one line", "[config][json]
 
 TEST_CASE("Rope frequencies equal the reference's in float32", "[config][rope]") {
   const auto cases = read_json_file(std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/rope_frequencies.json");
-  REQUIRE(cases.size() == 12);
+  REQUIRE(cases.size() == 21);
   for (const json& one : cases) {
     const auto type = one["type"].get<std::string>();
     RopeConfig rope;
-    rope.type = type == "linear"    ? RopeType::linear
-                : type == "dynamic" ? RopeType::dynamic
-                : type == "llama3"  ? RopeType::llama3
-                                    : RopeType::standard;
+    rope.type = rope_type_of(type).value();
     rope.theta = one["theta"].get<double>();
     rope.factor = one.value("factor", 1.0);
     rope.low_freq_factor = one.value("low", 1.0);
     rope.high_freq_factor = one.value("high", 4.0);
     rope.original_max_position = one.value("trained", 0);
+    rope.beta_fast = one.value("fast", 32.0);
+    rope.beta_slow = one.value("slow", 1.0);
+    rope.truncate = one.value("truncate", true);
+    rope.short_factors = one.value("short", std::vector<double>{});
+    rope.long_factors = one.value("long", std::vector<double>{});
     const auto got = rope_frequencies(rope, one["head_dim"].get<std::int64_t>(), one.value("seq_len", 1));
     const auto want = one["inv_freq"].get<std::vector<float>>();
     REQUIRE(got.size() == want.size());

@@ -107,6 +107,29 @@ TEST_CASE("rope turns q and k, leaves v, takes one table or one per token") {
       });
 }
 
+TEST_CASE("head_norm normalises each head of q and k by its gain and leaves v") {
+  Random random(14);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {8, 64, 80, 128, 256})
+      for (std::int64_t kv_heads : {0, 2})
+        for_each_isa([&] {
+          const std::int64_t tokens = 3, q_heads = 4, width = (q_heads + 2 * kv_heads) * d;
+          Tensor x = random.normal(act, tokens * width, 3), out = x;
+          Tensor q_gain = random.normal(DType::bf16, d), k_gain = random.normal(DType::bf16, d);
+          cpu::head_norm({out.data(), q_gain.halves(), k_gain.halves(), act, tokens, q_heads, kv_heads, d, 1e-6f});
+          Doubles want = x.values();
+          for (std::int64_t i = 0; i < std::ssize(want) / d; ++i) {
+            const std::int64_t h = i % (q_heads + 2 * kv_heads);
+            if (h >= q_heads + kv_heads) continue;
+            auto head = want.begin() + i * d;
+            const Doubles normed =
+                reference_rms_norm(Doubles(head, head + d), (h < q_heads ? q_gain : k_gain).values(), 1e-6f);
+            std::copy(normed.begin(), normed.end(), head);
+          }
+          check_close(out, want, d, 3 * bound(act));
+        });
+}
+
 TEST_CASE("append writes K | V rows into the tile and nothing else") {
   Random random(5);
   for (DType act : {DType::bf16, DType::f32}) {
@@ -123,7 +146,7 @@ TEST_CASE("append writes K | V rows into the tile and nothing else") {
   }
 }
 
-TEST_CASE("linear, few tokens and many, with and without the residual") {
+TEST_CASE("linear, few tokens and many, with and without bias and residual") {
   Random random(6);
   struct Shape {
     std::int64_t tokens, in, out;
@@ -135,14 +158,17 @@ TEST_CASE("linear, few tokens and many, with and without the residual") {
         for (bool accumulate : {false, true}) {
           Tensor x = random.normal(act, s.tokens * s.in), w = random.normal(DType::bf16, s.out * s.in, 0.1);
           Tensor residual = random.normal(out_type, s.tokens * s.out, accumulate ? 2 : 0);
+          const bool biased = random.integer(0, 1);
+          Tensor bias = random.normal(DType::bf16, s.out, biased ? 1 : 0);
           Doubles want = reference_linear(x.values(), w.values(), s.in);
-          for (std::size_t i = 0; i < want.size(); ++i) want[i] += residual.get(i);
+          for (std::size_t i = 0; i < want.size(); ++i) want[i] += residual.get(i) + bias.get(i % s.out);
           for (bool bf16_gemm : {true, false})
             for_each_isa([&] {
               INFO(s.tokens << " x " << s.in << " x " << s.out << " " << name_of(act) << " bf16 gemm " << bf16_gemm);
               cpu::set_bf16_gemm(bf16_gemm);
               Tensor out = accumulate ? residual : Tensor(out_type, s.tokens * s.out);
-              cpu::linear({x.data(), w.halves(), out.data(), act, out_type, accumulate, s.tokens, s.in, s.out});
+              cpu::linear({x.data(), w.halves(), biased ? bias.halves() : nullptr, out.data(), act, out_type,
+                           accumulate, s.tokens, s.in, s.out});
               cpu::set_bf16_gemm(true);
               check_close(out, want, s.out, bound(out_type));
               if (out_type == DType::bf16) {  // one rounding: all but ties broken by the sums' own error agree
@@ -162,11 +188,11 @@ TEST_CASE("linear: a token's bits do not depend on the other tokens of a call (l
     for_each_isa([&] {
       Tensor x = random.normal(act, 64 * in), w = random.normal(DType::bf16, out_dim * in, 0.1);
       Tensor all(DType::f32, 64 * out_dim);
-      cpu::linear({x.data(), w.halves(), all.data(), act, DType::f32, false, 64, in, out_dim});
+      cpu::linear({x.data(), w.halves(), nullptr, all.data(), act, DType::f32, false, 64, in, out_dim});
       for (std::int64_t tokens : {1, 2, 4, 7, 63})
         for (std::int64_t t = 0; t + tokens <= 64; t += tokens) {
           Tensor some(DType::f32, tokens * out_dim);
-          cpu::linear({x.at(t * in), w.halves(), some.data(), act, DType::f32, false, tokens, in, out_dim});
+          cpu::linear({x.at(t * in), w.halves(), nullptr, some.data(), act, DType::f32, false, tokens, in, out_dim});
           REQUIRE(std::memcmp(some.data(), all.at(t * out_dim), some.bytes.size()) == 0);
         }
     });

@@ -34,6 +34,7 @@ EngineOptions Evaluation::options_of(const Cell& cell, std::int64_t max_len, std
   options.resident = 1;
   options.cache = 0;
   options.bases = cell.bases;
+  options.probes.rewinds = true;
   options.probes.steps = steps && cell.variant.policy.selects();
   return options;
 }

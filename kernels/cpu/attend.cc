@@ -22,6 +22,11 @@ std::int64_t visible_rows(const AttendArgs& a, std::int64_t t) {
   return std::clamp<std::int64_t>(a.q_pos + t + 1 - a.kv.first, 0, a.kv.rows);
 }
 
+/// Those of them that lie before its window.
+std::int64_t hidden_rows(const AttendArgs& a, std::int64_t t) {
+  return a.window == 0 ? 0 : std::clamp<std::int64_t>(a.q_pos + t + 1 - a.window - a.kv.first, 0, a.kv.rows);
+}
+
 /// `heads` heads from the i-th (token, head) on become empty.
 void clear(const AttnState& state, std::int64_t i, std::int64_t heads, std::int64_t head_dim) {
   std::fill_n(state.o + i * head_dim, heads * head_dim, 0.0f);
@@ -44,8 +49,15 @@ class GroupQueries {
     state_ = {a.state.o + i * d_, a.state.m + i, a.state.l + i};
   }
 
-  /// Adds rows in blocks from the first of them.
-  void add(const std::byte* rows, std::int64_t count) const {
+  /// Adds rows [first, last) in blocks that end at multiples of kAttendBlock. `rows` is row 0.
+  void add(const std::byte* rows, std::int64_t first, std::int64_t last) const {
+    const std::int64_t cut = std::min(round_up(first, kAttendBlock), last);
+    add_blocks(rows + first * row_bytes_, cut - first);
+    add_blocks(rows + cut * row_bytes_, last - cut);
+  }
+
+ private:
+  void add_blocks(const std::byte* rows, std::int64_t count) const {
     if (count <= 0) return;
     loops_.attend({.rows = rows,
                    .q = q_,
@@ -59,7 +71,6 @@ class GroupQueries {
                    .block = kAttendBlock});
   }
 
- private:
   const RowLoops& loops_;
   std::int64_t row_bytes_, heads_, d_;
   float* q_;
@@ -72,7 +83,7 @@ void attend_few(const AttendArgs& a) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t h = i / a.tokens, t = i % a.tokens, group = a.q_heads / a.kv_heads;
       clear(a.state, t * a.q_heads + h * group, group, a.head_dim);
-      GroupQueries(a, t, h, scratch).add(a.kv.data + h * a.kv.head_stride, visible_rows(a, t));
+      GroupQueries(a, t, h, scratch).add(a.kv.data + h * a.kv.head_stride, hidden_rows(a, t), visible_rows(a, t));
     }
   });
 }
@@ -88,24 +99,25 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
   float* o = a.state.o + (t0 * a.q_heads + h) * d;
   for (std::int64_t t = t0; t < t0 + tokens; ++t) clear(a.state, t * a.q_heads + h, 1, d);
   const std::int64_t last = visible_rows(a, t0 + tokens - 1);
-  for (std::int64_t k0 = 0, k1; k0 < last; k0 = k1) {
+  for (std::int64_t k0 = round_down(hidden_rows(a, t0), kAttendBlock), k1; k0 < last; k0 = k1) {
     k1 = std::min(round_down(a.kv.first + k0, kKeyBlock) + kKeyBlock - a.kv.first, last);
     const std::byte* k = at(rows, a.act, k0 * 2 * d);
     block_scores(a.act, at(a.q, a.act, t0 * a.q_stride + h * d), a.q_stride, k, d, tokens, k1 - k0, s);
-    const SoftmaxArgs softmax{.s = s,
-                              .s_stride = kKeyBlock,
-                              .p = p,
-                              .p_stride = kKeyBlock,
-                              .m = a.state.m + t0 * a.q_heads + h,
-                              .l = a.state.l + t0 * a.q_heads + h,
-                              .ml_stride = a.q_heads,
-                              .o = o,
-                              .o_stride = a.q_heads * d,
-                              .head_dim = d,
-                              .rows = tokens,
-                              .cols = k1 - k0,
-                              .visible = a.q_pos + t0 + 1 - a.kv.first - k0,
-                              .scale = a.scale};
+    SoftmaxArgs softmax{.s = s,
+                        .s_stride = kKeyBlock,
+                        .p = p,
+                        .p_stride = kKeyBlock,
+                        .m = a.state.m + t0 * a.q_heads + h,
+                        .l = a.state.l + t0 * a.q_heads + h,
+                        .ml_stride = a.q_heads,
+                        .o = o,
+                        .o_stride = a.q_heads * d,
+                        .head_dim = d,
+                        .rows = tokens,
+                        .cols = k1 - k0,
+                        .visible = a.q_pos + t0 + 1 - a.kv.first - k0,
+                        .scale = a.scale};
+    if (a.window > 0) softmax.hidden = softmax.visible - a.window;
     narrow ? simd().softmax_bf16(softmax) : simd().softmax_f32(softmax);
     gemm({.a = p,
           .a_type = a.act,
@@ -150,7 +162,7 @@ void attend(const AttendArgs& a) {
 
 void attend_step(const AttendStepArgs& a) {
   check_attend(a);
-  const std::int64_t bytes = row_bytes(a.kv.type, a.head_dim, a.act);
+  check(a.window == 0 || (a.from == StepRows::ring && a.window <= a.kv.rows), "attend_step: the ring holds the window");
   if (a.fresh) clear(a.state, 0, a.batch.count * a.q_heads, a.head_dim);
   parallel_for(a.kv_heads * a.batch.count, 1, [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
@@ -160,12 +172,12 @@ void attend_step(const AttendStepArgs& a) {
       const std::byte* rows = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
       const GroupQueries queries(a, t, h, scratch);
       if (a.from == StepRows::tile) {
-        queries.add(rows, std::min(span.rows - a.kv.first, a.kv.rows));
+        queries.add(rows, 0, std::min(span.rows - a.kv.first, a.kv.rows));
         continue;
       }
-      for (std::int64_t r = span.ring_first, next; r < span.rows; r = next) {
+      for (std::int64_t r = first_of_ring(span, a.window), next; r < span.rows; r = next) {
         next = std::min<std::int64_t>(round_down(r, a.kv.rows) + a.kv.rows, span.rows);
-        queries.add(rows + r % a.kv.rows * bytes, next - r);
+        queries.add(rows, r % a.kv.rows, r % a.kv.rows + next - r);
       }
     }
   });

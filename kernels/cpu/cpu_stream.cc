@@ -17,8 +17,12 @@ namespace {
 void call(const EmbedArgs& a) { cpu::embed(a); }
 void call(const RmsNormArgs& a) { cpu::rms_norm(a); }
 void call(const LinearArgs& a) { cpu::linear(a); }
+void call(const HeadNormArgs& a) { cpu::head_norm(a); }
 void call(const RopeArgs& a) { cpu::rope(a); }
 void call(const SiluMulArgs& a) { cpu::silu_mul(a); }
+void call(const RouteArgs& a) { cpu::route(a); }
+void call(const ExpertLinearArgs& a) { cpu::expert_linear(a); }
+void call(const MixArgs& a) { cpu::mix(a); }
 void call(const AppendArgs& a) { cpu::append(a); }
 void call(const AttendArgs& a) { cpu::attend(a); }
 void call(const AppendStepArgs& a) { cpu::append_step(a); }

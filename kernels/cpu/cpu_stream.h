@@ -27,8 +27,12 @@ class CpuStream final : public Stream {
   void launch(const EmbedArgs& a) override { push(a); }
   void launch(const RmsNormArgs& a) override { push(a); }
   void launch(const LinearArgs& a) override { push(a); }
+  void launch(const HeadNormArgs& a) override { push(a); }
   void launch(const RopeArgs& a) override { push(a); }
   void launch(const SiluMulArgs& a) override { push(a); }
+  void launch(const RouteArgs& a) override { push(a); }
+  void launch(const ExpertLinearArgs& a) override { push(a); }
+  void launch(const MixArgs& a) override { push(a); }
   void launch(const AppendArgs& a) override { push(a); }
   void launch(const AttendArgs& a) override { push(a); }
   void launch(const AppendStepArgs& a) override { push(a); }
@@ -71,11 +75,12 @@ class CpuStream final : public Stream {
     std::int64_t met = 0;  // copies and operators so far
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
-  using Task = std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, RopeArgs, SiluMulArgs,
-                            AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs, FinishArgs, SampleArgs,
-                            FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs, ScoreListArgs,
-                            FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, StoreRowsArgs,
-                            JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
+  using Task =
+      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, HeadNormArgs, RopeArgs, SiluMulArgs,
+                   RouteArgs, ExpertLinearArgs, MixArgs, AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs,
+                   FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs,
+                   ScoreListArgs, FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, StoreRowsArgs,
+                   JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

@@ -1,4 +1,4 @@
-// embed, rms_norm, rope, silu_mul, append: one row after the other in float32, one rounding at the end.
+// embed, rms_norm, head_norm, rope, silu_mul: one row after the other in float32, one rounding at the end.
 #include <cmath>
 
 #include "kernels/base/error.h"
@@ -32,6 +32,22 @@ void rms_norm(const RmsNormArgs& a) {
       simd().rms_norm(x, a.gain, y, a.hidden, a.eps, a.act == DType::bf16);
       write_row(y, at(a.out, a.act, t * a.hidden), a.act, a.hidden);
     }
+  });
+}
+
+void head_norm(const HeadNormArgs& a) {
+  const std::int64_t d = a.head_dim, normed = (a.q_heads + a.kv_heads) * d, width = normed + a.kv_heads * d;
+  parallel_for(a.tokens, row_grain(normed), [&](std::int64_t begin, std::int64_t end) {
+    thread_local Scratch scratch;
+    float* space = scratch.get<float>(2 * d);
+    float* y = space + d;
+    for (std::int64_t t = begin; t < end; ++t)
+      for (std::int64_t h = 0; h < a.q_heads + a.kv_heads; ++h) {
+        void* head = at(a.qkv, a.act, t * width + h * d);
+        const float* x = read_row(head, a.act, d, space);
+        simd().rms_norm(x, h < a.q_heads ? a.q_gain : a.k_gain, y, d, a.eps, a.act == DType::bf16);
+        write_row(y, head, a.act, d);
+      }
   });
 }
 

@@ -16,9 +16,11 @@ constexpr std::int64_t kTileTokens = 512, kMaxWidth = 256;  // of one matrix pro
 /// Moves a block of results to rows [t0, t0 + tokens) and columns [first, first + width) of `out`: one rounding.
 void store_block(const LinearArgs& a, float* y, std::int64_t stride, std::int64_t t0, std::int64_t tokens,
                  std::int64_t first, std::int64_t width) {
-  float old[kMaxWidth];
+  float old[kMaxWidth], bias[kMaxWidth];
+  if (a.bias != nullptr) simd().widen(a.bias + first, bias, width);
   for (std::int64_t t = 0; t < tokens; ++t, y += stride) {
     void* out = at(a.out, a.out_type, (t0 + t) * a.out_dim + first);
+    if (a.bias != nullptr) simd().blend(y, 1.0f, bias, 1.0f, width);
     if (a.accumulate) simd().blend(y, 1.0f, read_row(out, a.out_type, width, old), 1.0f, width);
     write_row(y, out, a.out_type, width);
   }

@@ -8,8 +8,12 @@ namespace longhaul::cpu {
 void embed(const EmbedArgs&);
 void rms_norm(const RmsNormArgs&);
 void linear(const LinearArgs&);
+void head_norm(const HeadNormArgs&);
 void rope(const RopeArgs&);
 void silu_mul(const SiluMulArgs&);
+void route(const RouteArgs&);
+void expert_linear(const ExpertLinearArgs&);
+void mix(const MixArgs&);
 void append(const AppendArgs&);
 void attend(const AttendArgs&);
 void append_step(const AppendStepArgs&);

@@ -56,7 +56,11 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
   auto visible = [&](std::int64_t row) {
     return static_cast<int>(max(std::int64_t{0}, min(a.q_pos + row / group + 1 - a.kv.first, a.kv.rows)));
   };
-  const int limit = visible(end - 1);
+  auto hidden = [&](std::int64_t row) {  // rows before the window
+    if (a.window == 0) return 0;
+    return static_cast<int>(max(std::int64_t{0}, a.q_pos + row / group + 1 - a.window - a.kv.first));
+  };
+  const int limit = visible(end - 1), start = hidden(first) / kKeys * kKeys;
   const bf16* rows = reinterpret_cast<const bf16*>(a.kv.data + h * a.kv.head_stride);
   auto copy_keys = [&](std::uint32_t tile, int k0, int part) {
     copy_rows<D, kKeys>(tile, d, [&](int r) -> const bf16* {
@@ -69,10 +73,10 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
     if (row >= end) return nullptr;
     return static_cast<const bf16*>(a.q) + row / group * a.q_stride + (h * group + row % group) * d;
   });
-  copy_keys(k_tile, 0, 0);
+  copy_keys(k_tile, start, 0);
 
   float o[kWarpTiles][D / 8][4] = {}, m[kWarpTiles][2], l[kWarpTiles][2];
-  int seen[kWarpTiles][2];  // KV rows that the lane's query rows see
+  int unseen[kWarpTiles][2], seen[kWarpTiles][2];  // the lane's query rows see the KV rows between
   const std::int64_t mine = first + warp * kWarpTiles * 16 + lane / 4;
 #pragma unroll
   for (int t = 0; t < kWarpTiles; ++t)
@@ -80,13 +84,15 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
     for (int i = 0; i < 2; ++i) {
       const std::int64_t row = mine + t * 16 + i * 8;
       seen[t][i] = row < end ? visible(row) : 0;
+      unseen[t][i] = row < end ? hidden(row) : 0;
       m[t][i] = -INFINITY;
       l[t][i] = 0;
     }
   const int all_see = visible(min(first + warp * kWarpTiles * 16, end - 1));
+  const int from_all_see = hidden(min(first + (warp + 1) * kWarpTiles * 16, end) - 1);
   const float scale = a.scale * kLog2e;
 
-  for (int k0 = 0; k0 < limit; k0 += kKeys) {
+  for (int k0 = start; k0 < limit; k0 += kKeys) {
     wait_async();
     __syncthreads();  // K is there, the last V has been read
     copy_keys(v_tile, k0, 1);
@@ -108,14 +114,16 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
       }
     }
 
-    if (k0 + kKeys > all_see)
+    if (k0 + kKeys > all_see || k0 < from_all_see)
 #pragma unroll
       for (int t = 0; t < kWarpTiles; ++t)
 #pragma unroll
         for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            if (k0 + n * 8 + lane % 4 * 2 + i % 2 >= seen[t][i / 2]) s[t][n][i] = -INFINITY;
+          for (int i = 0; i < 4; ++i) {
+            const int k = k0 + n * 8 + lane % 4 * 2 + i % 2;
+            if (k >= seen[t][i / 2] || k < unseen[t][i / 2]) s[t][n][i] = -INFINITY;
+          }
     Matrices p[kWarpTiles][kKeys / 16];
 #pragma unroll
     for (int t = 0; t < kWarpTiles; ++t)

@@ -54,6 +54,9 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
   auto visible = [&](std::int64_t r) {
     return max(std::int64_t{0}, min(a.q_pos + r / group + 1 - a.kv.first, a.kv.rows));
   };
+  auto hidden = [&](std::int64_t r) {  // rows before the window
+    return a.window == 0 ? 0 : max(std::int64_t{0}, a.q_pos + r / group + 1 - a.window - a.kv.first);
+  };
   const std::int64_t limit = visible(last);
 
   load_tile<T, D>(q, d, a.scale, [&](int r) -> const T* {
@@ -64,19 +67,20 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
 
   Pack<float, 4> o[4][kColumns] = {};
   float m[4], l[4];
-  std::int64_t state[4], seen[4];  // index of the row's state (-1: no such row), KV rows it sees
+  std::int64_t state[4], unseen[4], seen[4];  // index of the row's state (-1: no such row); KV rows [unseen, seen)
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const std::int64_t row = first + ty * 4 + i;
     const bool there = row <= last;
     state[i] = there ? row / group * a.q_heads + h * group + row % group : -1;
     seen[i] = there ? visible(row) : 0;
+    unseen[i] = there ? hidden(row) : 0;
     m[i] = -INFINITY;
     l[i] = 0;
   }
 
   const T* rows = reinterpret_cast<const T*>(a.kv.data + h * a.kv.head_stride);
-  for (std::int64_t k0 = 0; k0 < limit; k0 += kRows) {
+  for (std::int64_t k0 = hidden(first) / kRows * kRows; k0 < limit; k0 += kRows) {
     auto row = [&](int r) -> const T* { return k0 + r < limit ? rows + (k0 + r) * 2 * d : nullptr; };
     load_tile<T, D>(kv, d, 1, row);
     __syncthreads();
@@ -102,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
       float most = -INFINITY;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (k0 + tx + 16 * j >= seen[i]) s[i][j] = -INFINITY;
+        if (k0 + tx + 16 * j >= seen[i] || k0 + tx + 16 * j < unseen[i]) s[i][j] = -INFINITY;
         most = fmaxf(most, s[i][j]);
       }
       most = fmaxf(m[i], reduce_row(most, [](float x, float y) { return fmaxf(x, y); }));

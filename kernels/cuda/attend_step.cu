@@ -16,9 +16,10 @@ void attend_step(const AttendStepArgs& a, cudaStream_t stream) {
                          .rows = static_cast<int>(a.kv.rows),
                          .entries = static_cast<int>(a.batch.count),
                          .same = kv_heads,
-                         .kv_heads = kv_heads};
+                         .kv_heads = kv_heads,
+                         .window = a.window};
   const Parts parts = parts_in(a.splits, a.batch.count, a.q_heads, a.kv_heads, a.head_dim, 0);
-  attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, bytes},
+  attend_parts(AttendPartsArgs<StepSource>{.source = {a.batch.spans, a.kv, a.from, kv_heads, bytes, a.window},
                                            .counts = counts,
                                            .q = a.q,
                                            .q_stride = a.q_stride,

@@ -91,8 +91,19 @@ void CudaStream::launch(const LinearArgs& a) {
   if (a.act == DType::f32) return linear_f32(a, stream_.get());
   if (!linear_few(a, machine_.processors, stream_.get())) machine_.matmul.run(a, stream_.get());
 }
+void CudaStream::launch(const HeadNormArgs& a) { begin_launch(), head_norm(a, stream_.get()); }
 void CudaStream::launch(const RopeArgs& a) { begin_launch(), rope(a, stream_.get()); }
 void CudaStream::launch(const SiluMulArgs& a) { begin_launch(), silu_mul(a, stream_.get()); }
+void CudaStream::launch(const RouteArgs& a) {
+  longhaul::check(a.routes.chosen >= 1 && a.routes.chosen <= a.routes.experts,
+                  "route: a token has at least one expert, and none twice");
+  begin_launch(), route(a, stream_.get());
+}
+void CudaStream::launch(const ExpertLinearArgs& a) {
+  longhaul::check(a.in % 8 == 0, "expert_linear: rows of whole packs");
+  begin_launch(), expert_linear(a, stream_.get());
+}
+void CudaStream::launch(const MixArgs& a) { begin_launch(), mix(a, stream_.get()); }
 void CudaStream::launch(const AppendArgs& a) {
   longhaul::check(a.dst.rows == a.tokens && a.dst.type == RowType::act,
                   "append: as many rows as tokens, of activations");
@@ -135,6 +146,8 @@ void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, strea
 void CudaStream::launch(const MeanValuesArgs& a) { begin_launch(), mean_values(a, stream_.get()); }
 void CudaStream::launch(const AttendStepArgs& a) {
   check_head_dim(a.head_dim);
+  longhaul::check(a.window == 0 || (a.from == StepRows::ring && a.window <= a.kv.rows),
+                  "attend_step: the ring holds the window");
   begin_launch(), attend_step(a, stream_.get());
 }
 void CudaStream::launch(const ScoreListArgs& a) {

@@ -27,8 +27,12 @@ class CudaStream final : public Stream {
   void launch(const EmbedArgs&) override;
   void launch(const RmsNormArgs&) override;
   void launch(const LinearArgs&) override;
+  void launch(const HeadNormArgs&) override;
   void launch(const RopeArgs&) override;
   void launch(const SiluMulArgs&) override;
+  void launch(const RouteArgs&) override;
+  void launch(const ExpertLinearArgs&) override;
+  void launch(const MixArgs&) override;
   void launch(const AppendArgs&) override;
   void launch(const AttendArgs&) override;
   void launch(const AppendStepArgs&) override;

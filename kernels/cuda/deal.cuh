@@ -20,11 +20,12 @@ struct RowCounts {
   int first = 0, rows = 0;    // of the tile
   int entries = 0, same = 1;  // segments that share an entry
   int kv_heads = 1;
+  std::int64_t window = 0;
 
   __device__ int rows_of(int entry) const {
     if (counts != nullptr) return counts[entry];
     const StepSpan& span = spans[entry];
-    const int there = span.rows - (from == StepRows::ring ? span.ring_first : first);
+    const int there = span.rows - (from == StepRows::ring ? first_of_ring(span, window) : first);
     return from == StepRows::ring ? there : max(0, min(there, rows));
   }
   __device__ int units_of(int entry) const { return (rows_of(entry) + kUnit - 1) / kUnit; }

@@ -1,4 +1,5 @@
-// embed, rms_norm, rope, silu_mul, append: bound by memory, packs of 16 bytes, float32 inside, one rounding at the end.
+// embed, rms_norm, head_norm, rope, silu_mul, append: bound by memory, packs of 16 bytes, float32 inside, one rounding
+// at the end.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
@@ -82,6 +83,39 @@ __global__ void rms_norm_rows(const __grid_constant__ RmsNormArgs a) {
     for (int j = 0; j < N; ++j) mine.v[j] = widen(narrow<T>(mine.v[j] * factor)) * gain.v[j];
     store<N>(out + i, mine);
   }
+}
+
+/// A warp a head, up to 8 elements a lane. Rounded as rms_norm rounds.
+template <class T>
+__global__ void head_norm_rows(const __grid_constant__ HeadNormArgs a) {
+  begin();
+  constexpr int N = 4, kPacks = 2;  // head_dim <= 256
+  const std::int64_t heads = a.q_heads + a.kv_heads, item = first_item() / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, d = static_cast<int>(a.head_dim);
+  if (item >= a.tokens * heads) return;
+  const std::int64_t t = item / heads, h = item % heads;
+  T* head = static_cast<T*>(a.qkv) + (t * (heads + a.kv_heads) + h) * d;
+  const bf16* gain = h < a.q_heads ? a.q_gain : a.k_gain;
+  Pack<float, N> x[kPacks] = {};
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+    if (const int i = (p * 32 + lane) * N; i < d) {
+      x[p] = load<N>(head + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) squares += x[p].v[j] * x[p].v[j];
+    }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
+  const float factor = 1.0f / sqrtf(squares / static_cast<float>(d) + a.eps);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p)
+    if (const int i = (p * 32 + lane) * N; i < d) {
+      const auto g = load<N>(gain + i);
+#pragma unroll
+      for (int j = 0; j < N; ++j) x[p].v[j] = widen(narrow<T>(x[p].v[j] * factor)) * g.v[j];
+      store<N>(head + i, x[p]);
+    }
 }
 
 /// The blocks of a token (blockIdx.x) share its heads: the angles once for all, of what is older than all that may
@@ -189,6 +223,17 @@ void rms_norm(const RmsNormArgs& a, cudaStream_t stream) {
              .stream = stream,
              .overlap = true}(rms_norm_rows<T, N>, a);
     });
+  });
+}
+
+void head_norm(const HeadNormArgs& a, cudaStream_t stream) {
+  if (a.tokens == 0) return;
+  const std::int64_t threads = a.tokens * (a.q_heads + a.kv_heads) * 32;
+  with_type(a.act, [&]<class T>(T) {
+    Launch{.grid = static_cast<unsigned>(ceil_div(threads, kThreads)),
+           .block = kThreads,
+           .stream = stream,
+           .overlap = true}(head_norm_rows<T>, a);
   });
 }
 

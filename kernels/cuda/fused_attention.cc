@@ -147,8 +147,8 @@ bool FusedAttention::run(const AttendArgs& a, cudaStream_t stream) {
   constexpr std::uintptr_t kAlignment = 16;
   const std::int64_t last = a.q_pos + a.tokens - a.kv.first;  // rows that the last token sees, were the tile endless
   const bool causal = last <= a.kv.rows, all = last - a.tokens + 1 >= a.kv.rows;
-  if (library_ == nullptr || a.act != DType::bf16 || last < a.tokens || !(causal || all) || a.tokens == 0 ||
-      a.kv.rows == 0)
+  if (library_ == nullptr || a.act != DType::bf16 || a.window != 0 || last < a.tokens || !(causal || all) ||
+      a.tokens == 0 || a.kv.rows == 0)
     return false;
   if (reinterpret_cast<std::uintptr_t>(a.q) % kAlignment != 0 ||
       reinterpret_cast<std::uintptr_t>(a.kv.data) % kAlignment != 0 ||

@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(kThreads) linear_tiles(const __grid_constant__
       const std::int64_t t = t0 + ty * 4 + i, o = o0 + tx * 4 + j;
       if (t >= a.tokens || o >= a.out_dim) continue;
       Out& out = static_cast<Out*>(a.out)[t * a.out_dim + o];
-      out = narrow<Out>(a.accumulate ? widen(out) + sum[i][j] : sum[i][j]);
+      const float y = a.bias == nullptr ? sum[i][j] : sum[i][j] + widen(a.bias[o]);
+      out = narrow<Out>(a.accumulate ? widen(out) + y : y);
     }
 }
 

@@ -158,6 +158,7 @@ __global__ void __launch_bounds__(kThreads) linear_rows(const __grid_constant__ 
         float y = parts[0][t][i];
 #pragma unroll
         for (int p = 1; p < kWarps; ++p) y += parts[p][t][i];
+        if (a.bias != nullptr) y += widen(a.bias[o]);
         Out& out = static_cast<Out*>(a.out)[t * a.out_dim + o];
         out = narrow<Out>(a.accumulate ? widen(out) + y : y);
       }

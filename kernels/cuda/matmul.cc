@@ -29,6 +29,10 @@ Matmul::Plan& Matmul::plan(const Shape& s) {
   check(cublasLtMatmulDescInit(&p.op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const cublasOperation_t transpose = CUBLAS_OP_T;
   check(cublasLtMatmulDescSetAttribute(&p.op, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose));
+  if (s.bias) {  // of the product's type
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    check(cublasLtMatmulDescSetAttribute(&p.op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+  }
   const auto in = static_cast<std::uint64_t>(s.in), out = static_cast<std::uint64_t>(s.out);
   const auto tokens = static_cast<std::uint64_t>(s.tokens);
   check(cublasLtMatrixLayoutInit(&p.w, CUDA_R_16BF, in, out, s.in));
@@ -60,7 +64,12 @@ void Matmul::run(const LinearArgs& a, cudaStream_t stream) {
                   .out = a.out_dim,
                   .out_type = a.out_type,
                   .accumulate = a.accumulate,
+                  .bias = a.bias != nullptr,
                   .alignment = alignment_of({a.x, a.w, a.out, workspace_.data()})});
+  if (a.bias != nullptr) {
+    longhaul::check(a.out_type == DType::bf16, "linear: a bias is of the product's type");
+    check(cublasLtMatmulDescSetAttribute(&p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &a.bias, sizeof a.bias));
+  }
   workspace_.enter(stream);
   const float one = 1, keep = a.accumulate ? 1.0f : 0.0f;
   check(cublasLtMatmul(handle_.get(), &p.op, &one, a.w, &p.w, a.x, &p.x, &keep, a.out, &p.out, a.out, &p.out,

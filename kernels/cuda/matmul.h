@@ -22,7 +22,7 @@ class Matmul {
   struct Shape {
     std::int64_t tokens, in, out;
     DType out_type;
-    bool accumulate;
+    bool accumulate, bias;
     std::uint32_t alignment;  // bytes, of all operands
     auto operator<=>(const Shape&) const = default;
   };

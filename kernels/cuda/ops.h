@@ -18,8 +18,12 @@ enum Fault : int {
 
 void embed(const EmbedArgs&, int* fault, cudaStream_t);
 void rms_norm(const RmsNormArgs&, cudaStream_t);
+void head_norm(const HeadNormArgs&, cudaStream_t);
 void rope(const RopeArgs&, cudaStream_t);
 void silu_mul(const SiluMulArgs&, cudaStream_t);
+void route(const RouteArgs&, cudaStream_t);  // two kernels: the choice of experts, then the places
+void expert_linear(const ExpertLinearArgs&, cudaStream_t);
+void mix(const MixArgs&, cudaStream_t);
 void append(const AppendArgs&, cudaStream_t);
 void attend(const AttendArgs&, cudaStream_t);
 void attend_step(const AttendStepArgs&, cudaStream_t);  // two kernels: parts of rows, then their sum

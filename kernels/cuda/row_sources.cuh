@@ -27,13 +27,14 @@ struct StepSource {
   KvTile kv;
   StepRows from;
   int kv_heads, row_bytes;
+  std::int64_t window;
 
   __device__ RowRun of(int segment) const {
     const StepSpan& span = spans[segment / kv_heads];
     const std::byte* data = kv.data + span.slot * kv.session_stride + segment % kv_heads * kv.head_stride;
     if (from == StepRows::tile) return {data, 0, INT_MAX, row_bytes};
     const int wrap = static_cast<int>(kv.rows);
-    return {data, span.ring_first % wrap, wrap, row_bytes};
+    return {data, first_of_ring(span, window) % wrap, wrap, row_bytes};
   }
 };
 

@@ -129,7 +129,7 @@ RunResult run_tiny(const RunOptions& o) {
 }
 
 RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced) {
-  const std::filesystem::path& dir = tiny_model_dir(o.kv_dtype);
+  const std::filesystem::path& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
   const ModelConfig config = load_model_config(dir);
   Engine engine(device, config, Safetensors::open_model(dir), engine_options(o));
   const std::size_t count = o.prompts.size();

@@ -35,6 +35,7 @@ const std::filesystem::path& tiny_model_dir(RowType kv_dtype = RowType::act);
 std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab = 64);
 
 struct RunOptions {
+  std::filesystem::path model = {};  // empty: tiny_model_dir
   std::string policy = "stream";
   std::vector<std::string> sets = {};  // KEY=VALUE of the policy
   double resident = 0;

@@ -190,9 +190,11 @@ void softmax(const SoftmaxArgs& a) {
     T* p = static_cast<T*>(a.p) + i * a.p_stride;
     std::int64_t n = a.visible + i;
     n = n < 0 ? 0 : n > a.cols ? a.cols : n;
-    const std::int64_t padded = (n + W - 1) / W * W;
+    const std::int64_t hidden = a.hidden + i < n ? a.hidden + i : n;
+    const std::int64_t padded = hidden == n ? 0 : (n + W - 1) / W * W;
+    for (std::int64_t c = 0; c < hidden; ++c) s[c] = -__builtin_inff();
     for (std::int64_t c = n; c < padded; ++c) s[c] = -__builtin_inff();
-    if (n > 0) {
+    if (padded > 0) {
       F<W> top[2] = {load<W>(s), load<W>(s)};
       for (std::int64_t c = 0; c + 2 * W <= padded; c += 2 * W)
         for (int j = 0; j < 2; ++j) top[j] = max<W>(load<W>(s + c + j * W), top[j]);

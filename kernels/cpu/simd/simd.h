@@ -61,6 +61,7 @@ struct SoftmaxArgs {
   std::int64_t rows, cols;
   std::int64_t visible;  // row i sees the first visible + i columns, cut to [0, cols]
   float scale;
+  std::int64_t hidden = -(std::int64_t{1} << 62);  // but not the first hidden + i of them
 };
 
 /// Sums over rows of exp(scale * s - m) / l, a column each.

@@ -1,0 +1,41 @@
+// config.json files for tests, and what reading them says.
+#pragma once
+#include <filesystem>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "paths.h"
+#include "runtime/json_file.h"
+#include "runtime/model_config.h"
+#include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
+
+namespace longhaul::test {
+
+inline const std::filesystem::path kFamilies = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/families";
+
+inline ModelConfig load(const nlohmann::json& config) {
+  ScratchDir dir;
+  dir.write("config.json", config.dump());
+  return load_model_config(dir.path());
+}
+
+/// The message of the UserError{bad_model} that `action` throws, or "no error".
+template <class Action>
+std::string complaint(Action action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    CHECK(error.code == Exit::bad_model);
+    return error.what();
+  }
+  return "no error";
+}
+
+/// One line with that in it.
+inline bool has(const std::string& text, const std::string& part) {
+  UNSCOPED_INFO(text);
+  return text.find(part) != std::string::npos && text.find('\n') == std::string::npos;
+}
+
+}  // namespace longhaul::test
