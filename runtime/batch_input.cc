@@ -31,8 +31,13 @@ BatchRequest text_request(std::string custom_id, const fs::path& file) {
 }
 
 /// The files below `root / inside`. What cannot be listed, or would be listed without end, is a failed request.
-void add_folder(const fs::path& root, const fs::path& inside, std::vector<BatchRequest>& out) {
+void add_folder(const fs::path& root, const fs::path& inside, const std::set<fs::path>& left_out,
+                std::vector<BatchRequest>& out) {
   auto add = [&](const fs::path& name) { out.push_back(text_request(name.generic_string(), root / name)); };
+  auto is_left_out = [&](const fs::path& name) {
+    std::error_code unknown;
+    return !left_out.empty() && left_out.contains(fs::canonical(root / name, unknown));
+  };
   auto add_failure = [&](const fs::path& name, std::string_view why) {
     add(name);
     out.back().failure = Failure{"file_unreadable", fmt::format("{}: {}", (root / name).string(), why)};
@@ -41,8 +46,9 @@ void add_folder(const fs::path& root, const fs::path& inside, std::vector<BatchR
   for (fs::directory_iterator at(root / inside, error); !error && at != fs::end(at); at.increment(error)) {
     fs::path name = inside / at->path().filename();
     if (name.filename().string().starts_with('.')) continue;
+    if (is_left_out(name)) continue;
     if (!at->is_directory(unknown)) add(name);  // read_document tells what is odd about it
-    else if (!at->is_symlink(unknown)) add_folder(root, name, out);
+    else if (!at->is_symlink(unknown)) add_folder(root, name, left_out, out);
     else add_failure(name, "a link to a folder is not followed; give the folder itself to --input");
   }
   if (error && inside.empty()) throw UserError(Exit::io, "{}: {}", root.string(), error.message());
@@ -61,6 +67,7 @@ void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
     } catch (const DocumentError& e) {
       BatchRequest request;
       request.custom_id = request.where = where;
+      request.content = content_key("line", line);
       request.failure = Failure{e.code, e.what()};
       out.push_back(std::move(request));
     }
@@ -99,6 +106,21 @@ std::vector<Message> messages_of(const nlohmann::json* list, const std::string& 
   return messages;
 }
 
+/// A text, or a list of them; at most four, as OpenAI has it.
+std::vector<std::string> stops_of(const nlohmann::json* stop, const JsonObject& body) {
+  std::vector<std::string> texts;
+  if (stop == nullptr) return texts;
+  auto add = [&](const nlohmann::json& text) {
+    if (!text.is_string() || text.get_ref<const std::string&>().empty() || texts.size() == 4)
+      body.refuse("stop", "a text that is not empty, or up to four of them");
+    texts.push_back(text);
+  };
+  if (!stop->is_array()) add(*stop);
+  else
+    for (const auto& text : *stop) add(text);
+  return texts;
+}
+
 void read_body(JsonObject& body, BatchRequest& request, const std::string& where) {
   constexpr std::int64_t kMost = std::int64_t{1} << 40;
   request.messages = messages_of(body.take("messages"), where);
@@ -108,6 +130,7 @@ void read_body(JsonObject& body, BatchRequest& request, const std::string& where
   request.top_p = body.number("top_p", 0, 1);
   request.top_k = body.whole("top_k", 0, std::numeric_limits<std::int32_t>::max());
   request.seed = body.whole("seed", 0, std::numeric_limits<std::int64_t>::max());
+  request.stop = stops_of(body.take("stop"), body);
   // The response names the model that answered, whatever the request calls it.
   body.ignore({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
   // What would change the answer is refused unless it is at the value that changes nothing.
@@ -116,7 +139,7 @@ void read_body(JsonObject& body, BatchRequest& request, const std::string& where
   body.only("logprobs", {false});
   body.only("frequency_penalty", {0});
   body.only("presence_penalty", {0});
-  for (const char* key : {"stop", "logit_bias", "top_logprobs", "tools", "tool_choice"}) body.only(key, {});
+  for (const char* key : {"logit_bias", "top_logprobs", "tools", "tool_choice"}) body.only(key, {});
   body.only("response_format", {nlohmann::json{{"type", "text"}}});
   body.finish();
 }
@@ -131,6 +154,9 @@ BatchRequest parse_request(const std::string& line, const std::string& where) {
     nlohmann::json json = parse_json(line, where, Exit::usage);
     JsonObject fields(json, where, Exit::usage);
     request.custom_id = fields.require("custom_id", fields.text("custom_id"));
+    nlohmann::json content = json;
+    content.erase("custom_id");
+    request.content = content_key("request", content.dump());
     if (request.custom_id.empty()) fields.refuse("custom_id", "a text that is not empty");
     try {
       fields.only("method", {"POST"});
@@ -172,14 +198,14 @@ std::string read_document(const fs::path& file) {
   return text;
 }
 
-std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths) {
+std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths, const std::set<fs::path>& left_out) {
   std::vector<BatchRequest> requests;
   for (const std::string& path : paths) {
     std::error_code error;
     auto status = fs::status(path, error);
     if (!fs::exists(status)) throw UserError(Exit::io, "{}: no such file or folder", path);
     auto before = static_cast<std::ptrdiff_t>(requests.size());
-    if (fs::is_directory(status)) add_folder(path, {}, requests);
+    if (fs::is_directory(status)) add_folder(path, {}, left_out, requests);
     else if (path.ends_with(".jsonl")) add_jsonl(path, requests);
     else requests.push_back(text_request(path, path));
     auto added = requests.begin() + before;

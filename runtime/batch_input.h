@@ -4,20 +4,17 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "runtime/batch_record.h"
 #include "runtime/chat_template.h"
 
 namespace longhaul {
-
-/// The error of one record: `code` is for programs, `message` for people.
-struct Failure {
-  std::string code, message;
-};
 
 /// One document's failure; the batch goes on.
 class DocumentError : public std::runtime_error {
@@ -31,18 +28,22 @@ struct BatchRequest {
   std::string where;               // the file, or FILE:LINE, for messages
   std::filesystem::path document;  // a text file, read when its turn comes; empty for a JSONL request
   std::vector<Message> messages;   // of a JSONL request
+  std::string content;             // content_key() of a JSONL line without its custom_id; a document's when it is read
   // What a JSONL request sets for itself; the job's values otherwise.
   std::optional<std::int64_t> max_tokens;
   std::optional<double> temperature, top_p;
   std::optional<std::int64_t> top_k, seed;
+  std::vector<std::string> stop;  // texts that end the answer, and are no part of it
   std::optional<Failure> failure;
 };
 
 /// The requests of `paths`, in order. A folder gives its files, at any depth, by sorted relative path, which is the
 /// custom_id; names that begin with a dot are left out, and a link to a folder is a failure. A file whose name ends in
 /// .jsonl gives a request a line; any other file is a document whose custom_id is the path as given. Throws
-/// UserError{io} for a path that is not there or holds nothing, UserError{usage} when two inputs have one custom_id.
-std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths);
+/// UserError{io} for a path that is not there or holds nothing, UserError{usage} when two inputs have one custom_id. A
+/// folder's files in `left_out` (absolute, without links) are no documents: the job's own output.
+std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths,
+                                        const std::set<std::filesystem::path>& left_out = {});
 
 /// White space only, or nothing.
 bool is_blank(std::string_view text);

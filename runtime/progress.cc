@@ -76,10 +76,16 @@ void Progress::clear() {
   line_open_ = false;
 }
 
-void Progress::tokenizing(std::int64_t documents_read) {
+void Progress::reading(std::int64_t document) {
   if (due())
-    show(static_cast<double>(documents_read) / static_cast<double>(options_.documents),
-         fmt::format("tokenizing document {}", documents_read));
+    show(static_cast<double>(document) / static_cast<double>(options_.documents),
+         fmt::format("reading document {}", document));
+}
+
+void Progress::tokenizing(std::int64_t document) {
+  if (due())
+    show(static_cast<double>(document) / static_cast<double>(options_.documents),
+         fmt::format("tokenizing document {}", document));
 }
 
 void Progress::pinning(std::int64_t done, std::int64_t total) {

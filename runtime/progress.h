@@ -22,7 +22,10 @@ class Progress {
   /// A share in [0, 1] of a document's prefill is done; 0 starts its clock.
   void prefill(const std::string& document, std::int64_t tokens, double share);
   void decode(std::int64_t sessions, std::int64_t tokens, double seconds);
-  void tokenizing(std::int64_t documents_read);
+  /// Documents that an earlier run has ended.
+  void resumed(std::int64_t documents) { documents_done_ = documents; }
+  void reading(std::int64_t document);
+  void tokenizing(std::int64_t document);
   /// Bytes of host memory that the device reaches by DMA.
   void pinning(std::int64_t done, std::int64_t total);
   void document_done(const std::string& document, const std::string& outcome);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/engine.h"
 
@@ -14,6 +15,9 @@ struct JobStats {
   std::int64_t decoded_tokens = 0;  // by decode steps: an answer's first token comes from its prefill
   double load_seconds = 0, prefill_seconds = 0, decode_seconds = 0, wall_seconds = 0;
   std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;
+  std::int64_t resumed = 0;  // documents that an earlier run has ended
+  std::vector<double> ttft;  // seconds of each document from its turn to its first token
+  std::vector<double> tpot;  // and from there on, a token; others' prefills are in it
 };
 
 /// How the KV cache of the longest context compares with the device: what stays there, what is streamed.

@@ -149,6 +149,16 @@ TEST_CASE("a JSONL request carries what it sets") {
   CHECK(request.temperature == 0.5);
   CHECK(request.top_p == 0.9);
   CHECK(request.seed == 3);
+  CHECK(request.stop.empty());
+  auto stops = [](const std::string& stop) {
+    return parse_request(
+               R"({"custom_id": "q", "body": {"messages": [{"role": "user", "content": "hi"}], "stop": )" + stop + "}}",
+               "f:1")
+        .stop;
+  };
+  CHECK(stops("\"a\"") == std::vector<std::string>{"a"});
+  CHECK(stops(R"(["a", "b"])") == std::vector<std::string>{"a", "b"});
+  CHECK(stops("null").empty());
   CHECK(parse_request(std::string(R"({"custom_id": "q", )") + kBody + "}", "f:1").max_tokens == std::nullopt);
 }
 
@@ -160,7 +170,7 @@ TEST_CASE("a body field that would change the answer is refused unless neutral")
     CHECK(with_body(neutral).code.empty());
   }
   for (const char* changing :
-       {R"(, "n": 2)", R"(, "stop": ["x"])", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
+       {R"(, "n": 2)", R"(, "stop": [""])", R"(, "stop": 1)", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
         R"(, "top_p": "high")", R"(, "max_tokens": 0)", R"(, "response_format": {"type": "json_object"})"}) {
     INFO(changing);
     Failure failure = with_body(changing);
