@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <map>
 #include <memory>
 
 #include "apps/batch_settings.h"
@@ -21,7 +22,8 @@ constexpr std::int64_t kDefaultSessions = 8;
 
 struct BatchOptions : Options {
   std::vector<std::string> input;
-  std::string output, instruction = "Summarize the document.", order = "longest";
+  std::string output, instruction = "Summarize the document.", prompt_file;
+  std::string order = "longest", on_overflow = "error", progress = "text";
   std::optional<std::int64_t> batch_size;
   bool print = false, fresh = false, retry_errors = false;
 };
@@ -56,14 +58,35 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   stats.load_seconds = load_seconds;
   stats.load_h2d_bytes = load_h2d_bytes;
   stats.wall_seconds = seconds_since(start);
+  stats.resumed = output.recorded() - stats.documents;
+  stats.wanted_sessions = sessions;
   return report(stats, engine, limits);
 }
 
+std::map<std::string, Overflow> overflows() {
+  std::map<std::string, Overflow> names;
+  for (const Overflow how : {Overflow::error, Overflow::truncate_middle, Overflow::truncate_left, Overflow::map_reduce})
+    names[name_of(how)] = how;
+  return names;
+}
+const std::map<std::string, Progress::Form> kForms{
+    {"text", Progress::Form::text}, {"jsonl", Progress::Form::jsonl}, {"none", Progress::Form::none}};
+
+PromptFrame frame_of(const BatchOptions& o) {
+  if (o.prompt_file.empty()) return instruction_frame(o.instruction);
+  try {
+    return template_frame(read_document(o.prompt_file), "--prompt-file " + o.prompt_file);
+  } catch (const DocumentError& e) {
+    throw UserError(Exit::io, "--prompt-file {}", e.what());
+  }
+}
+
 JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
-  return {.instruction = o.instruction,
+  return {.frame = frame_of(o),
           .sampling = sampling_params(o, model.generation),
           .max_tokens = max_tokens(o, model.generation),
           .context = context(o, model.config),
+          .overflow = overflows().at(o.on_overflow),
           .order = o.order == "input" ? Order::input : Order::longest};
 }
 
@@ -71,7 +94,8 @@ Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   auto start = Progress::Clock::now();
   std::vector<BatchRequest> requests = list_requests(o.input, output.own_files());
   ModelFiles model(o.model);
-  Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size())});
+  Progress progress(
+      {stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size()), kForms.at(o.progress)});
   auto print = [&](const BatchRequest& request, const Answer& answer) {
     progress.clear();
     if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
@@ -96,7 +120,9 @@ Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   output.finish();
   journal.finish();
   progress.clear();
-  std::cerr << table;
+  progress.left(0);
+  progress.event("end", {{"answered", output.recorded() - output.failed()}, {"failed", output.failed()}});
+  if (o.progress == "text") std::cerr << table;
   return output.failed() > 0 ? Exit::failed_documents : Exit::ok;
 }
 
@@ -122,12 +148,34 @@ Exit batch(const BatchOptions& o) {
 
 void register_batch(CLI::App& app, Exit& exit) {
   auto o = std::make_shared<BatchOptions>();
-  CLI::App* verb = app.add_subcommand("batch", "Answer many documents; one JSONL record each");
-  verb->add_option("--input", o->input, "folders, text files, or OpenAI batch files (*.jsonl)")->type_name("PATH");
+  CLI::App* verb = app.add_subcommand(
+      "batch",
+      "Answer many documents; one JSONL record each.\n\n"
+      "  longhaul batch --model MODEL --input reports/ --output summaries.jsonl\n"
+      "  longhaul batch --model MODEL --input 'papers/**/*.pdf' --output out.jsonl --instruction \"List the claims.\"\n"
+      "  longhaul batch --model MODEL --input requests.jsonl --output answers.jsonl --max-tokens 256\n\n"
+      "Interrupted, killed or out of disk: give the same command again, and it goes on where it was. A bad document "
+      "is\n"
+      "an error record, the others go on, and the exit code is 1.");
+  verb->add_option("--input", o->input,
+                   "folders, files (text, Markdown, HTML, PDF), patterns, OpenAI batch files (*.jsonl), or - for stdin")
+      ->type_name("PATH");
   verb->add_option("--output", o->output, "where the records go; the same command goes on with what is there")
       ->type_name("FILE");
-  verb->add_option("--instruction", o->instruction, "what follows each document after a blank line")
-      ->capture_default_str();
+  CLI::Option* instruction =
+      verb->add_option("--instruction", o->instruction, "what follows each document after a blank line")
+          ->capture_default_str();
+  verb->add_option("--prompt-file", o->prompt_file,
+                   "in place of --instruction: a text with {document} where the document goes")
+      ->type_name("FILE")
+      ->excludes(instruction);
+  verb->add_option(
+          "--on-overflow", o->on_overflow,
+          "what to do with a document that is longer than the context: an error record, cut it (the record says "
+          "how much), or summarize its parts and then those summaries")
+      ->capture_default_str()
+      ->check(CLI::IsMember(overflows()))
+      ->type_name("HOW");
   verb->add_option("--batch-size", o->batch_size, "most documents decoded together; 8, or what fits, unless given")
       ->check(between(1, kDecodeTokens))
       ->type_name("N");
@@ -137,18 +185,24 @@ void register_batch(CLI::App& app, Exit& exit) {
       ->type_name("ORDER");
   verb->add_flag("--fresh", o->fresh, "throw away the records that an earlier job has left in --output");
   verb->add_flag("--retry-errors", o->retry_errors,
-                 "ask again what has an error record; the documents may have changed");
+                 "ask again what has an error record; those documents may have changed");
+  verb->add_option("--progress", o->progress, "what stderr tells: lines for people, an event a line for programs")
+      ->capture_default_str()
+      ->check(CLI::IsMember(kForms))
+      ->type_name("FORM");
   verb->add_flag("--print", o->print, "also print each answer to stdout as it completes");
   add_options(*verb, *o);
   verb->footer(
-      "A folder's files are read at any depth; their relative paths are the custom_ids. A byte order mark and "
-      "trailing\n"
-      "whitespace are no part of a document. A bad document becomes an error record and the others go on (exit 1).\n\n"
+      "A folder's files are read at any depth; their relative paths are the custom_ids. Records are on disk as "
+      "documents\n"
+      "end, and in input order once all have. Beside FILE are FILE.manifest, which says what job it is, and while "
+      "that\n"
+      "runs FILE.working, which says what it works on.\n\n"
       "Examples:\n"
-      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl\n"
-      "  longhaul batch --model apps/demo/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
       "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl \\\n"
-      "    --gpu-memory 80MiB --policy stream");
+      "    --gpu-memory 80MiB --policy stream\n"
+      "  longhaul batch --model apps/demo/demo-7m --input books/ --output books.jsonl --on-overflow map-reduce\n"
+      "  pdftotext report.pdf - | longhaul batch --model apps/demo/demo-7m --input - --output report.jsonl --print");
   verb->callback([verb, o, &exit] {
     if (finish_options(*verb, *o)) exit = batch(*o);
   });

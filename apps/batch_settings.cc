@@ -31,7 +31,8 @@ Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOpti
   Json about{{"name", model.name},
              {"weights", weights_fingerprint(model.config, model.weights)},
              {"files", files_key(o.model)}};
-  Json options{{"instruction", job.instruction},
+  Json options{{"prompt", job.frame.around("{document}")},
+               {"on_overflow", name_of(job.overflow)},
                {"max_tokens", job.max_tokens},
                {"max_model_len", job.context},
                {"temperature", job.sampling.temperature},

@@ -1,5 +1,8 @@
 #include "runtime/batch_input.h"
 
+#include <fnmatch.h>
+#include <glob.h>
+
 #include <algorithm>
 #include <map>
 #include <sstream>
@@ -16,6 +19,7 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // says "UTF-8", is no part of the text
 constexpr std::string_view kBlanks = " \t\r\n\f\v";
+constexpr const char* kWildcards = "*?[";
 
 void check_utf8(std::string_view text) {
   if (auto at = find_invalid_utf8(text); at != std::string_view::npos)
@@ -55,8 +59,8 @@ void add_folder(const fs::path& root, const fs::path& inside, const std::set<fs:
   if (error) add_failure(inside, error.message());
 }
 
-void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
-  std::istringstream in(read_file(path));
+void add_jsonl(const std::string& path, const std::string& text, std::vector<BatchRequest>& out) {
+  std::istringstream in(text);
   std::string line;
   for (std::int64_t number = 1; std::getline(in, line); ++number) {
     if (number == 1 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
@@ -72,6 +76,44 @@ void add_jsonl(const std::string& path, std::vector<BatchRequest>& out) {
       out.push_back(std::move(request));
     }
   }
+}
+
+/// Files that match a shell's pattern. DIR/**/NAME: those below DIR, at any depth, whose name matches NAME.
+void add_pattern(const std::string& pattern, std::vector<BatchRequest>& out) {
+  const auto deep = pattern.find("**/");
+  if (deep == std::string::npos) {
+    glob_t found{};
+    if (::glob(pattern.c_str(), GLOB_BRACE, nullptr, &found) == 0)
+      for (std::size_t i = 0; i < found.gl_pathc; ++i)
+        if (std::error_code unknown; !fs::is_directory(found.gl_pathv[i], unknown))
+          out.push_back(text_request(found.gl_pathv[i], found.gl_pathv[i]));
+    ::globfree(&found);
+    return;
+  }
+  const std::string folder = deep == 0 ? "." : pattern.substr(0, deep), name = pattern.substr(deep + 3);
+  if (folder.find_first_of(kWildcards) != std::string::npos || name.find('/') != std::string::npos)
+    throw UserError(Exit::usage, "{}: ** stands between a folder and a file's pattern: DIR/**/*.txt", pattern);
+  std::vector<BatchRequest> below;
+  add_folder(folder, {}, {}, below);
+  for (BatchRequest& request : below)
+    if (::fnmatch(name.c_str(), request.document.filename().c_str(), 0) == 0) {
+      request.custom_id = deep == 0 ? request.custom_id : folder + request.custom_id;
+      out.push_back(std::move(request));
+    }
+}
+
+bool is_request_line(std::string_view line) {
+  const auto json = nlohmann::json::parse(line.begin(), line.end(), nullptr, false);
+  return json.is_object() && json.contains("custom_id");
+}
+
+void add_standard_input(int fd, std::vector<BatchRequest>& out) {
+  std::string text = read_file(fd, "stdin");
+  if (is_request_line(std::string_view(text).substr(0, text.find('\n')))) return add_jsonl("stdin", text, out);
+  BatchRequest request;
+  request.custom_id = request.where = "stdin";
+  request.text = std::move(text);
+  out.push_back(std::move(request));
 }
 
 /// A text, or a list of {"type": "text", "text": ...}.
@@ -180,6 +222,14 @@ BatchRequest parse_request(const std::string& line, const std::string& where) {
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(kBlanks) == std::string_view::npos; }
 
+std::string clean_document(std::string text, const std::string& where) {
+  check_utf8(text);
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  text.erase(text.find_last_not_of(kBlanks) + 1);
+  if (text.empty()) throw DocumentError("empty_document", where + ": the document is empty");
+  return text;
+}
+
 std::string read_document(const fs::path& file) {
   std::error_code failed;
   fs::file_status status = fs::status(file, failed);
@@ -191,28 +241,45 @@ std::string read_document(const fs::path& file) {
   } catch (const UserError& e) {
     throw DocumentError("file_unreadable", e.what());
   }
-  check_utf8(text);
-  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
-  text.erase(text.find_last_not_of(kBlanks) + 1);
-  if (text.empty()) throw DocumentError("empty_document", file.string() + ": the document is empty");
-  return text;
+  return clean_document(std::move(text), file.string());
 }
 
-std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths, const std::set<fs::path>& left_out) {
+void read_request(BatchRequest& request) {
+  if (!request.messages.empty() || !request.content.empty()) return;  // a line of JSONL
+  try {
+    if (request.failure) throw DocumentError(request.failure->code, request.failure->message);
+    if (request.document.empty()) request.text = clean_document(std::move(request.text), request.where);
+    else if (!request.converter) request.text = read_document(request.document);
+    else request.text = clean_document(convert(*request.converter, request.document), request.where);
+    request.content = content_key("text", request.text);
+  } catch (const DocumentError& e) {
+    request.failure = Failure{e.code, e.what()};
+    request.content = content_key(e.code, request.where);
+  }
+}
+
+std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths, const std::set<fs::path>& left_out,
+                                        int standard_input) {
   std::vector<BatchRequest> requests;
   for (const std::string& path : paths) {
     std::error_code error;
-    auto status = fs::status(path, error);
-    if (!fs::exists(status)) throw UserError(Exit::io, "{}: no such file or folder", path);
+    const auto status = fs::status(path, error);
+    const bool there = fs::exists(status), pattern = !there && path.find_first_of(kWildcards) != std::string::npos;
     auto before = static_cast<std::ptrdiff_t>(requests.size());
-    if (fs::is_directory(status)) add_folder(path, {}, left_out, requests);
-    else if (path.ends_with(".jsonl")) add_jsonl(path, requests);
+    if (path == "-") add_standard_input(standard_input, requests);
+    else if (pattern) add_pattern(path, requests);
+    else if (!there) throw UserError(Exit::io, "{}: no such file or folder", path);
+    else if (fs::is_directory(status)) add_folder(path, {}, left_out, requests);
+    else if (path.ends_with(".jsonl")) add_jsonl(path, read_file(path), requests);
     else requests.push_back(text_request(path, path));
     auto added = requests.begin() + before;
-    if (added == requests.end()) throw UserError(Exit::io, "{}: holds no documents", path);
-    if (fs::is_directory(status))
+    if (added == requests.end())
+      throw UserError(Exit::io, "{}: {}", path, pattern ? "no file matches" : "holds no documents");
+    if (pattern || fs::is_directory(status))
       std::sort(added, requests.end(), [](const auto& a, const auto& b) { return a.custom_id < b.custom_id; });
   }
+  for (BatchRequest& request : requests)
+    if (!request.document.empty() && !request.failure) request.converter = find_converter(request.document);
   // As the records will have them: a file's name need not be UTF-8.
   for (BatchRequest& request : requests) request.custom_id = replace_invalid_utf8(request.custom_id);
   std::map<std::string_view, const BatchRequest*> seen;

@@ -3,40 +3,22 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
+#include "runtime/prefill_work.h"
 #include "runtime/stop_signals.h"
 
 namespace longhaul {
-
-void check_context(std::int64_t prompt, std::int64_t max_tokens, std::int64_t context) {
-  if (prompt + max_tokens > context)
-    throw DocumentError(
-        "context_length_exceeded",
-        fmt::format("the prompt has {} tokens and the answer may have {}: together {}, but the context is "
-                    "{} tokens",
-                    prompt, max_tokens, prompt + max_tokens, context));
-}
 
 BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, JobOptions options, Progress& progress,
                    OnAnswer on_answer)
     : model_(model),
       requests_(std::move(requests)),
-      texts_(requests_.size()),
       options_(std::move(options)),
       progress_(progress),
       on_answer_(std::move(on_answer)) {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     stop_if_asked();
-    BatchRequest& request = requests_[i];
     progress_.reading(static_cast<std::int64_t>(i) + 1);
-    if (request.document.empty()) continue;
-    try {
-      if (request.failure) throw DocumentError(request.failure->code, request.failure->message);
-      texts_[i] = read_document(request.document);
-      request.content = content_key("text", texts_[i]);
-    } catch (const DocumentError& e) {
-      request.failure = Failure{e.code, e.what()};
-      request.content = content_key(e.code, request.where);
-    }
+    read_request(requests_[i]);
   }
 }
 
@@ -58,37 +40,19 @@ void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
                             fmt::format("the process ended {} times while it worked on this document ({}); it is not "
                                         "tried again without --retry-errors",
                                         strikes.count, strikes.causes));
-      ready_.push_back(prepare_one(i));
-      ready_.back().alone = strikes.count > 0;
-      longest_ = std::max(longest_, ready_.back().rows());
+      prepare_one(i, strikes.count > 0);
     } catch (const DocumentError& e) {
       failures_.push_back({i, {e.code, e.what()}});
     } catch (const UserError& e) {
       if (e.code == Exit::bad_model) throw;
       failures_.push_back({i, {"invalid_request", e.what()}});  // in the template's words, or the tokenizer's
     }
-    texts_[i] = {};
+    requests_[i].text = {};
+    requests_[i].messages = {};
   }
+  for (const Ready& ready : ready_) longest_ = std::max(longest_, ready.rows());
+  if (!parts_.empty()) longest_ = options_.context;  // as long as what puts parts' answers together may get
   sort_ready();
-}
-
-BatchJob::Ready BatchJob::prepare_one(std::int64_t index) {
-  BatchRequest& request = requests_[index];
-  if (request.failure) throw DocumentError(request.failure->code, request.failure->message);
-  std::vector<Message> messages = std::move(request.messages);
-  if (!request.document.empty()) {
-    std::string text = std::move(texts_[index]);
-    if (!options_.instruction.empty()) text += "\n\n" + options_.instruction;
-    messages = {{"user", std::move(text)}};
-  }
-  Ready ready{index, model_.prompt_ids(std::move(messages)), options_.sampling, options_.max_tokens};
-  if (request.temperature) ready.sampling.temperature = static_cast<float>(*request.temperature);
-  if (request.top_p) ready.sampling.top_p = static_cast<float>(*request.top_p);
-  if (request.top_k) ready.sampling.top_k = static_cast<std::int32_t>(*request.top_k);
-  if (request.seed) ready.sampling.seed = static_cast<std::uint64_t>(*request.seed);
-  if (request.max_tokens) ready.max_tokens = *request.max_tokens;
-  check_context(static_cast<std::int64_t>(ready.prompt.size()), ready.max_tokens, options_.context);
-  return ready;
 }
 
 /// What may end the process comes last, so that the rest is done by then.
@@ -97,13 +61,16 @@ void BatchJob::sort_ready() {
   if (options_.order == Order::input || ready_.begin() == suspects.begin()) return;
   std::stable_sort(ready_.begin(), suspects.begin(),
                    [](const Ready& a, const Ready& b) { return a.rows() > b.rows(); });
-  std::rotate(ready_.begin(), suspects.begin() - 1, suspects.begin());  // the shortest: the one that runs alone
+  // The shortest whole one is the first, which runs alone.
+  auto first = suspects.begin() - 1;
+  while (first != ready_.begin() && first->part >= 0) --first;
+  std::rotate(ready_.begin(), first, first + 1);
 }
 
 bool BatchJob::may_admit(const std::vector<Active>& active) const {
   if (ready_.empty()) return false;
   if (active.empty()) return true;
-  const bool none_done = stats_.documents == stats_.failed;
+  const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
   return !none_done && !ready_.front().alone && !active.front().alone;
 }
 
@@ -145,17 +112,21 @@ void BatchJob::admit(Engine& engine, BatchJournal& journal, std::int64_t slot, s
   stop_if_asked();
   Ready next = std::move(ready_.front());
   ready_.pop_front();
-  const std::string name = name_of(next.index);
+  const std::string name = title_of(next);
   journal.working({requests_[next.index].content});
   Session session(slot, std::move(next.prompt), next.sampling, next.max_tokens, model_.eos());
   const auto start = Progress::Clock::now();
   const std::int64_t h2d = engine.device().counters().h2d_bytes, tokens = session.prompt_size();
+  const double work = prompt_work(model_.config, tokens);
   progress_.prefill(name, tokens, 0);
   engine.prefill(session, [&](const PrefillProgress& p) {
+    tell_left(active, work * p.done / p.total, seconds_since(start));
     progress_.prefill(name, tokens, p.done / p.total);
     stop_if_asked();
   });
   const double seconds = seconds_since(start);
+  work_done_ += work;
+  work_left_ -= work;
   stats_.prefill_seconds += seconds;
   stats_.ttft.push_back(seconds);
   stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
@@ -163,6 +134,8 @@ void BatchJob::admit(Engine& engine, BatchJournal& journal, std::int64_t slot, s
   active.push_back({.index = next.index,
                     .session = std::move(session),
                     .alone = next.alone,
+                    .part = next.part,
+                    .notes = std::move(next.notes),
                     .first_token = Progress::Clock::now(),
                     .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
   look_for_stop(active.back());
@@ -177,7 +150,21 @@ void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
   stats_.decode_seconds += seconds_since(start);
   stats_.decoded_tokens += std::ssize(sessions);
   for (Active& a : active) look_for_stop(a);
+  tell_left(active);
   progress_.decode(std::ssize(sessions), stats_.decoded_tokens, stats_.decode_seconds);
+}
+
+/// From what prefills and steps have taken so far, and how long answers were. `work_now`: of a prefill under way.
+void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
+  const double work = work_done_ + work_now;
+  if (work <= 0) return;
+  double seconds = (work_left_ - work_now) * (stats_.prefill_seconds + seconds_now) / work;
+  const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
+                                        : static_cast<double>(options_.max_tokens);
+  double tokens = static_cast<double>(ready_.size() + (work_now > 0)) * expected;
+  for (const Active& a : active) tokens += std::max(expected - static_cast<double>(a.session.answer_size()), 0.0);
+  if (stats_.decoded_tokens > 0) seconds += tokens * stats_.decode_seconds / static_cast<double>(stats_.decoded_tokens);
+  progress_.left(seconds);
 }
 
 void BatchJob::look_for_stop(Active& a) const {
@@ -194,20 +181,38 @@ void BatchJob::look_for_stop(Active& a) const {
 
 void BatchJob::answer(Active& done, BatchOutput& output) {
   const Session& session = done.session;
+  const auto parts = parts_.find(done.index);
+  if (done.part >= 0 && parts == parts_.end()) return;  // another part was its document's end
   if (session.finish() == Finish::not_finite)
-    return fail(done.index, {"generation_failed", not_finite_message(session)}, output);
+    return give_up(done.index, {"generation_failed", not_finite_message(session)}, output);
   const bool ended = session.finish() == Finish::stop;  // then the last token is the end token
   const auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - ended);
-  Answer answer{done.stopped ? std::move(done.text) : model_.answer_text(ids), model_.name,
-                ended || done.stopped ? "stop" : "length", session.prompt_size(), session.answer_size()};
+  Answer answer{done.stopped ? std::move(done.text) : model_.answer_text(ids),
+                model_.name,
+                ended || done.stopped ? "stop" : "length",
+                session.prompt_size(),
+                session.answer_size(),
+                std::move(done.notes)};
+  ++answered_;
+  answered_tokens_ += answer.completion_tokens;
+  if (answer.completion_tokens > 1)
+    stats_.tpot.push_back(seconds_since(done.first_token) / static_cast<double>(answer.completion_tokens - 1));
+  if (done.part >= 0) return part_done(done, answer, output);
+  if (parts != parts_.end()) {
+    answer.prompt_tokens += parts->second.prompt_tokens;
+    answer.completion_tokens += parts->second.completion_tokens;
+  }
   const BatchRequest& request = requests_[done.index];
   output.append(done.index, answer);
   ++stats_.documents;
-  if (answer.completion_tokens > 1)
-    stats_.tpot.push_back(seconds_since(done.first_token) / static_cast<double>(answer.completion_tokens - 1));
-  progress_.document_done(request.custom_id,
-                          fmt::format("{} prompt tokens, {} answer tokens, {}", with_commas(answer.prompt_tokens),
-                                      answer.completion_tokens, answer.finish_reason));
+  std::string outcome = fmt::format("{} prompt tokens, {} answer tokens, {}", with_commas(answer.prompt_tokens),
+                                    answer.completion_tokens, answer.finish_reason);
+  if (!answer.notes.is_null()) outcome += ", " + answer.notes.dump();
+  progress_.document_done(request.custom_id, outcome,
+                          {{"status", "answered"},
+                           {"prompt_tokens", answer.prompt_tokens},
+                           {"completion_tokens", answer.completion_tokens},
+                           {"finish_reason", answer.finish_reason}});
   if (on_answer_) on_answer_(request, answer);
 }
 
@@ -218,7 +223,8 @@ void BatchJob::record_failures(BatchOutput& output) {
 void BatchJob::fail(std::int64_t index, const Failure& failure, BatchOutput& output) {
   output.append(index, failure);
   ++stats_.documents, ++stats_.failed;
-  progress_.document_done(name_of(index), fmt::format("failed, {}: {}", failure.code, failure.message));
+  progress_.document_done(requests_[index].custom_id, fmt::format("failed, {}: {}", failure.code, failure.message),
+                          {{"status", "failed"}, {"code", failure.code}, {"message", failure.message}});
 }
 
 }  // namespace longhaul

@@ -6,8 +6,8 @@
 
 namespace longhaul {
 
-/// The program for a file, by the end of its name; none: it is text as it is. Throws UserError{usage} naming the packages
-/// when none of the programs that could do it is on this machine.
+/// The program for a file, by the end of its name; none: it is text as it is. Throws UserError{usage} naming the
+/// packages when none of the programs that could do it is on this machine.
 struct Converter {
   std::string program;  // its full path
   std::string name;     // "pdftotext"

@@ -29,7 +29,9 @@ bool write_all(Disk& disk, std::string_view part, int fd, std::string_view bytes
 }  // namespace
 
 int Disk::open(std::string_view, const std::string& file, int flags) { return ::open(file.c_str(), flags, 0666); }
-ssize_t Disk::write(std::string_view, int fd, std::string_view bytes) { return ::write(fd, bytes.data(), bytes.size()); }
+ssize_t Disk::write(std::string_view, int fd, std::string_view bytes) {
+  return ::write(fd, bytes.data(), bytes.size());
+}
 int Disk::sync(std::string_view, int fd) { return ::fsync(fd); }
 int Disk::truncate(std::string_view, int fd, std::int64_t size) { return ::ftruncate(fd, size); }
 int Disk::rename(std::string_view, const std::string& from, const std::string& to) {

@@ -15,4 +15,7 @@ inline double chunk_work(const ModelConfig& c, std::int64_t pos, std::int64_t to
   return tokens * (linear_work(c) + attention);
 }
 
+/// Of a whole prompt, in the same unit: in its square where it is long.
+inline double prompt_work(const ModelConfig& c, std::int64_t tokens) { return chunk_work(c, 0, tokens); }
+
 }  // namespace longhaul

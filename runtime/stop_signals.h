@@ -10,8 +10,8 @@ struct Stopped {
 };
 
 /// From now on the first SIGINT or SIGTERM asks the job to stop; a second ends the process at once. Where the job does
-/// not come to a place to stop within `grace` seconds (a load, a converter), the process says `last_words` and ends with
-/// 128 + signal.
+/// not come to a place to stop within `grace` seconds (a load, a converter), the process says `last_words` and ends
+/// with 128 + signal.
 void watch_stop_signals(unsigned grace, const std::string& last_words);
 /// Throws Stopped when a stop was asked for.
 void stop_if_asked();

@@ -183,10 +183,11 @@ TEST_CASE("a process may die at any point of the protocol") {
   for (const std::string& name : hit) list += name + "\n";
   INFO(list);
   CHECK(hit.size() >= 30);
-  for (const char* part : {"output.open", "manifest.open", "manifest.write", "manifest.sync", "manifest.rename",
-                           "manifest.sync_folder", "working.open", "working.write", "record.write", "record.sync",
-                           "torn.truncate", "torn.sync", "fresh.truncate", "retry.write", "retry.rename",
-                           "finish.open", "finish.write", "finish.sync", "finish.rename", "finish.sync_folder"})
+  for (const char* part :
+       {"output.open",          "manifest.open", "manifest.write", "manifest.sync", "manifest.rename",
+        "manifest.sync_folder", "working.open",  "working.write",  "record.write",  "record.sync",
+        "torn.truncate",        "torn.sync",     "fresh.truncate", "retry.write",   "retry.rename",
+        "finish.open",          "finish.write",  "finish.sync",    "finish.rename", "finish.sync_folder"})
     for (const char* when : {"before ", "after "}) CHECK(hit.contains(std::string(when) + part));
 }
 

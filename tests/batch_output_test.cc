@@ -210,7 +210,7 @@ TEST_CASE("records of another job are refused, and --fresh throws them away") {
   CHECK_THAT(text_of(dir.path() / "out.manifest"), contains("\"max_tokens\": 9"));
 }
 
-TEST_CASE("errors are asked again, of documents that may have changed; answers stay") {
+TEST_CASE("errors are asked again, of documents that may have changed, and answers stay") {
   ScratchDir dir;
   auto file = dir.path() / "out";
   {

@@ -15,7 +15,7 @@ mkdir docs
 for ((i = 1; i <= 9; ++i)); do
   {
     printf 'The Road %d\nby A. Writer\n\n' "$i"
-    for ((j = 0; j < 3 + 5 * (i % 4); ++j)); do printf 'The road went over hill %d and down to the river again. ' "$j"; done
+    for ((j = 0; j < 1 + 2 * (i % 4); ++j)); do printf 'The road went over hill %d and down to the river again. ' "$j"; done
     printf '\n\nNote: the copper lantern is kept under the stairs.\n'
   } > "docs/$i.txt"
 done
