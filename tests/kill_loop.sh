@@ -35,7 +35,6 @@ fail() {
 timeless() { sed -E 's/"created":[0-9]+/"created":0/' "$1"; }
 # What a run has acknowledged: a line on stderr for each record that is on disk.
 acknowledged() { sed -nE 's/^[0-9]+\/[0-9]+ documents, ([a-z0-9]+\.txt): .*/\1/p' out.err; }
-records() { grep -oE '"custom_id":"[^"]*"' out | sort; }
 
 start=$(date +%s%N)
 (job whole) || (($? == 1))
@@ -46,6 +45,7 @@ kills=0 early=0 early_done=0
 for ((round = 1; round <= rounds; ++round)); do
   rm -f out out.*
   : > promised
+  : > out.err
   for ((kill = 0; kill < 1 + RANDOM % 3; ++kill)); do
     wait_ms=$((RANDOM % (took + took / 4)))
     (job out) &
