@@ -3,12 +3,16 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <map>
 #include <memory>
 
+#include "apps/batch_settings.h"
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
+#include "kernels/base/memory_groups.h"
 #include "runtime/batch_job.h"
+#include "runtime/stop_signals.h"
 #include "runtime/utf8.h"
 
 namespace longhaul {
@@ -18,21 +22,24 @@ constexpr std::int64_t kDefaultSessions = 8;
 
 struct BatchOptions : Options {
   std::vector<std::string> input;
-  std::string output, instruction = "Summarize the document.";
+  std::string output, instruction = "Summarize the document.", prompt_file;
+  std::string order = "longest", on_overflow = "error", progress = "text";
   std::optional<std::int64_t> batch_size;
-  bool print = false;
+  bool print = false, fresh = false, retry_errors = false;
 };
 
 /// Loads the model, answers what is ready and returns the report.
-std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job, Progress& progress,
-                       Progress::Clock::time_point start) {
+std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job, BatchOutput& output,
+                       BatchJournal& journal, Progress& progress, Progress::Clock::time_point start) {
   Budget limits = budget(o);
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, job.longest(), sessions);
-  Engine engine(*device, model.config, model.weights, options,
-                [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
+  Engine engine(*device, model.config, model.weights, options, [&](std::int64_t done, std::int64_t total) {
+    progress.pinning(done, total);
+    stop_if_asked();
+  });
   progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;
@@ -42,64 +49,160 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
   spdlog::info("weights: {}", describe_placement(model.config, options));
   const auto trace = record_trace(o, model.name, engine);
-  job.record_failures();
-  job.run(engine);
+  output.start();
+  journal.start();
+  job.record_failures(output);
+  job.run(engine, output, journal);
   if (trace) trace->finish();
   JobStats stats = job.stats();
   stats.load_seconds = load_seconds;
   stats.load_h2d_bytes = load_h2d_bytes;
   stats.wall_seconds = seconds_since(start);
+  stats.resumed = output.recorded() - stats.documents;
+  stats.wanted_sessions = sessions;
   return report(stats, engine, limits);
 }
 
-Exit batch(const BatchOptions& o) {
+std::map<std::string, Overflow> overflows() {
+  std::map<std::string, Overflow> names;
+  for (const Overflow how : {Overflow::error, Overflow::truncate_middle, Overflow::truncate_left, Overflow::map_reduce})
+    names[name_of(how)] = how;
+  return names;
+}
+const std::map<std::string, Progress::Form> kForms{
+    {"text", Progress::Form::text}, {"jsonl", Progress::Form::jsonl}, {"none", Progress::Form::none}};
+
+PromptFrame frame_of(const BatchOptions& o) {
+  if (o.prompt_file.empty()) return instruction_frame(o.instruction);
+  try {
+    return template_frame(read_document(o.prompt_file), "--prompt-file " + o.prompt_file);
+  } catch (const DocumentError& e) {
+    throw UserError(Exit::io, "--prompt-file {}", e.what());
+  }
+}
+
+JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
+  return {.frame = frame_of(o),
+          .sampling = sampling_params(o, model.generation),
+          .max_tokens = max_tokens(o, model.generation),
+          .context = context(o, model.config),
+          .overflow = overflows().at(o.on_overflow),
+          .order = o.order == "input" ? Order::input : Order::longest};
+}
+
+Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   auto start = Progress::Clock::now();
-  if (o.input.empty()) throw UserError(Exit::usage, "--input is required; see longhaul batch --help");
-  if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul batch --help");
-  check_text("--instruction", o.instruction);
-  std::vector<BatchRequest> requests = list_requests(o.input);
-  BatchOutput output(o.output);
+  std::vector<BatchRequest> requests = list_requests(o.input, output.own_files());
   ModelFiles model(o.model);
-  Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size())});
+  Progress progress(
+      {stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size()), kForms.at(o.progress)});
   auto print = [&](const BatchRequest& request, const Answer& answer) {
     progress.clear();
     if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
   };
-  JobOptions job_options{o.instruction, sampling_params(o, model.generation), max_tokens(o, model.generation),
-                         context(o, model.config)};
-  BatchJob job(model, std::move(requests), job_options, output, progress, print);
+  const JobOptions options = job_options(o, model);
+  BatchJob job(model, std::move(requests), options, progress, print);
+  const Manifest manifest = batch_manifest(o, model, options, job.keys());
+  output.match(manifest, job.keys(), {.fresh = o.fresh, .retry_errors = o.retry_errors});
+  BatchJournal journal(output.file(), manifest.fingerprint(), oom_kills());
+  if (o.fresh || o.retry_errors) journal.forget();
+  progress.resumed(output.recorded());
+  if (output.recorded() > 0)
+    spdlog::info("{} of {} documents are in {} already", output.recorded(), output.inputs(), o.output);
+  job.prepare(output, journal);
   std::string table;
-  if (job.ready() > 0) table = answer_all(o, model, job, progress, start);
-  else job.record_failures();
+  if (job.ready() > 0) {
+    table = answer_all(o, model, job, output, journal, progress, start);
+  } else {
+    output.start();
+    job.record_failures(output);
+  }
   output.finish();
+  journal.finish();
   progress.clear();
-  std::cerr << table;
-  return job.stats().failed > 0 ? Exit::failed_documents : Exit::ok;
+  progress.left(0);
+  progress.event("end", {{"answered", output.recorded() - output.failed()}, {"failed", output.failed()}});
+  if (o.progress == "text") std::cerr << table;
+  return output.failed() > 0 ? Exit::failed_documents : Exit::ok;
+}
+
+Exit batch(const BatchOptions& o) {
+  if (o.input.empty()) throw UserError(Exit::usage, "--input is required; see longhaul batch --help");
+  if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul batch --help");
+  check_text("--instruction", o.instruction);
+  constexpr unsigned kGrace = 25;  // seconds
+  watch_stop_signals(kGrace, "longhaul: stopped; the same command goes on from the records that are there\n");
+  BatchOutput output(o.output);
+  try {
+    return answer_inputs(o, output);
+  } catch (const Stopped& stopped) {
+    const std::string done = output.inputs() > 0 ? fmt::format("{} of {} documents are in {}: ", output.recorded(),
+                                                               output.inputs(), o.output)
+                                                 : std::string();
+    throw UserError(static_cast<Exit>(128 + stopped.signal), "stopped by {}; {}the same command goes on from there",
+                    stop_name(stopped.signal), done);
+  }
 }
 
 }  // namespace
 
 void register_batch(CLI::App& app, Exit& exit) {
   auto o = std::make_shared<BatchOptions>();
-  CLI::App* verb = app.add_subcommand("batch", "Answer many documents; one JSONL record each");
-  verb->add_option("--input", o->input, "folders, text files, or OpenAI batch files (*.jsonl)")->type_name("PATH");
-  verb->add_option("--output", o->output, "where the records go; must not exist")->type_name("FILE");
-  verb->add_option("--instruction", o->instruction, "what follows each document after a blank line")
-      ->capture_default_str();
+  CLI::App* verb = app.add_subcommand(
+      "batch",
+      "Answer many documents; one JSONL record each.\n\n"
+      "  longhaul batch --model MODEL --input reports/ --output summaries.jsonl\n"
+      "  longhaul batch --model MODEL --input 'papers/**/*.pdf' --output out.jsonl --instruction \"List the claims.\"\n"
+      "  longhaul batch --model MODEL --input requests.jsonl --output answers.jsonl --max-tokens 256\n\n"
+      "Interrupted, killed or out of disk: give the same command again, and it goes on where it was. A bad document "
+      "is\n"
+      "an error record, the others go on, and the exit code is 1.");
+  verb->add_option("--input", o->input,
+                   "folders, files (text, Markdown, HTML, PDF), patterns, OpenAI batch files (*.jsonl), or - for stdin")
+      ->type_name("PATH");
+  verb->add_option("--output", o->output, "where the records go; the same command goes on with what is there")
+      ->type_name("FILE");
+  CLI::Option* instruction =
+      verb->add_option("--instruction", o->instruction, "what follows each document after a blank line")
+          ->capture_default_str();
+  verb->add_option("--prompt-file", o->prompt_file,
+                   "in place of --instruction: a text with {document} where the document goes")
+      ->type_name("FILE")
+      ->excludes(instruction);
+  verb->add_option(
+          "--on-overflow", o->on_overflow,
+          "what to do with a document that is longer than the context: an error record, cut it (the record says "
+          "how much), or summarize its parts and then those summaries")
+      ->capture_default_str()
+      ->check(CLI::IsMember(overflows()))
+      ->type_name("HOW");
   verb->add_option("--batch-size", o->batch_size, "most documents decoded together; 8, or what fits, unless given")
       ->check(between(1, kDecodeTokens))
       ->type_name("N");
+  verb->add_option("--order", o->order, "which documents come first: the longest, or as they are given")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"longest", "input"}))
+      ->type_name("ORDER");
+  verb->add_flag("--fresh", o->fresh, "throw away the records that an earlier job has left in --output");
+  verb->add_flag("--retry-errors", o->retry_errors,
+                 "ask again what has an error record; those documents may have changed");
+  verb->add_option("--progress", o->progress, "what stderr tells: lines for people, an event a line for programs")
+      ->capture_default_str()
+      ->check(CLI::IsMember(kForms))
+      ->type_name("FORM");
   verb->add_flag("--print", o->print, "also print each answer to stdout as it completes");
   add_options(*verb, *o);
   verb->footer(
-      "A folder's files are read at any depth; their relative paths are the custom_ids. A byte order mark and "
-      "trailing\n"
-      "whitespace are no part of a document. A bad document becomes an error record and the others go on (exit 1).\n\n"
+      "A folder's files are read at any depth; their relative paths are the custom_ids. Records are on disk as "
+      "documents\n"
+      "end, and in input order once all have. Beside FILE are FILE.manifest, which says what job it is, and while "
+      "that\n"
+      "runs FILE.working, which says what it works on.\n\n"
       "Examples:\n"
-      "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl\n"
-      "  longhaul batch --model apps/demo/demo-7m --input requests.jsonl --output answers.jsonl --max-tokens 256\n"
       "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl \\\n"
-      "    --gpu-memory 80MiB --policy stream");
+      "    --gpu-memory 80MiB --policy stream\n"
+      "  longhaul batch --model apps/demo/demo-7m --input books/ --output books.jsonl --on-overflow map-reduce\n"
+      "  pdftotext report.pdf - | longhaul batch --model apps/demo/demo-7m --input - --output report.jsonl --print");
   verb->callback([verb, o, &exit] {
     if (finish_options(*verb, *o)) exit = batch(*o);
   });

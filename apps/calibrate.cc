@@ -9,7 +9,7 @@
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "runtime/batch_input.h"
-#include "runtime/batch_output.h"
+#include "runtime/output_file.h"
 #include "runtime/progress.h"
 
 namespace longhaul {
@@ -67,15 +67,16 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
 void calibrate_model(const CalibrateOptions& o) {
   if (o.text.empty()) throw UserError(Exit::usage, "--text is required; see longhaul calibrate --help");
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(o.text.size())});
-  std::unique_ptr<BatchOutput> output;  // made first: minutes of work should not end at a name that is taken
-  if (!o.output.empty()) output = std::make_unique<BatchOutput>(o.output);
+  std::unique_ptr<OutputFile> output;  // made first: minutes of work should not end at a name that is taken
+  if (!o.output.empty()) output = std::make_unique<OutputFile>(o.output);
+  if (output && output->size() > 0) output->refuse_taken();
   const ModelFiles model(o.model);
   const ChannelFile file = run_texts(o, model, read_documents(o, model, progress), progress);
   progress.clear();
   const std::string text = o.published ? print_published(file) : print_channels(file);
   if (!output) return say(text + "\n");
-  output->append(0, nlohmann::ordered_json::parse(text));
-  output->finish();
+  if (!append_for_good(system_disk(), "channels", output->fd(), text + "\n", 0)) fail_write(output->name(), "");
+  output->keep();
 }
 
 }  // namespace

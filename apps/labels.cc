@@ -2,14 +2,30 @@
 
 #include <spdlog/spdlog.h>
 
+#include "kernels/base/hash.h"
 #include "runtime/find_channels.h"
 #include "runtime/label_bases.h"
 
 namespace longhaul {
+namespace {
+
+bool takes_file(const KvPolicy& policy) {
+  return policy.select == Select::labels && policy.labels != Labels::document && policy.labels != Labels::exact;
+}
+
+}  // namespace
+
+std::string label_fingerprint(const Options& o, const KvPolicy& policy, const ModelFiles& model) {
+  if (!takes_file(policy)) return "";
+  const auto file = find_channels(o.model, model.config, model.weights, o.channels);
+  if (!file) return "";
+  const LabelBases found = bases(*file, policy.labels, policy.dims(model.config.head_dim));
+  const std::string_view maps(reinterpret_cast<const char*>(found.maps.data()), found.maps.size() * sizeof(float));
+  return fmt::format("{:016x}", hash64(maps));
+}
 
 std::shared_ptr<const LabelBases> label_bases(const Options& o, const KvPolicy& policy, const ModelFiles& model) {
-  const bool labels = policy.select == Select::labels;
-  const bool from_file = labels && policy.labels != Labels::document && policy.labels != Labels::exact;
+  const bool from_file = takes_file(policy);
   if (!from_file && !o.channels.empty())
     spdlog::warn("--channels {} is not used: the policy {} takes no labels from a file", o.channels, policy.name);
   if (!from_file) return nullptr;

@@ -11,4 +11,7 @@ namespace longhaul {
 /// the policy needs none, or there is no file: then labels are made from the document. Says which was used.
 std::shared_ptr<const LabelBases> label_bases(const Options& options, const KvPolicy& policy, const ModelFiles& model);
 
+/// Of the bases that label_bases gives; empty where it gives none.
+std::string label_fingerprint(const Options& options, const KvPolicy& policy, const ModelFiles& model);
+
 }  // namespace longhaul

@@ -3,130 +3,228 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
+#include "runtime/prefill_work.h"
+#include "runtime/stop_signals.h"
 
 namespace longhaul {
 
-void check_context(std::int64_t prompt, std::int64_t max_tokens, std::int64_t context) {
-  if (prompt + max_tokens > context)
-    throw DocumentError(
-        "context_length_exceeded",
-        fmt::format("the prompt has {} tokens and the answer may have {}: together {}, but the context is "
-                    "{} tokens",
-                    prompt, max_tokens, prompt + max_tokens, context));
-}
-
-BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, JobOptions options, BatchOutput& output,
-                   Progress& progress, OnAnswer on_answer)
+BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, JobOptions options, Progress& progress,
+                   OnAnswer on_answer)
     : model_(model),
       requests_(std::move(requests)),
       options_(std::move(options)),
-      output_(output),
       progress_(progress),
       on_answer_(std::move(on_answer)) {
-  for (std::int64_t i = 0; i < static_cast<std::int64_t>(requests_.size()); ++i) {
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    stop_if_asked();
+    progress_.reading(static_cast<std::int64_t>(i) + 1);
+    read_request(requests_[i]);
+  }
+}
+
+std::vector<InputKey> BatchJob::keys() const {
+  std::vector<InputKey> keys;
+  for (const BatchRequest& request : requests_) keys.push_back({request.content, request.custom_id});
+  return keys;
+}
+
+void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
+  for (std::int64_t i = 0; i < std::ssize(requests_); ++i) {
+    stop_if_asked();
+    if (output.has(i)) continue;
     progress_.tokenizing(i + 1);
+    const Strikes& strikes = journal.of(requests_[i].content);
     try {
-      ready_.push_back(prepare(i));
-      longest_ = std::max<std::int64_t>(longest_, ready_.back().prompt.size() + ready_.back().max_tokens);
+      if (strikes.count >= BatchJournal::kMostStrikes)
+        throw DocumentError("process_ended",
+                            fmt::format("the process ended {} times while it worked on this document ({}); it is not "
+                                        "tried again without --retry-errors",
+                                        strikes.count, strikes.causes));
+      prepare_one(i, strikes.count > 0);
     } catch (const DocumentError& e) {
       failures_.push_back({i, {e.code, e.what()}});
     } catch (const UserError& e) {
       if (e.code == Exit::bad_model) throw;
       failures_.push_back({i, {"invalid_request", e.what()}});  // in the template's words, or the tokenizer's
     }
+    requests_[i].text = {};
+    requests_[i].messages = {};
   }
+  for (const Ready& ready : ready_) longest_ = std::max(longest_, ready.rows());
+  if (!parts_.empty()) longest_ = options_.context;  // as long as what puts parts' answers together may get
+  sort_ready();
 }
 
-BatchJob::Ready BatchJob::prepare(std::int64_t index) {
-  BatchRequest& request = requests_[index];
-  if (request.failure) throw DocumentError(request.failure->code, request.failure->message);
-  std::vector<Message> messages = std::move(request.messages);
-  if (!request.document.empty()) {
-    std::string text = read_document(request.document);
-    if (!options_.instruction.empty()) text += "\n\n" + options_.instruction;
-    messages = {{"user", std::move(text)}};
-  }
-  Ready ready{index, model_.prompt_ids(std::move(messages)), options_.sampling, options_.max_tokens};
-  if (request.temperature) ready.sampling.temperature = static_cast<float>(*request.temperature);
-  if (request.top_p) ready.sampling.top_p = static_cast<float>(*request.top_p);
-  if (request.top_k) ready.sampling.top_k = static_cast<std::int32_t>(*request.top_k);
-  if (request.seed) ready.sampling.seed = static_cast<std::uint64_t>(*request.seed);
-  if (request.max_tokens) ready.max_tokens = *request.max_tokens;
-  check_context(static_cast<std::int64_t>(ready.prompt.size()), ready.max_tokens, options_.context);
-  return ready;
+/// What may end the process comes last, so that the rest is done by then.
+void BatchJob::sort_ready() {
+  const auto suspects = std::ranges::stable_partition(ready_, [](const Ready& r) { return !r.alone; });
+  if (options_.order == Order::input || ready_.begin() == suspects.begin()) return;
+  std::stable_sort(ready_.begin(), suspects.begin(),
+                   [](const Ready& a, const Ready& b) { return a.rows() > b.rows(); });
+  // The shortest whole one is the first, which runs alone.
+  auto first = suspects.begin() - 1;
+  while (first != ready_.begin() && first->part >= 0) --first;
+  std::rotate(ready_.begin(), first, first + 1);
 }
 
-void BatchJob::run(Engine& engine) {
+bool BatchJob::may_admit(const std::vector<Active>& active) const {
+  if (ready_.empty()) return false;
+  if (active.empty()) return true;
+  const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
+  return !none_done && !ready_.front().alone && !active.front().alone;
+}
+
+void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
   std::vector<Active> active;
   std::vector<std::int64_t> free_slots;
   for (std::int64_t slot = engine.options().max_sessions; slot-- > 0;) free_slots.push_back(slot);
-  auto next = ready_.begin();
-  while (next != ready_.end() || !active.empty()) {
-    while (next != ready_.end() && !free_slots.empty()) {
-      std::int64_t slot = free_slots.back();
-      free_slots.pop_back();
-      admit(engine, std::move(*next++), slot, active);
+  auto tell_working = [&] {
+    std::vector<std::string> keys;
+    for (const Active& a : active) keys.push_back(requests_[a.index].content);
+    journal.working(keys);
+  };
+  try {
+    while (!ready_.empty() || !active.empty()) {
+      bool changed = false;
+      while (!free_slots.empty() && may_admit(active)) {
+        const std::int64_t slot = free_slots.back();
+        free_slots.pop_back();
+        admit(engine, journal, slot, active);
+        changed = true;
+      }
+      if (changed) tell_working();
+      if (std::ranges::none_of(active, [](const Active& a) { return a.done(); })) decode(engine, active);
+      const auto ended = std::erase_if(active, [&](Active& a) {
+        if (!a.done()) return false;
+        free_slots.push_back(a.session.slot());
+        answer(a, output);
+        return true;
+      });
+      if (ended > 0) tell_working();
     }
-    if (!active.empty() && std::none_of(active.begin(), active.end(), [](const Active& a) { return a.session.done(); }))
-      decode(engine, active);
-    std::erase_if(active, [&](const Active& a) {
-      if (!a.session.done()) return false;
-      answer(a);
-      free_slots.push_back(a.session.slot());
-      return true;
-    });
+  } catch (const DeviceError& e) {
+    journal.crashed(fmt::format("device failure: {}", e.what()));
+    throw;
   }
 }
 
-void BatchJob::admit(Engine& engine, Ready next, std::int64_t slot, std::vector<Active>& active) {
-  const std::string& name = requests_[next.index].custom_id;
+void BatchJob::admit(Engine& engine, BatchJournal& journal, std::int64_t slot, std::vector<Active>& active) {
+  stop_if_asked();
+  Ready next = std::move(ready_.front());
+  ready_.pop_front();
+  const std::string name = title_of(next);
+  journal.working({requests_[next.index].content});
   Session session(slot, std::move(next.prompt), next.sampling, next.max_tokens, model_.eos());
-  auto start = Progress::Clock::now();
-  std::int64_t h2d = engine.device().counters().h2d_bytes, tokens = session.prompt_size();
+  const auto start = Progress::Clock::now();
+  const std::int64_t h2d = engine.device().counters().h2d_bytes, tokens = session.prompt_size();
+  const double work = prompt_work(model_.config, tokens);
   progress_.prefill(name, tokens, 0);
-  engine.prefill(session, [&](const PrefillProgress& p) { progress_.prefill(name, tokens, p.done / p.total); });
-  stats_.prefill_seconds += seconds_since(start);
+  engine.prefill(session, [&](const PrefillProgress& p) {
+    tell_left(active, work * p.done / p.total, seconds_since(start));
+    progress_.prefill(name, tokens, p.done / p.total);
+    stop_if_asked();
+  });
+  const double seconds = seconds_since(start);
+  work_done_ += work;
+  work_left_ -= work;
+  stats_.prefill_seconds += seconds;
+  stats_.ttft.push_back(seconds);
   stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
   stats_.prompt_tokens += tokens;
-  active.push_back({next.index, std::move(session)});
+  active.push_back({.index = next.index,
+                    .session = std::move(session),
+                    .alone = next.alone,
+                    .part = next.part,
+                    .notes = std::move(next.notes),
+                    .first_token = Progress::Clock::now(),
+                    .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
+  look_for_stop(active.back());
 }
 
 void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
+  stop_if_asked();
   std::vector<Session*> sessions;
   for (Active& a : active) sessions.push_back(&a.session);
-  auto start = Progress::Clock::now();
+  const auto start = Progress::Clock::now();
   engine.step(sessions);
   stats_.decode_seconds += seconds_since(start);
-  stats_.decoded_tokens += static_cast<std::int64_t>(sessions.size());
-  progress_.decode(static_cast<std::int64_t>(sessions.size()), stats_.decoded_tokens, stats_.decode_seconds);
+  stats_.decoded_tokens += std::ssize(sessions);
+  for (Active& a : active) look_for_stop(a);
+  tell_left(active);
+  progress_.decode(std::ssize(sessions), stats_.decoded_tokens, stats_.decode_seconds);
 }
 
-void BatchJob::answer(const Active& done) {
+/// From what prefills and steps have taken so far, and how long answers were. `work_now`: of a prefill under way.
+void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
+  const double work = work_done_ + work_now;
+  if (work <= 0) return;
+  double seconds = (work_left_ - work_now) * (stats_.prefill_seconds + seconds_now) / work;
+  const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
+                                        : static_cast<double>(options_.max_tokens);
+  double tokens = static_cast<double>(ready_.size() + (work_now > 0)) * expected;
+  for (const Active& a : active) tokens += std::max(expected - static_cast<double>(a.session.answer_size()), 0.0);
+  if (stats_.decoded_tokens > 0) seconds += tokens * stats_.decode_seconds / static_cast<double>(stats_.decoded_tokens);
+  progress_.left(seconds);
+}
+
+void BatchJob::look_for_stop(Active& a) const {
+  const std::vector<std::string>& stops = requests_[a.index].stop;
+  if (stops.empty() || a.session.finish() == Finish::not_finite) return;
+  if (a.session.finish() != Finish::stop) a.text += a.decoder->push(a.session.tokens().back());
+  if (a.session.done()) a.text += a.decoder->finish();
+  std::size_t end = std::string::npos;
+  for (const std::string& stop : stops) end = std::min(end, a.text.find(stop));
+  if (end == std::string::npos) return;
+  a.stopped = true;
+  a.text.resize(end);
+}
+
+void BatchJob::answer(Active& done, BatchOutput& output) {
   const Session& session = done.session;
+  const auto parts = parts_.find(done.index);
+  if (done.part >= 0 && parts == parts_.end()) return;  // another part was its document's end
   if (session.finish() == Finish::not_finite)
-    return fail(done.index, {"generation_failed", not_finite_message(session)});
-  bool stopped = session.finish() == Finish::stop;  // then the last token is the end token
-  auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - stopped);
-  Answer answer{model_.answer_text(ids), model_.name, stopped ? "stop" : "length", session.prompt_size(),
-                session.answer_size()};
+    return give_up(done.index, {"generation_failed", not_finite_message(session)}, output);
+  const bool ended = session.finish() == Finish::stop;  // then the last token is the end token
+  const auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - ended);
+  Answer answer{done.stopped ? std::move(done.text) : model_.answer_text(ids),
+                model_.name,
+                ended || done.stopped ? "stop" : "length",
+                session.prompt_size(),
+                session.answer_size(),
+                std::move(done.notes)};
+  ++answered_;
+  answered_tokens_ += answer.completion_tokens;
+  if (answer.completion_tokens > 1)
+    stats_.tpot.push_back(seconds_since(done.first_token) / static_cast<double>(answer.completion_tokens - 1));
+  if (done.part >= 0) return part_done(done, answer, output);
+  if (parts != parts_.end()) {
+    answer.prompt_tokens += parts->second.prompt_tokens;
+    answer.completion_tokens += parts->second.completion_tokens;
+  }
   const BatchRequest& request = requests_[done.index];
-  output_.append(done.index, answer_record(done.index, request.custom_id, answer));
+  output.append(done.index, answer);
   ++stats_.documents;
-  progress_.document_done(request.custom_id,
-                          fmt::format("{} prompt tokens, {} answer tokens, {}", with_commas(answer.prompt_tokens),
-                                      answer.completion_tokens, answer.finish_reason));
+  std::string outcome = fmt::format("{} prompt tokens, {} answer tokens, {}", with_commas(answer.prompt_tokens),
+                                    answer.completion_tokens, answer.finish_reason);
+  if (!answer.notes.is_null()) outcome += ", " + answer.notes.dump();
+  progress_.document_done(request.custom_id, outcome,
+                          {{"status", "answered"},
+                           {"prompt_tokens", answer.prompt_tokens},
+                           {"completion_tokens", answer.completion_tokens},
+                           {"finish_reason", answer.finish_reason}});
   if (on_answer_) on_answer_(request, answer);
 }
 
-void BatchJob::record_failures() {
-  for (const auto& [index, failure] : failures_) fail(index, failure);
+void BatchJob::record_failures(BatchOutput& output) {
+  for (const auto& [index, failure] : failures_) fail(index, failure, output);
 }
 
-void BatchJob::fail(std::int64_t index, const Failure& failure) {
-  const std::string& name = requests_[index].custom_id;
-  output_.append(index, failure_record(index, name, failure));
+void BatchJob::fail(std::int64_t index, const Failure& failure, BatchOutput& output) {
+  output.append(index, failure);
   ++stats_.documents, ++stats_.failed;
-  progress_.document_done(name, fmt::format("failed, {}: {}", failure.code, failure.message));
+  progress_.document_done(requests_[index].custom_id, fmt::format("failed, {}: {}", failure.code, failure.message),
+                          {{"status", "failed"}, {"code", failure.code}, {"message", failure.message}});
 }
 
 }  // namespace longhaul

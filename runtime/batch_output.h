@@ -1,51 +1,78 @@
-// The records of a batch: one JSON object a line, on disk as each completes, in input order once finished.
+// The records of a batch on disk: appended as documents end, each for good before the next begins; in input order once
+// all are there. DESIGN.md, "Results that last", says what each interruption leaves and how the next run goes on.
 #pragma once
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
-#include "kernels/base/file.h"
-#include "runtime/batch_input.h"
+#include "runtime/batch_manifest.h"
+#include "runtime/batch_record.h"
+#include "runtime/output_file.h"
 
 namespace longhaul {
 
-/// What one request was answered.
-struct Answer {
-  std::string text, model, finish_reason;
-  std::int64_t prompt_tokens, completion_tokens;
-};
-
-nlohmann::ordered_json answer_record(std::int64_t index, const std::string& custom_id, const Answer& answer);
-nlohmann::ordered_json failure_record(std::int64_t index, const std::string& custom_id, const Failure& failure);
-
 class BatchOutput {
  public:
-  /// Opens FILE for appending. Throws UserError{usage} when it is not a regular file or holds anything already,
-  /// UserError{io} when it cannot be written, UserError{locked} while another job writes it.
-  explicit BatchOutput(const std::string& file);
-  BatchOutput(BatchOutput&&) = delete;
-  /// Removes the file it made while that holds no record: a job that never began leaves nothing behind.
-  ~BatchOutput();
+  struct Resume {
+    bool fresh = false;         // what an earlier job has left is thrown away
+    bool retry_errors = false;  // error records are asked again; documents may have changed meanwhile
+  };
 
-  /// Appends the record of input `index`; it is on disk when this returns. Throws UserError{io}, the file then ends
-  /// after the last whole record.
-  void append(std::int64_t index, const nlohmann::ordered_json& record);
-  /// Puts the records into input order: a new file in the same folder, then renamed over this one.
+  /// Opens and locks FILE; changes nothing. Throws what OutputFile does, and UserError{usage} when the file holds
+  /// anything and has no manifest.
+  explicit BatchOutput(const std::string& file, Disk& disk = system_disk());
+
+  /// Finds the records that are there already. Throws UserError{usage} when they are another job's. Changes nothing.
+  void match(const Manifest& manifest, std::vector<InputKey> inputs, Resume resume);
+  /// Has input `index` a record?
+  bool has(std::int64_t index) const { return lines_[static_cast<std::size_t>(index)].bytes > 0; }
+  std::int64_t recorded() const { return recorded_; }
+  std::int64_t failed() const { return failed_; }  // of those recorded
+  std::int64_t inputs() const { return static_cast<std::int64_t>(inputs_.size()); }
+  const std::string& file() const { return file_.name(); }
+  /// This file and those beside it that the job makes.
+  std::set<std::filesystem::path> own_files() const;
+
+  /// Makes the file this job's: cuts off a torn end, drops what match() was told to, writes the manifest.
+  void start();
+  /// Appends the record of input `index`, which has none; it is on disk when this returns. Throws UserError{io}: the
+  /// records so far are safe, and the next run goes on from there.
+  void append(std::int64_t index, const Answer& answer);
+  void append(std::int64_t index, const Failure& failure);
+  /// When every input has its record: puts them into input order, in a new file that is then renamed over this one.
   void finish();
 
  private:
   struct Line {
-    std::int64_t index, offset, bytes;
+    std::int64_t offset = 0, bytes = 0;  // 0 bytes: no record yet
+    bool current = true;                 // has the id and custom_id that the input has now
   };
-  bool is_named() const;  // is the open file the one at `file_`?
-  void remove_unused() const;
+  struct Found {
+    std::int64_t number, offset, bytes;
+    std::string content, custom_id, id;
+    bool failed;
+  };
 
-  std::string file_;
-  bool made_;  // by this object
-  Fd fd_;
-  std::int64_t size_ = 0;
-  std::vector<Line> lines_;
+  std::vector<Found> read_records();
+  void assign(const std::vector<Found>& found, Resume resume);
+  void append_line(std::int64_t index, const nlohmann::ordered_json& record);
+  std::string stored(std::int64_t index) const;
+  void rewrite(const char* part, bool all);
+  [[noreturn]] void fail() const;
+  [[noreturn]] void refuse(const std::string& why) const;
+
+  Disk& disk_;
+  OutputFile file_;
+  std::int64_t size_ = 0, torn_at_ = 0;  // bytes; and of those up to the last whole record
+  std::optional<Manifest> manifest_;
+  std::vector<InputKey> inputs_;
+  std::vector<std::string> ids_;
+  std::vector<Line> lines_;  // by input
+  std::int64_t recorded_ = 0, failed_ = 0;
+  bool start_over_ = false, drop_ = false, manifest_differs_ = true;  // what start() has to do
+  bool started_ = false;
 };
 
 }  // namespace longhaul

@@ -69,6 +69,24 @@ void Progress::show(double share, const std::string& text) {
   std::fflush(options_.out);
 }
 
+void Progress::event(const char* name, const Json& facts) {
+  if (options_.form != Form::jsonl) return;
+  Json event{{"event", name}, {"documents_done", documents_done_}, {"documents", options_.documents}};
+  if (left_ >= 0) event["seconds_left"] = std::llround(left_);
+  event.update(facts);
+  fmt::print(options_.out, "{}\n", event.dump(-1, ' ', false, Json::error_handler_t::replace));
+  std::fflush(options_.out);
+}
+
+/// `share`: of the job as a whole; where the time that is left is known, of its time.
+void Progress::tell(const char* name, double share, const std::string& text, const Json& facts) {
+  if (options_.form == Form::jsonl) return event(name, facts);
+  if (options_.form == Form::none) return;
+  if (left_ < 0) return show(share, text);
+  const double past = seconds_since(start_);
+  show(past / std::max(past + left_, 1e-9), fmt::format("{} left, {}", format_seconds(left_), text));
+}
+
 void Progress::clear() {
   if (!line_open_) return;
   std::fputs("\r\033[K", options_.out);
@@ -76,37 +94,53 @@ void Progress::clear() {
   line_open_ = false;
 }
 
-void Progress::tokenizing(std::int64_t documents_read) {
+void Progress::reading(std::int64_t document) {
   if (due())
-    show(static_cast<double>(documents_read) / static_cast<double>(options_.documents),
-         fmt::format("tokenizing document {}", documents_read));
+    tell("reading", static_cast<double>(document) / static_cast<double>(options_.documents),
+         fmt::format("reading document {}", document), {{"document", document}});
+}
+
+void Progress::tokenizing(std::int64_t document) {
+  if (due())
+    tell("tokenizing", static_cast<double>(document) / static_cast<double>(options_.documents),
+         fmt::format("tokenizing document {}", document), {{"document", document}});
 }
 
 void Progress::pinning(std::int64_t done, std::int64_t total) {
   if (due())
-    show(static_cast<double>(done) / static_cast<double>(total),
-         fmt::format("pinning host memory, {} of {}", format_bytes(done), format_bytes(total)));
+    tell("pinning", static_cast<double>(done) / static_cast<double>(total),
+         fmt::format("pinning host memory, {} of {}", format_bytes(done), format_bytes(total)),
+         {{"bytes", done}, {"bytes_total", total}});
 }
 
 void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {
   if (share <= 0) prefill_start_ = Clock::now();
   if (share <= 0 || !due()) return;
   double seconds = seconds_since(prefill_start_), done = share * static_cast<double>(tokens);
-  show(share, fmt::format("prefill {:.0f} %, {} left, {} tokens/s, {} of {} tokens of {}", share * 100,
-                          format_seconds(seconds / share * (1 - share)), with_commas(std::llround(done / seconds)),
-                          with_commas(std::llround(done)), with_commas(tokens), document));
+  tell("prefill", share,
+       fmt::format("prefill {:.0f} %, {} to go, {} tokens/s, {} of {} tokens of {}", share * 100,
+                   format_seconds(seconds / share * (1 - share)), with_commas(std::llround(done / seconds)),
+                   with_commas(std::llround(done)), with_commas(tokens), document),
+       {{"custom_id", document}, {"tokens", tokens}, {"share", share}, {"tokens_per_second", done / seconds}});
 }
 
 void Progress::decode(std::int64_t sessions, std::int64_t tokens, double seconds) {
   if (!due()) return;
-  show(static_cast<double>(documents_done_) / static_cast<double>(options_.documents),
-       fmt::format("decoding {} together, {} answer tokens, {:.1f} tokens/s", sessions, with_commas(tokens),
-                   static_cast<double>(tokens) / seconds));
+  const double speed = static_cast<double>(tokens) / seconds;
+  tell("decode", static_cast<double>(documents_done_) / static_cast<double>(options_.documents),
+       fmt::format("decoding {} together, {} answer tokens, {:.1f} tokens/s", sessions, with_commas(tokens), speed),
+       {{"sessions", sessions}, {"tokens", tokens}, {"tokens_per_second", speed}});
 }
 
-void Progress::document_done(const std::string& document, const std::string& outcome) {
+void Progress::document_done(const std::string& document, const std::string& outcome, const Json& facts) {
   ++documents_done_;
   clear();
+  if (options_.form == Form::jsonl) {
+    Json named{{"custom_id", document}};
+    named.update(facts);
+    return event("document", named);
+  }
+  if (options_.form == Form::none) return;
   fmt::print(options_.out, "{}/{} documents, {}: {}\n", documents_done_, options_.documents, printable(document),
              printable(outcome));
   std::fflush(options_.out);

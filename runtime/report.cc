@@ -35,6 +35,18 @@ std::string seconds_by_name(const std::map<std::string, double>& seconds, const 
   return text.empty() ? "none" : text;
 }
 
+/// "p50 1.20 s, p90 2.10 s, p99 2.30 s"; of no values "none".
+std::string percentiles(std::vector<double> values, double scale, const char* unit) {
+  if (values.empty()) return "none";
+  std::ranges::sort(values);
+  std::string text;
+  for (const int p : {50, 90, 99}) {  // the least value that so many percent do not exceed
+    const auto rank = static_cast<std::size_t>((p * std::ssize(values) + 99) / 100);
+    text += fmt::format("{}p{} {:.2f} {}", text.empty() ? "" : ", ", p, scale * values[rank - 1], unit);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string describe_rows(const RowCounts& rows) {
@@ -88,16 +100,37 @@ std::optional<double> compute_stall_seconds(const DeviceCounters& counters) {
   return seconds;
 }
 
+std::string describe_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions) {
+  const double work = stats.prefill_seconds + stats.decode_seconds;
+  std::string text = stats.load_seconds > work ? "loading the model took longer than answering" : "compute";
+  if (const auto stalled = compute_stall_seconds(counters); stalled && work > 0) {
+    const double share = 100 * *stalled / work;
+    if (share > 20) text = fmt::format("the link: compute stood {:.0f} % of the time at copies", share);
+    else text += fmt::format("; it stood {:.0f} % of the time at copies", share);
+  }
+  if (sessions < stats.wanted_sessions)
+    text += fmt::format("; memory: {} documents together, where {} were wanted", sessions, stats.wanted_sessions);
+  return text;
+}
+
 std::string report(const JobStats& stats, const Engine& engine, const Budget& budget) {
   DeviceCounters counters = engine.device().counters();
   std::int64_t decode_h2d = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes;
   std::string text;
   auto line = [&](const char* topic, const std::string& what) { text += fmt::format("{:<15}{}\n", topic, what); };
-  line("documents", fmt::format("{} answered, {} failed", stats.documents - stats.failed, stats.failed));
+  std::string documents = fmt::format("{} answered, {} failed", stats.documents - stats.failed, stats.failed);
+  if (stats.resumed > 0) documents += fmt::format("; {} more in earlier runs", stats.resumed);
+  line("documents", documents);
   line("prefill", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.prompt_tokens),
                               stats.prefill_seconds, per_second(stats.prompt_tokens, stats.prefill_seconds)));
   line("decode", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.decoded_tokens),
                              stats.decode_seconds, per_second(stats.decoded_tokens, stats.decode_seconds)));
+  const std::int64_t tokens = stats.prompt_tokens + stats.decoded_tokens + std::ssize(stats.ttft);
+  line("throughput", fmt::format("{} tokens, {:.1f} tokens/s, {:.1f} documents an hour", with_commas(tokens),
+                                 per_second(tokens, stats.wall_seconds),
+                                 3600 * per_second(stats.documents - stats.failed, stats.wall_seconds)));
+  line("first token", percentiles(stats.ttft, 1, "s") + " from a document's turn on");
+  line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each");
   line("wall time",
        fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
                    stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,
@@ -105,8 +138,10 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("streams busy", seconds_by_name(counters.busy_seconds, [](auto&) { return true; }));
   line("compute stalls", seconds_by_name(counters.stall_seconds, is_compute_wait));
   line("other waits", seconds_by_name(counters.stall_seconds, [](auto& name) { return !is_compute_wait(name); }));
-  line("link", fmt::format("to the device {} ({} a decoded token), to the host {}", format_bytes(counters.h2d_bytes),
+  line("link", fmt::format("to the device {} ({} a decoded token, {}/s while decoding), to the host {}",
+                           format_bytes(counters.h2d_bytes),
                            format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
+                           format_bytes(static_cast<std::int64_t>(per_second(decode_h2d, stats.decode_seconds))),
                            format_bytes(counters.d2h_bytes)));
   line("attention", describe_rows(engine.row_counts()));
   line("weights", describe_placement(engine.config(), engine.options()));
@@ -118,6 +153,7 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
                                   format_bytes(engine.plan().host_bytes), format_bytes(program),
                                   format_bytes(budget.host), format_bytes(peak_resident_bytes()),
                                   budget.together < Budget::kApart ? ", the CPU device's memory included" : ""));
+  line("bound by", describe_bound(stats, counters, engine.options().max_sessions));
   return text;
 }
 

@@ -1,9 +1,12 @@
 // What a batch takes in: folders, text files and JSONL lines, and the words and codes of what it refuses.
 #include "runtime/batch_input.h"
 
+#include <fcntl.h>
+
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 
@@ -149,6 +152,16 @@ TEST_CASE("a JSONL request carries what it sets") {
   CHECK(request.temperature == 0.5);
   CHECK(request.top_p == 0.9);
   CHECK(request.seed == 3);
+  CHECK(request.stop.empty());
+  auto stops = [](const std::string& stop) {
+    return parse_request(
+               R"({"custom_id": "q", "body": {"messages": [{"role": "user", "content": "hi"}], "stop": )" + stop + "}}",
+               "f:1")
+        .stop;
+  };
+  CHECK(stops("\"a\"") == std::vector<std::string>{"a"});
+  CHECK(stops(R"(["a", "b"])") == std::vector<std::string>{"a", "b"});
+  CHECK(stops("null").empty());
   CHECK(parse_request(std::string(R"({"custom_id": "q", )") + kBody + "}", "f:1").max_tokens == std::nullopt);
 }
 
@@ -160,7 +173,7 @@ TEST_CASE("a body field that would change the answer is refused unless neutral")
     CHECK(with_body(neutral).code.empty());
   }
   for (const char* changing :
-       {R"(, "n": 2)", R"(, "stop": ["x"])", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
+       {R"(, "n": 2)", R"(, "stop": [""])", R"(, "stop": 1)", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
         R"(, "top_p": "high")", R"(, "max_tokens": 0)", R"(, "response_format": {"type": "json_object"})"}) {
     INFO(changing);
     Failure failure = with_body(changing);
@@ -195,6 +208,96 @@ TEST_CASE("a malformed line is named by its place, the other lines go on") {
   CHECK_FALSE(requests[0].failure);
   CHECK(requests[1].failure);
   CHECK(requests[2].failure);
+}
+
+TEST_CASE("a pattern gives the files that match, ** those at any depth") {
+  ScratchDir dir;
+  std::filesystem::create_directories(dir.path() / "sub/deep");
+  for (const char* name : {"b.txt", "a.txt", "c.md", ".d.txt", "sub/e.txt", "sub/deep/f.txt", "sub/g.md"})
+    dir.write(name, "text");
+  const std::string here = dir.path().string() + "/";
+  CHECK(ids(list_requests({here + "*.txt"})) == std::vector<std::string>{here + "a.txt", here + "b.txt"});
+  CHECK(ids(list_requests({here + "[bc].*"})) == std::vector<std::string>{here + "b.txt", here + "c.md"});
+  const auto deep = list_requests({here + "**/*.txt"});
+  CHECK(ids(deep) ==
+        std::vector<std::string>{here + "a.txt", here + "b.txt", here + "sub/deep/f.txt", here + "sub/e.txt"});
+  CHECK(read_document(deep[2].document) == "text");
+  dir.write("odd[1].txt", "text");
+  CHECK(ids(list_requests({here + "odd[1].txt"})).size() == 1);  // a name that is there is no pattern
+  CHECK_THAT(refusal({here + "*.pdf"}).second, contains("*.pdf: no file matches"));
+  CHECK_THAT(refusal({here + "*/**/x"}).second, contains("** stands between a folder and a file's pattern"));
+}
+
+TEST_CASE("a job's own output in its folder is no document") {
+  ScratchDir dir;
+  for (const char* name : {"a.txt", "out", "out.manifest"}) dir.write(name, "text");
+  const auto here = std::filesystem::canonical(dir.path());
+  CHECK(ids(list_requests({dir.path().string()}, {here / "out", here / "out.manifest"})) ==
+        std::vector<std::string>{"a.txt"});
+}
+
+TEST_CASE("stdin is a document, or requests when its first line is one") {
+  ScratchDir dir;
+  auto standard_input = [&](const std::string& text) {
+    const Fd fd(::open(dir.write("in", text).c_str(), O_RDONLY));
+    auto requests = list_requests({"-"}, {}, fd);
+    for (BatchRequest& request : requests) read_request(request);
+    return requests;
+  };
+  const auto document = standard_input("\xef\xbb\xbfSome words.\n\n");
+  CHECK(ids(document) == std::vector<std::string>{"stdin"});
+  CHECK(document[0].text == "Some words.");
+  CHECK(document[0].content == content_key("text", "Some words."));
+  const std::string line = std::string(R"({"custom_id": "x", )") + kBody + "}\n";
+  CHECK(ids(standard_input(line + "oops\n")) == std::vector<std::string>{"x", "stdin:2"});
+  CHECK(standard_input(" \n")[0].failure.value_or(Failure{}).code == "empty_document");
+}
+
+TEST_CASE("what a request asks is its content, whatever it is called") {
+  auto content = [](const std::string& id, const std::string& fields) {
+    return parse_request(R"({"custom_id": ")" + id + R"(", "body": {"messages": [{"role": "user", "content": "hi"}])" +
+                             fields + "}}",
+                         "f:1")
+        .content;
+  };
+  CHECK(content("a", "") == content("b", ""));
+  CHECK(content("a", "") != content("a", R"(, "max_tokens": 3)"));
+}
+
+/// While this lives, programs are looked for in one folder only.
+struct OnlyPath {
+  explicit OnlyPath(const std::filesystem::path& folder) { ::setenv("PATH", folder.c_str(), 1); }
+  ~OnlyPath() { ::setenv("PATH", before.c_str(), 1); }
+  std::string before = std::getenv("PATH");
+};
+
+TEST_CASE("PDF and HTML are read through the program that is there, or the packages are named") {
+  ScratchDir dir, programs;
+  dir.write("-a.PDF", "%PDF");
+  dir.write("b.htm", "<p>b</p>");
+  dir.write("c.txt", "text");
+  const std::string pdf = (dir.path() / "-a.PDF").string(), html = (dir.path() / "b.htm").string();
+  const OnlyPath path(programs.path());
+  auto make = [&](const std::string& name, const std::string& script) {
+    std::filesystem::permissions(programs.write(name, "#!/bin/sh\n" + script), std::filesystem::perms::owner_all);
+  };
+  CHECK(refusal({dir.path().string()}).first == Exit::usage);
+  CHECK_THAT(refusal({pdf}).second, contains("-a.PDF") && contains("poppler-utils"));
+  CHECK_THAT(refusal({html}).second, contains("pandoc, w3m or lynx"));
+  CHECK(refusal({(dir.path() / "*.txt").string()}).first == Exit::ok);
+  make("pdftotext", "echo \"read $4 as $3\"\necho noise >&2\n");
+  make("lynx", "exit 3\n");
+  auto requests = list_requests({dir.path().string()});
+  REQUIRE(ids(requests) == std::vector<std::string>{"-a.PDF", "b.htm", "c.txt"});
+  for (BatchRequest& request : requests) read_request(request);
+  CHECK(requests[0].text == "read " + pdf + " as UTF-8");
+  CHECK(requests[1].failure.value_or(Failure{}).code == "conversion_failed");
+  CHECK_THAT(requests[1].failure.value_or(Failure{}).message, contains("lynx fails with exit code 3"));
+  CHECK(requests[2].text == "text");
+  make("w3m", "while [ $# -gt 1 ]; do shift; done\nread -r line < \"$1\"\necho \"$line\"\n");  // before lynx
+  BatchRequest again = list_requests({html})[0];
+  read_request(again);
+  CHECK(again.text == "<p>b</p>");
 }
 
 }  // namespace

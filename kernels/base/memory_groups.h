@@ -21,4 +21,7 @@ std::vector<MemoryGroup> memory_groups(const std::filesystem::path& root = "/");
 /// The one with the least limit.
 std::optional<MemoryGroup> tightest_memory_group(const std::filesystem::path& root = "/");
 
+/// How many processes of this process's group the kernel has killed for want of memory; 0 where it does not tell.
+std::int64_t oom_kills(const std::filesystem::path& root = "/");
+
 }  // namespace longhaul

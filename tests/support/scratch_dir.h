@@ -12,12 +12,20 @@ namespace longhaul::test {
 
 class ScratchDir {
  public:
-  ScratchDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "longhaul-test-XXXXXX").string();
+  explicit ScratchDir(const std::filesystem::path& where = std::filesystem::temp_directory_path()) {
+    std::string name = (where / "longhaul-test-XXXXXX").string();
     if (!::mkdtemp(name.data())) throw std::runtime_error("mkdtemp failed");
     path_ = name;
   }
   ScratchDir(const ScratchDir&) = delete;
+  /// Where files come and go by the thousand: in memory, if the system has such a place.
+  static std::filesystem::path in_memory() {
+    std::error_code unknown;
+    const std::filesystem::path shared = "/dev/shm";
+    return std::filesystem::is_directory(shared, unknown) && ::access(shared.c_str(), W_OK) == 0
+               ? shared
+               : std::filesystem::temp_directory_path();
+  }
   ~ScratchDir() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);

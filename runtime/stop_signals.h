@@ -1,0 +1,22 @@
+// Ctrl-C and SIGTERM end a long job at the next step or prefill chunk, with all that is done on disk.
+#pragma once
+#include <string>
+
+namespace longhaul {
+
+/// A stop was asked for; thrown where the job can end.
+struct Stopped {
+  int signal;
+};
+
+/// From now on the first SIGINT or SIGTERM asks the job to stop; a second ends the process at once. Where the job does
+/// not come to a place to stop within `grace` seconds (a load, a converter), the process says `last_words` and ends
+/// with 128 + signal.
+void watch_stop_signals(unsigned grace, const std::string& last_words);
+/// Throws Stopped when a stop was asked for.
+void stop_if_asked();
+
+/// "SIGTERM", "Ctrl-C".
+std::string stop_name(int signal);
+
+}  // namespace longhaul
