@@ -31,8 +31,10 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
-  Engine engine(*device, model.config, model.weights, options,
-                [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
+  Engine engine(
+      *device, model.config, model.weights, options,
+      [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); },
+      [&](std::int64_t done, std::int64_t total) { progress.loading(done, total); });
   progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;

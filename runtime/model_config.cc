@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/json_file.h"
+#include "runtime/quantization_config.h"
 
 namespace longhaul {
 namespace {
@@ -89,7 +90,10 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
   if (!std::filesystem::exists(file, unknown))
     throw UserError(Exit::bad_model, "{}: no such file; is this a Hugging Face model folder? Download the file there",
                     file);
-  const json document = read_json_file(file);
+  return parse_model_config(read_json_file(file), file);
+}
+
+ModelConfig parse_model_config(const json& document, const std::string& file) {
   JsonObject top(document, file);
   ModelConfig config{};
   config.model_type = model_type(top, file);  // first: keys of other families would be reported as unknown
@@ -117,17 +121,19 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
   if (!document.contains("eos_token_id")) config.eos = {2};
 
   // What would change the arithmetic must have the one value that we compute.
-  top.only("dtype", {"bfloat16"});
-  top.only("torch_dtype", {"bfloat16"});
+  // Weights of any of these become bf16.
+  top.only("dtype", {"bfloat16", "float16", "float32"});
+  top.only("torch_dtype", {"bfloat16", "float16", "float32"});
   top.only("hidden_act", {"silu"});
   top.only("attention_bias", {false});
   top.only("mlp_bias", {false});
   top.only("pretraining_tp", {1});
   top.only("partial_rotary_factor", {1});
-  top.only("quantization_config", {});
+  parse_quantization(document, file);
   // What has no part in inference.
   top.ignore({"_name_or_path", "architectures", "attention_dropout", "initializer_range", "pad_token_id",
-              "transformers_version", "use_cache", "unk_token_id", "output_attentions", "output_hidden_states"});
+              "transformers_version", "use_cache", "unk_token_id", "output_attentions", "output_hidden_states",
+              "quantization_config"});
   top.finish();
   return config;
 }

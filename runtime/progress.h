@@ -25,6 +25,8 @@ class Progress {
   void tokenizing(std::int64_t documents_read);
   /// Bytes of host memory that the device reaches by DMA.
   void pinning(std::int64_t done, std::int64_t total);
+  /// Bytes of the model's files that are in place.
+  void loading(std::int64_t done, std::int64_t total);
   void document_done(const std::string& document, const std::string& outcome);
   /// Takes the rewritten line off the terminal, before something else is printed.
   void clear();
