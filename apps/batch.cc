@@ -36,10 +36,16 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, job.longest(), sessions);
-  Engine engine(*device, model.config, model.weights, options, [&](std::int64_t done, std::int64_t total) {
-    progress.pinning(done, total);
-    stop_if_asked();
-  });
+  Engine engine(
+      *device, model.config, model.weights, options,
+      [&](std::int64_t done, std::int64_t total) {
+        progress.pinning(done, total);
+        stop_if_asked();
+      },
+      [&](std::int64_t done, std::int64_t total) {
+        progress.loading(done, total);
+        stop_if_asked();
+      });
   progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;

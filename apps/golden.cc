@@ -5,6 +5,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/engine.h"
+#include "runtime/model_source.h"
 
 namespace longhaul {
 namespace {
@@ -65,8 +66,9 @@ Golden load_golden(const std::filesystem::path& path) {
 
 GoldenResult compare_golden(Device& device, const std::filesystem::path& model_dir, const Golden& golden,
                             EngineOptions options) {
-  const ModelConfig config = load_model_config(model_dir);
-  const Safetensors weights = Safetensors::open_model(model_dir);
+  const ModelSource model(model_dir.string());
+  const ModelConfig config = model.config();
+  const Checkpoint weights = model.weights();
   const auto inputs = static_cast<std::int64_t>(golden.input_ids.size());
   const auto answers = static_cast<std::int64_t>(golden.greedy_ids.size());
   const std::int64_t unscored = inputs - golden.rows;  // positions before the first golden row

@@ -37,7 +37,8 @@ CLI::Validator between(double low, double high) {
 }
 
 void add_place_options(CLI::App& verb, Options& o) {
-  verb.add_option("--model", o.model, "model folder: config.json, tokenizer.json, safetensors")->type_name("DIR");
+  verb.add_option("--model", o.model, "model folder (config.json, tokenizer.json, safetensors), or a GGUF file")
+      ->type_name("DIR");
   verb.add_option("--device", o.device, "auto, cpu or cuda[:INDEX]")->capture_default_str();
   add_parsed(verb, "--gpu-memory", o.gpu_memory, parse_bytes,
              "budget of device memory, a hard total; what a GPU has free less 512 MiB, on the CPU device half of the "
@@ -165,8 +166,8 @@ bool finish_options(CLI::App& verb, const Options& o, bool opens_device) {
 
 Geometry shape_of(const Options& o) {
   if (!o.geometry.empty()) return load_geometry(o.geometry);
-  return {.name = (std::filesystem::path(o.model) / "").parent_path().filename().string(),
-          .config = load_model_config(o.model)};
+  const ModelSource model(o.model);
+  return {.name = model.name(), .config = model.config()};
 }
 
 void check_text(const char* flag, const std::string& text) {

@@ -110,8 +110,10 @@ void run(const PromptOptions& o) {
   std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, length + answer, 1);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
-  Engine engine(*device, model.config, model.weights, options,
-                [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
+  Engine engine(
+      *device, model.config, model.weights, options,
+      [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); },
+      [&](std::int64_t done, std::int64_t total) { progress.loading(done, total); });
   progress.clear();
   spdlog::info("{}; policy {}; kv cache: {}; weights: {}", device->describe(), options.policy.name,
                describe_streaming(model.config, options, limits), describe_placement(model.config, options));

@@ -21,6 +21,14 @@ jinja::Map special_tokens(const nlohmann::json& config) {
   return tokens;
 }
 
+jinja::Map variables_of(const nlohmann::json& config, const std::string& where) {
+  jinja::Map variables = special_tokens(JsonRef(config, where).object());
+  // transformers always passes these two.
+  variables.emplace("tools", jinja::None{});
+  variables.emplace("documents", jinja::None{});
+  return variables;
+}
+
 // The template in tokenizer_config.json: a string, or several with names, of which "default" is ours.
 std::string template_in(const nlohmann::json& config, const std::string& where) {
   const JsonRef json = JsonRef(config, where)["chat_template"];
@@ -45,14 +53,14 @@ ChatTemplate::ChatTemplate(const std::filesystem::path& dir) {
     throw UserError(Exit::bad_model, "{}: no chat template (chat_template.jinja or tokenizer_config.json)",
                     dir.string());
   const nlohmann::json config = has_config ? read_json_file(config_file) : nlohmann::json::object();
-  jinja::Map variables = special_tokens(JsonRef(config, config_file.string()).object());
-  // transformers always passes these two.
-  variables.emplace("tools", jinja::None{});
-  variables.emplace("documents", jinja::None{});
+  jinja::Map variables = variables_of(config, config_file.string());
   const std::string where = own_file ? file.string() : fmt::format("{}: chat_template", config_file.string());
   const std::string text = own_file ? read_file(file) : template_in(config, config_file.string());
   impl_ = std::make_unique<Impl>(Impl{std::move(variables), jinja::Template(text, where)});
 }
+ChatTemplate::ChatTemplate(const nlohmann::json& config, const std::string& where)
+    : impl_(std::make_unique<Impl>(
+          Impl{variables_of(config, where), jinja::Template(template_in(config, where), where + ": chat_template")})) {}
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate::~ChatTemplate() = default;
 

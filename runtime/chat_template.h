@@ -2,6 +2,7 @@
 #pragma once
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,8 @@ class ChatTemplate {
   /// From DIR/chat_template.jinja or the chat_template of DIR/tokenizer_config.json (with its bos_token and so on).
   /// Throws UserError{bad_model} when there is none or it uses a construct we do not know, naming it and its line.
   explicit ChatTemplate(const std::filesystem::path& dir);
+  /// The same of a tokenizer_config.json; `where` is for messages.
+  ChatTemplate(const nlohmann::json& config, const std::string& where);
   ChatTemplate(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 

@@ -21,8 +21,8 @@
 namespace longhaul {
 struct Engine::Impl {
   /// `file` may be null: random weights.
-  Impl(Device& device, const ModelConfig& config, const Safetensors* file, const EngineOptions& options,
-       const PinReport& pinning = {})
+  Impl(Device& device, const ModelConfig& config, const Checkpoint* file, const EngineOptions& options,
+       const PinReport& pinning = {}, const LoadReport& loading = {})
       : device(device),
         config(config),
         options(options),
@@ -47,7 +47,7 @@ struct Engine::Impl {
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();
-    if (file != nullptr) memory.weights.load(device, *fetch, *file);
+    if (file != nullptr) memory.weights.load(device, *fetch, *file, loading);
     set_up(device, *compute, config, options, memory, /*random_weights=*/file == nullptr);
     if (!length_dependent_rope()) send_frequencies(0, 1, {});
   }
@@ -344,9 +344,9 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (step_tap) step_tap(recorder.view(), sessions);
 }
 
-Engine::Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
-               const PinReport& pinning)
-    : impl_(std::make_unique<Impl>(device, config, &weights, options, pinning)) {}
+Engine::Engine(Device& device, const ModelConfig& config, const Checkpoint& weights, const EngineOptions& options,
+               const PinReport& pinning, const LoadReport& loading)
+    : impl_(std::make_unique<Impl>(device, config, &weights, options, pinning, loading)) {}
 Engine::Engine(Device& device, const ModelConfig& config, const EngineOptions& options)
     : impl_(std::make_unique<Impl>(device, config, nullptr, options)) {}
 Engine::~Engine() = default;

@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "runtime/checkpoint.h"
 #include "runtime/plan.h"
-#include "runtime/safetensors.h"
 #include "runtime/session.h"
+#include "runtime/weight_loader.h"
 
 namespace longhaul {
 
@@ -50,8 +51,8 @@ class Engine {
  public:
   /// Allocates exactly plan_memory(config, options), pins the host's part and loads the weights. Throws OutOfMemory,
   /// UserError{bad_model}.
-  Engine(Device& device, const ModelConfig& config, const Safetensors& weights, const EngineOptions& options,
-         const PinReport& pinning = {});
+  Engine(Device& device, const ModelConfig& config, const Checkpoint& weights, const EngineOptions& options,
+         const PinReport& pinning = {}, const LoadReport& loading = {});
   /// The same with random weights, for measurements of speed.
   Engine(Device& device, const ModelConfig& config, const EngineOptions& options);
   Engine(Engine&&) = delete;

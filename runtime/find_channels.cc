@@ -10,7 +10,7 @@ namespace {
 constexpr std::uintmax_t kMostBytes = 256 << 20;  // the largest models' files take a tenth
 
 ChannelFile read(const std::filesystem::path& path, const std::string& where, const ModelConfig& config,
-                 const Safetensors& weights, Exit exit) {
+                 const Checkpoint& weights, Exit exit) {
   std::error_code failed;
   const auto status = std::filesystem::status(path, failed);
   if (!std::filesystem::exists(status)) throw UserError(exit, "{}: no such file", where);
@@ -23,7 +23,7 @@ ChannelFile read(const std::filesystem::path& path, const std::string& where, co
 }  // namespace
 
 std::optional<ChannelFile> find_channels(const std::filesystem::path& model_dir, const ModelConfig& config,
-                                         const Safetensors& weights, const std::string& file) {
+                                         const Checkpoint& weights, const std::string& file) {
   if (!file.empty()) return read(file, "--channels " + file, config, weights, Exit::usage);
   const auto beside = model_dir / "channels.json";
   std::error_code unknown;

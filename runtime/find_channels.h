@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "runtime/channel_file.h"
-#include "runtime/safetensors.h"
+#include "runtime/checkpoint.h"
 
 namespace longhaul {
 
@@ -14,7 +14,7 @@ namespace longhaul {
 /// that was made for these weights; else none. `where` of the result says which. Throws UserError, usage for `file`
 /// and bad_model for the folder's, when the first that is there cannot be used.
 std::optional<ChannelFile> find_channels(const std::filesystem::path& model_dir, const ModelConfig& config,
-                                         const Safetensors& weights, const std::string& file = {});
+                                         const Checkpoint& weights, const std::string& file = {});
 
 /// Names of config/channels.
 std::vector<std::string> shipped_channels();

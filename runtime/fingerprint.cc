@@ -12,14 +12,10 @@ namespace {
 
 constexpr std::int64_t kPieces = 16, kPieceBytes = 256;
 
-/// Not beside the weights but computed from them or from config.json, and absent from some copies.
-bool is_derived(const std::string& name, const ModelConfig& config) {
-  return name.ends_with("rotary_emb.inv_freq") || (config.tied_embeddings && name == "lm_head.weight");
-}
-
 }  // namespace
 
-std::string weights_fingerprint(const ModelConfig& c, const Safetensors& weights) {
+std::string weights_fingerprint(const ModelConfig& c, const Checkpoint& checkpoint) {
+  const TensorFiles& weights = checkpoint.files();
   std::uint64_t hash = hash64("");
   const RopeConfig& rope = c.rope;
   hash = hash64(fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {}\n", c.hidden, c.layers, c.q_heads, c.kv_heads,

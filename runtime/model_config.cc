@@ -4,6 +4,7 @@
 
 #include "runtime/families.h"
 #include "runtime/json_file.h"
+#include "runtime/quantization_config.h"
 #include "runtime/read_rope.h"
 
 namespace longhaul {
@@ -120,14 +121,15 @@ std::int64_t read_dual_chunks(JsonObject& top, std::int64_t longest, const std::
 
 /// What would change the arithmetic must have the one value that we compute.
 void read_fixed(JsonObject& top, const Family& family) {
-  top.only("dtype", {"bfloat16"});
-  top.only("torch_dtype", {"bfloat16"});
+  // Weights of any of these become bf16.
+  top.only("dtype", {"bfloat16", "float16", "float32"});
+  top.only("torch_dtype", {"bfloat16", "float16", "float32"});
   top.only("hidden_act", {"silu"});
   top.only("partial_rotary_factor", {1});
-  top.only("quantization_config", {});
   for (const FixedKey& fixed : family.fixed) top.only(fixed.key, {json::parse(fixed.value)});
-  top.ignore({"_name_or_path", "architectures", "attention_dropout", "auto_map", "initializer_range", "pad_token_id",
-              "transformers_version", "use_cache", "unk_token_id", "output_attentions", "output_hidden_states"});
+  top.ignore({"_name_or_path", "architectures", "attention_dropout", "auto_map", "quantization_config",
+              "initializer_range", "pad_token_id", "transformers_version", "use_cache", "unk_token_id",
+              "output_attentions", "output_hidden_states"});
   for (const char* key : family.ignored) top.ignore({key});
 }
 
@@ -139,7 +141,10 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
   if (!std::filesystem::exists(file, unknown))
     throw UserError(Exit::bad_model, "{}: no such file; is this a Hugging Face model folder? Download the file there",
                     file);
-  const json document = read_json_file(file);
+  return parse_model_config(read_json_file(file), file);
+}
+
+ModelConfig parse_model_config(const json& document, const std::string& file) {
   JsonObject top(document, file);
   const Family& family = read_family(top, file);  // first: keys of other families would be reported as unknown
   ModelConfig config{};
@@ -178,6 +183,7 @@ ModelConfig load_model_config(const std::filesystem::path& dir) {
   config.eos = top.ids("eos_token_id", last_id);
   if (!top.contains("eos_token_id") && family.eos) config.eos = {*family.eos};
   read_fixed(top, family);
+  parse_quantization(document, file);
   top.finish();
   return config;
 }

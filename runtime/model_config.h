@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -59,6 +60,8 @@ struct GenerationDefaults {
 /// Reads DIR/config.json (both schemas: rope_theta + rope_scaling + torch_dtype, and rope_parameters + dtype).
 /// Throws UserError{bad_model} with file, key and what to do.
 ModelConfig load_model_config(const std::filesystem::path& dir);
+/// The same of a document; `where` is for messages.
+ModelConfig parse_model_config(const nlohmann::json& document, const std::string& where);
 GenerationDefaults load_generation_defaults(const std::filesystem::path& dir);
 
 /// inv_freq[head_dim / 2] in float32, operation by operation as the reference computes it. `seq_len` matters to two

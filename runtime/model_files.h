@@ -1,17 +1,14 @@
-// Everything a model folder says, read and checked but not loaded.
+// Everything a model folder or a GGUF file says, read and checked but not loaded.
 #pragma once
 #include <string>
 
-#include "runtime/chat_template.h"
-#include "runtime/model_config.h"
-#include "runtime/safetensors.h"
-#include "runtime/tokenizer.h"
+#include "runtime/model_source.h"
 
 namespace longhaul {
 
 struct ModelFiles {
   /// Throws UserError{bad_model}.
-  explicit ModelFiles(const std::string& dir);
+  explicit ModelFiles(const std::string& model) : ModelFiles(ModelSource(model)) {}
 
   /// The token ids of a prompt. Nothing inside a message is read as a special token.
   std::vector<std::int32_t> prompt_ids(std::vector<Message> messages) const;
@@ -20,12 +17,15 @@ struct ModelFiles {
   /// The tokens that end an answer.
   const std::vector<std::int32_t>& eos() const;
 
-  std::string name;  // of the folder; what responses call the model
+  std::string name;  // of the folder or file; what responses call the model
   ModelConfig config;
   GenerationDefaults generation;
-  Safetensors weights;
+  Checkpoint weights;
   Tokenizer tokenizer;
   ChatTemplate chat;
+
+ private:
+  explicit ModelFiles(const ModelSource& source);
 };
 
 }  // namespace longhaul

@@ -113,6 +113,12 @@ void Progress::pinning(std::int64_t done, std::int64_t total) {
          {{"bytes", done}, {"bytes_total", total}});
 }
 
+void Progress::loading(std::int64_t done, std::int64_t total) {
+  if (due())
+    show(static_cast<double>(done) / static_cast<double>(total),
+         fmt::format("loading weights, {} of {}", format_bytes(done), format_bytes(total)));
+}
+
 void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {
   if (share <= 0) prefill_start_ = Clock::now();
   if (share <= 0 || !due()) return;

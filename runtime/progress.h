@@ -32,6 +32,8 @@ class Progress {
   void tokenizing(std::int64_t document);
   /// Bytes of host memory that the device reaches by DMA.
   void pinning(std::int64_t done, std::int64_t total);
+  /// Bytes of the model's files that are in place.
+  void loading(std::int64_t done, std::int64_t total);
   /// `facts`: the outcome for programs.
   void document_done(const std::string& document, const std::string& outcome, const Json& facts = Json::object());
   /// Seconds that the whole job may still take, told with what is shown from now on.

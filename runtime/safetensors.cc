@@ -1,13 +1,8 @@
 #include "runtime/safetensors.h"
 
-#include <fcntl.h>
 #include <fmt/ranges.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <set>
 #include <utility>
 
@@ -17,8 +12,10 @@ namespace longhaul {
 namespace {
 
 using nlohmann::json;
-constexpr std::int64_t kMaxHeader = 100'000'000;  // the format's own limit
-constexpr std::int64_t kLengthBytes = 8;          // little-endian length of the header, before it
+// A quarter of the format's own limit, and still fifty times the header of the largest models: what a header can ask
+// for in memory and time is a multiple of it.
+constexpr std::int64_t kMaxHeader = 25'000'000;
+constexpr std::int64_t kLengthBytes = 8;  // little-endian length of the header, before it
 
 /// Bytes of one element, or 0 for a type that we do not know.
 std::int64_t element_bytes(std::string_view dtype) {
@@ -27,52 +24,6 @@ std::int64_t element_bytes(std::string_view dtype) {
       {"BF16", 2}, {"U32", 4}, {"I32", 4}, {"F32", 4},     {"U64", 8},     {"I64", 8}, {"F64", 8}};
   const auto found = sizes.find(dtype);
   return found == sizes.end() ? 0 : found->second;
-}
-
-/// Reads exactly `bytes` at `offset`.
-void read_exactly(int fd, const std::filesystem::path& path, std::int64_t offset, std::int64_t bytes, std::byte* out) {
-  for (std::int64_t done = 0; done < bytes;) {
-    const ssize_t got =
-        ::pread(fd, out + done, static_cast<std::size_t>(bytes - done), static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw UserError(Exit::io, "{}: cannot read: {}", path.string(), std::strerror(errno));
-    if (got == 0)
-      throw UserError(Exit::io, "{}: ends at byte {}, {} bytes before the data that its header names; did it change?",
-                      path.string(), offset + done, bytes - done);
-    done += got;
-  }
-}
-
-std::int64_t file_bytes(int fd, const std::filesystem::path& path) {
-  struct stat status;
-  if (::fstat(fd, &status) != 0) throw UserError(Exit::io, "{}: {}", path.string(), std::strerror(errno));
-  if (S_ISDIR(status.st_mode)) throw UserError(Exit::bad_model, "{}: is a folder, not a file", path.string());
-  if (!S_ISREG(status.st_mode)) throw UserError(Exit::bad_model, "{}: is not a regular file", path.string());
-  return status.st_size;
-}
-
-std::string read_header(int fd, const std::filesystem::path& path, std::int64_t bytes) {
-  const std::string file = path.string();
-  std::string head(static_cast<std::size_t>(std::min<std::int64_t>(bytes, 64)), '\0');
-  read_exactly(fd, path, 0, static_cast<std::int64_t>(head.size()), reinterpret_cast<std::byte*>(head.data()));
-  if (is_lfs_pointer(head))
-    throw UserError(Exit::bad_model, "{}: is a Git LFS pointer, not the weights: run `git lfs pull`", file);
-  if (bytes < kLengthBytes)
-    throw UserError(Exit::bad_model, "{}: {} bytes are no safetensors file; is the download complete?", file, bytes);
-
-  std::uint64_t length = 0;
-  for (int i = kLengthBytes - 1; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(head[i]);
-  if (length > static_cast<std::uint64_t>(kMaxHeader))
-    throw UserError(Exit::bad_model, "{}: a header of {} bytes (the limit is {}): not a safetensors file", file, length,
-                    kMaxHeader);
-  if (static_cast<std::int64_t>(length) > bytes - kLengthBytes)
-    throw UserError(Exit::bad_model, "{}: truncated: the header has {} bytes, the file {} after its length", file,
-                    length, bytes - kLengthBytes);
-  std::string header(length, '\0');
-  read_exactly(fd, path, kLengthBytes, static_cast<std::int64_t>(length), reinterpret_cast<std::byte*>(header.data()));
-  if (!header.starts_with('{'))
-    throw UserError(Exit::bad_model, "{}: the header does not begin with {{: not a safetensors file", file);
-  return header;
 }
 
 /// One entry of the header; `offset` still counts from the start of the data.
@@ -167,14 +118,8 @@ std::map<std::string, std::string> read_weight_map(const std::filesystem::path& 
 
 void Safetensors::add_file(const std::filesystem::path& path) {
   const std::string file = path.string();
-  // O_NONBLOCK: a pipe is refused below instead of waited for.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw UserError(Exit::io, "{}: cannot open: {}", file, std::strerror(errno));
-  const std::size_t index = files_.size();
-  files_.push_back({path, fd, 0});  // from here on the destructor closes it
-  files_.back().bytes = file_bytes(fd, path);
-
-  const std::string text = read_header(fd, path, files_.back().bytes);
+  const std::size_t index = open(path);
+  const std::string text = read_header(index);
   const json header = parse_json(text, file + ": header");
   const std::int64_t data = kLengthBytes + static_cast<std::int64_t>(text.size());
   std::map<std::string, TensorInfo> tensors;
@@ -190,14 +135,34 @@ void Safetensors::add_file(const std::filesystem::path& path) {
       metadata_.emplace(key, value.get<std::string>());
     }
   }
-  check_cover(tensors, files_.back().bytes - data, file);
+  check_cover(tensors, bytes(index) - data, file);
   for (auto& [name, info] : tensors) {
     info.offset += data;
     info.file = index;
-    if (const auto [twin, fresh] = tensors_.emplace(name, info); !fresh)
-      throw UserError(Exit::bad_model, "{}: tensor {} is also in {}", file, quoted(name),
-                      files_[twin->second.file].path.filename().string());
+    add(name, std::move(info));
   }
+}
+
+std::string Safetensors::read_header(std::size_t index) const {
+  const std::string file = path(index).string();
+  const std::int64_t size = bytes(index);
+  if (size < kLengthBytes)
+    throw UserError(Exit::bad_model, "{}: {} bytes are no safetensors file; is the download complete?", file, size);
+  unsigned char head[kLengthBytes];
+  read_at(index, 0, kLengthBytes, reinterpret_cast<std::byte*>(head));
+  std::uint64_t length = 0;
+  for (int i = kLengthBytes - 1; i >= 0; --i) length = length << 8 | head[i];
+  if (length > static_cast<std::uint64_t>(kMaxHeader))
+    throw UserError(Exit::bad_model, "{}: a header of {} bytes (the limit is {}): not a safetensors file", file, length,
+                    kMaxHeader);
+  if (static_cast<std::int64_t>(length) > size - kLengthBytes)
+    throw UserError(Exit::bad_model, "{}: truncated: the header has {} bytes, the file {} after its length", file,
+                    length, size - kLengthBytes);
+  std::string header(length, '\0');
+  read_at(index, kLengthBytes, static_cast<std::int64_t>(length), reinterpret_cast<std::byte*>(header.data()));
+  if (!header.starts_with('{'))
+    throw UserError(Exit::bad_model, "{}: the header does not begin with {{: not a safetensors file", file);
+  return header;
 }
 
 Safetensors Safetensors::open_file(const std::filesystem::path& file) {
@@ -228,48 +193,15 @@ Safetensors Safetensors::open_model(const std::filesystem::path& dir) {
   for (const auto& shard : shards) set.add_file(dir / shard);
 
   for (const auto& [tensor, shard] : weight_map) {
-    const auto found = set.tensors_.find(tensor);
-    if (found == set.tensors_.end() || set.files_[found->second.file].path.filename() != shard)
+    const TensorInfo* found = set.find(tensor);
+    if (found == nullptr || set.path(found->file).filename() != shard)
       throw UserError(Exit::bad_model, "{}: tensor {} is not in {}", index.string(), quoted(tensor), quoted(shard));
   }
-  for (const auto& [tensor, info] : set.tensors_)
+  for (const auto& [tensor, info] : set.tensors())
     if (!weight_map.contains(tensor))
       throw UserError(Exit::bad_model, "{}: tensor {} of {} is not in the weight_map", index.string(), quoted(tensor),
-                      set.files_[info.file].path.filename().string());
+                      set.path(info.file).filename().string());
   return set;
-}
-
-Safetensors::Safetensors(Safetensors&& other) noexcept
-    : files_(std::move(other.files_)), tensors_(std::move(other.tensors_)), metadata_(std::move(other.metadata_)) {
-  other.files_.clear();
-}
-
-Safetensors::~Safetensors() {
-  for (const File& file : files_) ::close(file.fd);
-}
-
-const TensorInfo& Safetensors::expect(const std::string& name, std::string_view dtype,
-                                      const std::vector<std::int64_t>& shape) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    const auto& path = files_.front().path;
-    throw UserError(Exit::bad_model, "{}: tensor {} is missing; are these the weights that config.json describes?",
-                    (files_.size() == 1 ? path : path.parent_path()).string(), quoted(name));
-  }
-  const TensorInfo& info = found->second;
-  if (info.dtype != dtype || info.shape != shape)
-    throw UserError(Exit::bad_model, "{}: tensor {} is {} [{}]; expected {} [{}]", files_[info.file].path.string(),
-                    quoted(name), info.dtype, fmt::join(info.shape, ", "), dtype, fmt::join(shape, ", "));
-  return info;
-}
-
-void Safetensors::read(const TensorInfo& info, std::int64_t begin, std::int64_t bytes, std::byte* out) const {
-  check(begin >= 0 && bytes >= 0 && begin <= info.bytes - bytes, "the span to read lies inside the tensor");
-  const File& file = files_.at(info.file);
-  if (const auto now = file_bytes(file.fd, file.path); now != file.bytes)
-    throw UserError(Exit::io, "{}: had {} bytes when it was opened and has {} now; it must not change while it is read",
-                    file.path.string(), file.bytes, now);
-  read_exactly(file.fd, file.path, info.offset + begin, bytes, out);
 }
 
 }  // namespace longhaul

@@ -78,6 +78,8 @@ struct Tokenizer::Impl {
 
 Tokenizer::Tokenizer(const std::filesystem::path& dir)
     : impl_(std::make_unique<Impl>(Impl{load_tokenizer_model(dir / "tokenizer.json")})) {}
+Tokenizer::Tokenizer(const nlohmann::json& document, const std::string& where)
+    : impl_(std::make_unique<Impl>(Impl{parse_tokenizer_model(document, where)})) {}
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 

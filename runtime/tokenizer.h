@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,8 @@ class Tokenizer {
  public:
   /// Reads DIR/tokenizer.json. Throws UserError{bad_model} naming the file and the component it cannot do.
   explicit Tokenizer(const std::filesystem::path& dir);
+  /// Of a document; `where` is for messages.
+  Tokenizer(const nlohmann::json& document, const std::string& where);
   Tokenizer(Tokenizer&&) noexcept;
   ~Tokenizer();
 

@@ -162,8 +162,11 @@ TokenizerModel load_tokenizer_model(const std::filesystem::path& file) {
   std::error_code unknown;
   if (!std::filesystem::exists(file, unknown))
     throw UserError(Exit::bad_model, "{}: no such file; download the model's tokenizer.json there", file.string());
-  const nlohmann::json document = read_json_file(file);
-  const JsonRef root(document, file.string());
+  return parse_tokenizer_model(read_json_file(file), file.string());
+}
+
+TokenizerModel parse_tokenizer_model(const nlohmann::json& document, const std::string& where) {
+  const JsonRef root(document, where);
   root.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
              "decoder", "model"});
   for (const char* key : {"truncation", "padding"})

@@ -37,5 +37,7 @@ struct TokenizerModel {
 
 /// Throws UserError{bad_model} naming the file and the part that is wrong, or not supported.
 TokenizerModel load_tokenizer_model(const std::filesystem::path& file);
+/// The same of a document; `where` is for messages.
+TokenizerModel parse_tokenizer_model(const nlohmann::json& document, const std::string& where);
 
 }  // namespace longhaul

@@ -6,7 +6,6 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/base/parallel.h"
 #include "runtime/families.h"
 
 namespace longhaul {
@@ -57,7 +56,7 @@ Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embeddin
   }
   final_norm_ = device.take<bf16>(c.hidden, "weights");
   head_ = c.tied_embeddings ? embedding_ : device.take<bf16>(c.vocab * c.hidden, "weights");
-  staging_ = host.take_bytes(2 * kStagingBytes, "weight staging");
+  staging_ = host.take_bytes(WeightLoader::kStagingBytes, "weight staging");
 }
 
 CopyArgs Weights::copy_of(std::int64_t n, WeightPart part) const {
@@ -140,42 +139,21 @@ std::vector<Weights::Source> Weights::sources() const {
   return all;
 }
 
-void Weights::load(Device& device, Stream& stream, const Safetensors& file) {
+void Weights::load(Device& device, Stream& stream, const Checkpoint& checkpoint, const LoadReport& report) {
   const std::vector<Source> wanted = sources();
-  std::set<std::string> known;
+  std::vector<std::unique_ptr<TensorReader>> readers;
+  std::set<std::string> used;
+  std::int64_t stored = 0;
   for (const Source& source : wanted) {
-    file.expect(source.name, "BF16", source.shape);
-    known.insert(source.name);
+    readers.push_back(checkpoint.tensor(source.name, source.shape));
+    used.insert(readers.back()->parts().begin(), readers.back()->parts().end());
+    stored += readers.back()->stored_bytes(readers.back()->rows());
   }
-  for (const auto& [name, info] : file.tensors())
-    // Some files carry the tied head or the rotary table beside what they are computed from.
-    if (!known.contains(name) && !(config_.tied_embeddings && name == "lm_head.weight") &&
-        !name.ends_with("rotary_emb.inv_freq"))
-      throw UserError(Exit::bad_model, "weights hold a tensor this model has no place for: {}", name);
-
-  std::unique_ptr<Event> arrived[2] = {device.make_event(), device.make_event()};
-  std::int64_t piece = 0;
-  for (const Source& source : wanted) {
-    const TensorInfo& info = file.expect(source.name, "BF16", source.shape);
-    if (source.host != nullptr) {
-      auto* to = reinterpret_cast<std::byte*>(source.host);
-      parallel_for(ceil_div(info.bytes, kStagingBytes), 1, [&](std::int64_t first, std::int64_t last) {
-        const std::int64_t begin = first * kStagingBytes, end = std::min(last * kStagingBytes, info.bytes);
-        file.read(info, begin, end - begin, to + begin);
-      });
-      continue;
-    }
-    auto* to = reinterpret_cast<std::byte*>(source.device);
-    for (std::int64_t done = 0; done < info.bytes; done += kStagingBytes, ++piece) {
-      const std::int64_t bytes = std::min(kStagingBytes, info.bytes - done);
-      std::byte* from = staging_ + piece % 2 * kStagingBytes;
-      device.host_wait(*arrived[piece % 2], {"weights_arrived"});
-      file.read(info, done, bytes, from);
-      stream.copy({.dst = to + done, .src = from, .width = bytes, .kind = CopyKind::host_to_device});
-      stream.record(*arrived[piece % 2]);
-    }
-  }
-  for (auto& event : arrived) device.host_wait(*event, {"weights_arrived"});
+  checkpoint.refuse_others(used, config_);
+  WeightLoader loader(device, stream, staging_, stored, report);
+  for (std::size_t i = 0; i < wanted.size(); ++i)
+    loader.add(*readers[i], wanted[i].host != nullptr ? nullptr : wanted[i].device, wanted[i].host);
+  loader.finish();
 }
 
 void Weights::randomize(Stream& stream) const {

@@ -1,14 +1,15 @@
-// The model's weights in bf16 as in the file: q, k, v in one matrix, gate and up in one. Layers are on the device, but
-// for the last ones, as many as are streamed: those are in host memory, and the device has two slots that WeightStream
-// fills with them in turn.
+// The model's weights in bf16, whatever the file has: q, k, v in one matrix, gate and up in one. Layers are on the
+// device, but for the last ones, as many as are streamed: those are in host memory, and the device has two slots that
+// WeightStream fills with them in turn.
 #pragma once
 #include <array>
 #include <vector>
 
 #include "kernels/arena.h"
 #include "kernels/device.h"
+#include "runtime/checkpoint.h"
 #include "runtime/model_config.h"
-#include "runtime/safetensors.h"
+#include "runtime/weight_loader.h"
 
 namespace longhaul {
 
@@ -32,15 +33,13 @@ enum class WeightPart : std::uint8_t { projection, rest };  // all up to q_norm 
 class Weights {
  public:
   static constexpr std::int64_t kSlots = 2;
-  /// Of each of the two host buffers that load() uses.
-  static constexpr std::int64_t kStagingBytes = std::int64_t{8} << 20;
 
   /// `streamed` layers are in host memory; with `host_embedding` so is the embedding table, unless it is also the head.
   Weights(const ModelConfig& config, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host);
 
   /// Reads every tensor to its place; what belongs to the device goes there on `stream`. Returns when all have arrived.
-  /// Throws UserError{bad_model} for an absent, misshapen or unknown tensor, before the first byte is read.
-  void load(Device& device, Stream& stream, const Safetensors& file);
+  /// Throws UserError{bad_model} for an absent, misshapen or unknown tensor, before the first byte of one is read.
+  void load(Device& device, Stream& stream, const Checkpoint& checkpoint, const LoadReport& report = {});
   /// Random weights instead: norms of 1, all else scaled so that activations keep their size. Enqueues on `stream`;
   /// uses the slots.
   void randomize(Stream& stream) const;

@@ -68,7 +68,7 @@ TEST_CASE("texts that are too short, and weights that are damaged") {
 
   test::ScratchDir dir;
   fs::copy(kModel, dir.path() / "m");
-  const TensorInfo& info = model.weights.tensors().at("model.layers.3.self_attn.k_proj.weight");
+  const TensorInfo& info = model.weights.files().tensors().at("model.layers.3.self_attn.k_proj.weight");
   {
     std::fstream file(dir.path() / "m/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(info.offset);

@@ -144,7 +144,7 @@ TEST_CASE("cuda: laws 7 and 11 hold on the device", "[cuda][engine]") {
   if (cuda_rig() == nullptr) return;
   const RunOptions options{.resident = 0.3, .prompts = {150, 90}, .steps = 30};
   const ModelConfig config = load_model_config(tiny_model_dir());
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir());
+  const Checkpoint weights = Safetensors::open_model(tiny_model_dir());
   const MemoryPlan plan = plan_memory(config, engine_options(options));
   const std::int64_t reserved = make_cuda_device(0, kGiB)->used_bytes();
   auto device = make_cuda_device(0, reserved + plan.device_bytes);

@@ -101,7 +101,7 @@ TEST_CASE("the flag's file, else the one beside the model, else a shipped one, e
   ScratchDir dir;
   const fs::path model = copy_model(dir, "m", 1, [](const std::string&, std::string&) {});
   const ModelConfig config = load_model_config(model);
-  const Safetensors weights = Safetensors::open_model(model);
+  const Checkpoint weights = Safetensors::open_model(model);
   auto find = [&](const std::string& file = {}) { return find_channels(model, config, weights, file); };
   CHECK_FALSE(find().has_value());
 

@@ -152,7 +152,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
 TEST_CASE("law 7: the plan is the use, byte for byte") {
   const RowType type = GENERATE(RowType::act, RowType::int8, RowType::fp8, RowType::int4);
   const ModelConfig config = load_model_config(tiny_model_dir(type));
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
+  const Checkpoint weights = Safetensors::open_model(tiny_model_dir(type));
   const bool moved = GENERATE(false, true);
   for (double resident : {0.0, 0.5, 1.0})
     for (std::int64_t sessions : {1, 3}) {

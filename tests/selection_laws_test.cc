@@ -192,7 +192,7 @@ TEST_CASE("law 10 for selection: a batch of sessions equals single runs") {
 TEST_CASE("law 7 and law 11 for selection: the plan is the use, and one host wait a step") {
   const RowType type = GENERATE(RowType::act, RowType::fp8);
   const ModelConfig config = load_model_config(tiny_model_dir(type));
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
+  const Checkpoint weights = Safetensors::open_model(tiny_model_dir(type));
   const std::int64_t streamed = GENERATE(0, 2);
   for (const char* policy : {"offload", "published-offload", "oracle", "h2o", "sparse-resident"}) {
     RunOptions run = offload(1.25);
@@ -234,7 +234,7 @@ TEST_CASE("what is fetched shrinks as the resident set grows") {
 TEST_CASE("adopt and rewind: one prefill serves many policies and continuations") {
   const RowType type = GENERATE(RowType::act, RowType::int8, RowType::int4);
   const ModelConfig config = load_model_config(tiny_model_dir(type));
-  const Safetensors weights = Safetensors::open_model(tiny_model_dir(type));
+  const Checkpoint weights = Safetensors::open_model(tiny_model_dir(type));
   RunOptions source = sparse_resident();
   source.policy = "dense";
   source.sets = {};
