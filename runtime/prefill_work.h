@@ -29,7 +29,11 @@ inline double chunk_work(const ModelConfig& c, std::int64_t layer, std::int64_t 
          2.0 * static_cast<double>(c.q_heads * c.head_dim) * rows_seen(c, layer, pos, tokens);
 }
 
-/// Of a whole prompt, in the same unit: in its square where it is long.
-inline double prompt_work(const ModelConfig& c, std::int64_t tokens) { return chunk_work(c, 0, tokens); }
+/// Of a whole prompt, in all layers: in its square where it is long.
+inline double prompt_work(const ModelConfig& c, std::int64_t tokens) {
+  double work = 0;
+  for (std::int64_t l = 0; l < c.layers; ++l) work += chunk_work(c, l, 0, tokens);
+  return work;
+}
 
 }  // namespace longhaul
