@@ -59,7 +59,7 @@ Exit batch(const BatchOptions& o) {
   check_text("--instruction", o.instruction);
   std::vector<BatchRequest> requests = list_requests(o.input);
   BatchOutput output(o.output);
-  ModelFiles model(o.model);
+  ModelFiles model(o.model, chat_options(o));
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size())});
   auto print = [&](const BatchRequest& request, const Answer& answer) {
     progress.clear();

@@ -69,7 +69,7 @@ void calibrate_model(const CalibrateOptions& o) {
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(o.text.size())});
   std::unique_ptr<BatchOutput> output;  // made first: minutes of work should not end at a name that is taken
   if (!o.output.empty()) output = std::make_unique<BatchOutput>(o.output);
-  const ModelFiles model(o.model);
+  const ModelFiles model(o.model, ChatOptions{.none = true});
   const ChannelFile file = run_texts(o, model, read_documents(o, model, progress), progress);
   progress.clear();
   const std::string text = o.published ? print_published(file) : print_channels(file);

@@ -128,8 +128,7 @@ void Bpe::spell(std::string_view pretoken, Scratch& scratch) const {
   for (std::size_t at = 0; at < pretoken.size();) {
     const std::string_view character = alphabet_.characters ? character_at(pretoken, at) : pretoken.substr(at, 1);
     at += character.size();
-    const auto code =
-        alphabet_.characters ? utf8_code_point(character) : static_cast<unsigned char>(character[0]);
+    const auto code = alphabet_.characters ? utf8_code_point(character) : static_cast<unsigned char>(character[0]);
     if (const std::int32_t id = alphabet_.id(code); id >= 0) {
       known(id);
       continue;

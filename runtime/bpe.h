@@ -25,10 +25,10 @@ class Bpe {
   /// What a pretoken is made of before anything is merged: bytes, or characters (as in SentencePiece).
   struct Alphabet {
     bool characters = false;
-    std::vector<std::int32_t> ids;                      // by byte or by code point; -1: not in the vocabulary
+    std::vector<std::int32_t> ids;                       // by byte or by code point; -1: not in the vocabulary
     std::optional<std::array<std::int32_t, 256>> bytes;  // of a character without a token (byte fallback)
-    std::int32_t unknown = -1;                          // what has no token becomes this; -1: it is dropped
-    bool fuse_unknown = false;                          // a run of those gives one token
+    std::int32_t unknown = -1;                           // what has no token becomes this; -1: it is dropped
+    bool fuse_unknown = false;                           // a run of those gives one token
     std::int32_t id(std::size_t code) const { return code < ids.size() ? ids[code] : -1; }
   };
   /// `merges` in order of rank; of two that join the same pair the later counts, as in the reference. `joints`: the

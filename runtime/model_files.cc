@@ -17,13 +17,13 @@ std::string folder_name(const std::string& dir) {
 
 }  // namespace
 
-ModelFiles::ModelFiles(const std::string& dir)
+ModelFiles::ModelFiles(const std::string& dir, const ChatOptions& chat_options)
     : name(folder_name(dir)),
       config(load_model_config(dir)),
       generation(load_generation_defaults(dir)),
       weights(Safetensors::open_model(dir)),
       tokenizer(dir),
-      chat(dir) {
+      chat(dir, chat_options) {
   if (tokenizer.vocab_size() > config.vocab)
     throw UserError(Exit::bad_model, "{}: tokenizer.json has ids up to {}, but vocab_size in config.json is {}", dir,
                     tokenizer.vocab_size() - 1, config.vocab);
@@ -35,7 +35,7 @@ ModelFiles::ModelFiles(const std::string& dir)
 
 std::vector<std::int32_t> ModelFiles::prompt_ids(std::vector<Message> messages) const {
   for (Message& message : messages) message.content = tokenizer.guard(message.content);
-  return tokenizer.encode(chat.render(messages, true), false);
+  return tokenizer.encode(chat.render(messages, true), !chat.exists());
 }
 
 std::string ModelFiles::answer_text(std::span<const std::int32_t> ids) const {

@@ -11,9 +11,10 @@ namespace longhaul {
 
 struct ModelFiles {
   /// Throws UserError{bad_model}.
-  explicit ModelFiles(const std::string& dir);
+  explicit ModelFiles(const std::string& dir, const ChatOptions& chat = {});
 
-  /// The token ids of a prompt. Nothing inside a message is read as a special token.
+  /// The token ids of a prompt. Nothing inside a message is read as a special token. Without a chat template, what the
+  /// tokenizer puts around a text (often BOS) is around it.
   std::vector<std::int32_t> prompt_ids(std::vector<Message> messages) const;
   /// The text of an answer, without its special tokens.
   std::string answer_text(std::span<const std::int32_t> ids) const;

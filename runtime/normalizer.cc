@@ -67,7 +67,8 @@ std::string replace_matches(std::string_view text, const Regex& pattern, std::st
     out += text.substr(done, match->begin - done);
     out += to;
     done = match->end;
-    from = match->end > match->begin ? match->end : match->end + std::max<std::size_t>(1, character_at(text, done).size());
+    from =
+        match->end > match->begin ? match->end : match->end + std::max<std::size_t>(1, character_at(text, done).size());
   }
   return out += text.substr(done);
 }
@@ -113,7 +114,8 @@ std::string unicode_normal_form(std::string_view text, bool compatible, bool com
     text.remove_prefix(plain);
     // Up to two ASCII characters in a row, of which the second begins anew.
     std::size_t size = 0;
-    while (size < text.size() && !(size > 1 && always_normal(text[size] & 0xff) && always_normal(text[size - 1] & 0xff)))
+    while (size < text.size() &&
+           !(size > 1 && always_normal(text[size] & 0xff) && always_normal(text[size - 1] & 0xff)))
       ++size;
     append_normal_form(out, text.substr(0, size), compatible, compose);
     text.remove_prefix(size);
@@ -174,8 +176,8 @@ std::string Normalizer::apply(std::string_view text) const {
         out = replace_all(out, step.text, step.with);
         break;
       case Step::replace_pattern:
-        out = between_guards(
-            out, [&](std::string_view part) { return replace_matches(part, *step.pattern, step.with); });
+        out =
+            between_guards(out, [&](std::string_view part) { return replace_matches(part, *step.pattern, step.with); });
         break;
       case Step::strip:
         out = strip(out, step.left, step.right);

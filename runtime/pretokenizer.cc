@@ -52,8 +52,9 @@ void PreTokenizer::add(const JsonRef& json) {
 void PreTokenizer::add_metaspace(const JsonRef& json) {
   json.only({"type", "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep"});
   const JsonRef scheme = json["prepend_scheme"];
-  const std::string prepend =
-      !scheme.is_null() ? scheme.string() : json["add_prefix_space"].boolean_or(true) ? "always" : "never";
+  const std::string prepend = !scheme.is_null()                           ? scheme.string()
+                              : json["add_prefix_space"].boolean_or(true) ? "always"
+                                                                          : "never";
   if (prepend != "always" && prepend != "first" && prepend != "never")
     scheme.refuse(fmt::format("{:?} is not supported (always, first and never are)", prepend));
   const std::string space = json["replacement"].string();

@@ -39,8 +39,8 @@ class PreTokenizer {
   struct Stage {
     Regex regex;
     Behavior behavior;
-    bool invert = false;    // the gaps count as matches and the matches as gaps
-    bool cuts = true;       // false: the text stays whole
+    bool invert = false;  // the gaps count as matches and the matches as gaps
+    bool cuts = true;     // false: the text stays whole
     Prefix prefix = Prefix::none;
     std::string metaspace;  // what takes the place of spaces, and the prefix; empty: nothing does
   };

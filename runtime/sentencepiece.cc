@@ -26,16 +26,23 @@ class Proto {
     const std::uint64_t tag = varint();
     Field field{tag >> 3, 0, at_, at_};
     switch (tag & 7) {
-      case 0: field.value = varint(); break;
-      case 1: skip(8); break;
+      case 0:
+        field.value = varint();
+        break;
+      case 1:
+        skip(8);
+        break;
       case 2: {
         const std::uint64_t length = varint();
         field.begin = at_;
         skip(length);
         break;
       }
-      case 5: skip(4); break;
-      default: broken_ = true;
+      case 5:
+        skip(4);
+        break;
+      default:
+        broken_ = true;
     }
     field.end = at_;
     return field;

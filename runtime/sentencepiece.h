@@ -21,8 +21,8 @@ class SentencePiece {
     Kind kind;
   };
   const std::vector<Piece>& pieces() const;  // by id
-  std::int32_t begin_id() const;      // BOS; -1: none
-  std::int32_t end_id() const;        // EOS; -1: none
+  std::int32_t begin_id() const;             // BOS; -1: none
+  std::int32_t end_id() const;               // EOS; -1: none
   /// The library puts a space before every text.
   bool adds_space() const;
   /// Appends the ids of `text`, in which nothing is read as a control token.

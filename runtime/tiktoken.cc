@@ -51,8 +51,9 @@ nlohmann::json tiktoken_model(std::string_view text, const std::string& where) {
     auto token = parse_line(line);
     if (!token) throw UserError(Exit::bad_model, "{}:{}: needs a token in base64 and its rank", where, number);
     if (token->bytes.size() > kLongest || lines.size() == kMostTokens)
-      throw UserError(Exit::bad_model, "{}:{}: tokens of more than {} bytes, or more than {} of them, are not supported",
-                      where, number, kLongest, kMostTokens);
+      throw UserError(Exit::bad_model,
+                      "{}:{}: tokens of more than {} bytes, or more than {} of them, are not supported", where, number,
+                      kLongest, kMostTokens);
     lines.push_back(std::move(*token));
   }
   std::ranges::stable_sort(lines, {}, &Line::rank);
@@ -62,7 +63,7 @@ nlohmann::json tiktoken_model(std::string_view text, const std::string& where) {
       throw UserError(Exit::bad_model, "{}: the token of rank {} has another rank too", where, line.rank);
   // Every way to put a token together; tiktoken merges whatever gives the lowest rank.
   for (const Line& line : lines) {
-    vocab[spelling(line.bytes)] = line.rank;
+    vocab[spelling(line.bytes)] = static_cast<std::uint64_t>(line.rank);  // as a parsed file has it
     std::vector<std::pair<std::pair<std::int32_t, std::int32_t>, std::size_t>> cuts;
     const std::string_view bytes = line.bytes;
     for (std::size_t cut = 1; cut < bytes.size(); ++cut) {

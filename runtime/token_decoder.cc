@@ -54,7 +54,8 @@ void TokenDecoder::add(const JsonRef& json) {
     add_strip(json);
   } else {
     json.refuse(fmt::format(
-        "decoder {} is not supported (ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)", type));
+        "decoder {} is not supported (ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace and Sequence are)",
+        type));
   }
 }
 

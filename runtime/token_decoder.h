@@ -17,8 +17,8 @@ class TokenDecoder {
    public:
     explicit Joiner(const TokenDecoder& decoder) : decoder_(decoder), to_strip_(decoder.strip_start_) {}
     struct Piece {
-      std::string_view text;            // of the token
-      std::string_view first;           // of the token where it is the first one
+      std::string_view text;              // of the token
+      std::string_view first;             // of the token where it is the first one
       std::optional<unsigned char> byte;  // a token that is one byte (byte fallback)
     };
     /// Appends what is certain now.

@@ -148,8 +148,8 @@ struct StreamDecoder::State {
 };
 
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer)
-    : state_(std::make_unique<State>(State{*tokenizer.impl_, TokenDecoder::Joiner(tokenizer.impl_->model.decoder), ""})) {
-}
+    : state_(
+          std::make_unique<State>(State{*tokenizer.impl_, TokenDecoder::Joiner(tokenizer.impl_->model.decoder), ""})) {}
 StreamDecoder::~StreamDecoder() = default;
 
 std::string StreamDecoder::push(std::int32_t id) {

@@ -22,7 +22,8 @@ class Tokenizer {
   /// `text` must be valid UTF-8 (UserError{io} otherwise), but for kSpecialGuard bytes: one inside the text of an added
   /// token keeps it from being read as one, and vanishes. with_template: what the post-processor adds (often BOS).
   std::vector<std::int32_t> encode(std::string_view text, bool with_template) const;
-  /// Bytes as they are: a token may hold part of a character. A tokenizer's decoder may drop the space at the beginning.
+  /// Bytes as they are: a token may hold part of a character. A tokenizer's decoder may drop the space at the
+  /// beginning.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = true) const;
   /// The bytes of one token; added tokens give their text. Throws UserError{usage} for an id outside the vocabulary.
   std::string_view token_bytes(std::int32_t id) const;

@@ -115,10 +115,17 @@ json numbered(json list, std::int64_t first, const std::vector<std::string>& tex
 
 // The control tokens that Llama 3's code has and its file has not.
 std::vector<std::string> llama3_tokens() {
-  std::vector<std::string> texts{"<|begin_of_text|>",        "<|end_of_text|>",  "<|reserved_special_token_0|>",
-                                 "<|reserved_special_token_1|>", "<|finetune_right_pad_id|>",
-                                 "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>",
-                                 "<|eom_id|>",               "<|eot_id|>",       "<|python_tag|>"};
+  std::vector<std::string> texts{"<|begin_of_text|>",
+                                 "<|end_of_text|>",
+                                 "<|reserved_special_token_0|>",
+                                 "<|reserved_special_token_1|>",
+                                 "<|finetune_right_pad_id|>",
+                                 "<|reserved_special_token_2|>",
+                                 "<|start_header_id|>",
+                                 "<|end_header_id|>",
+                                 "<|eom_id|>",
+                                 "<|eot_id|>",
+                                 "<|python_tag|>"};
   for (int i = 3; texts.size() < 256; ++i) texts.push_back(fmt::format("<|reserved_special_token_{}|>", i));
   return texts;
 }
@@ -136,15 +143,17 @@ TokenizerModel from_tiktoken(const fs::path& file, std::string_view text, const 
   const auto size = static_cast<std::int64_t>(model["vocab"].size());
   json added = added_tokens_of(config, dir);
   // The file has no pattern: it must be one that we know.
-  const bool qwen = kind == "QWenTokenizer" || stem == "qwen", llama3 = file.filename() == "tokenizer.model" && size == 128000;
+  const bool qwen = kind == "QWenTokenizer" || stem == "qwen",
+             llama3 = file.filename() == "tokenizer.model" && size == 128000;
   if (qwen && added.empty()) added = numbered({}, size, qwen_tokens());
   if (llama3 && added.empty()) added = numbered({}, size, llama3_tokens());
   const bool gpt2 = stem == "r50k_base" || stem == "p50k_base" || stem == "gpt2", cl100k = stem == "cl100k_base";
   if (!qwen && !llama3 && !gpt2 && !cl100k)
-    throw UserError(Exit::bad_model,
-                    "{}: ranks in tiktoken's format do not say how text is cut, and tokenizer_class {:?} with {} tokens "
-                    "is not known (Llama 3, QWenTokenizer, cl100k_base and r50k_base are); download tokenizer.json",
-                    file.string(), kind, size);
+    throw UserError(
+        Exit::bad_model,
+        "{}: ranks in tiktoken's format do not say how text is cut, and tokenizer_class {:?} with {} tokens "
+        "is not known (Llama 3, QWenTokenizer, cl100k_base and r50k_base are); download tokenizer.json",
+        file.string(), kind, size);
   // tiktoken takes whole words from the ranks but for those of the GPT-2 generation.
   const char* pattern = gpt2 ? kGpt2 : kLlama3;
   json document = document_of(std::move(model), qwen ? kQwen2 : pattern, qwen, false, std::move(added));

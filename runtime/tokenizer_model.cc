@@ -35,7 +35,8 @@ Vocabulary read_vocabulary(const JsonRef& json, const TokenDecoder& decoder) {
     // Vocabularies have few holes; an id far above is a mistake, and its table would be large.
     const std::uint64_t id = value.get<std::uint64_t>(), most = 2 * size + (1 << 16);
     if (id > most) refuse(fmt::format("token id {} is out of range for a vocabulary of {} tokens", id, size));
-    if (id < out.tokens.size() && out.tokens[id].used) refuse(fmt::format("id {} belongs to another token already", id));
+    if (id < out.tokens.size() && out.tokens[id].used)
+      refuse(fmt::format("id {} belongs to another token already", id));
     out.put(static_cast<std::int32_t>(id), text, false);
     out.ids.emplace(text, static_cast<std::int32_t>(id));
   }
@@ -136,7 +137,7 @@ void check_model(const JsonRef& model) {
       affix.refuse("is not supported, only null");
 }
 
-std::vector<AddedToken> read_added_tokens(const JsonRef& json, Vocabulary& vocabulary) {
+std::vector<AddedToken> read_added_tokens(const JsonRef& json, const Normalizer& normalizer, Vocabulary& vocabulary) {
   std::vector<AddedToken> added;
   if (json.is_null()) return added;
   for (std::size_t i = 0; i < json.array_size(); ++i) {
@@ -158,7 +159,7 @@ std::vector<AddedToken> read_added_tokens(const JsonRef& json, Vocabulary& vocab
     if (fresh && taken) entry.refuse(fmt::format("id {} belongs to another token already", token.id));
     if (static_cast<std::size_t>(token.id) > 2 * tokens.size() + (1 << 16))
       entry.refuse(fmt::format("token id {} is out of range for a vocabulary of {} tokens", token.id, tokens.size()));
-    vocabulary.put(token.id, token.content, token.special);
+    vocabulary.put(token.id, token.normalized ? normalizer.apply(token.content) : token.content, token.special);
     added.push_back(std::move(token));
   }
   return added;
@@ -179,19 +180,21 @@ TokenizerModel tokenizer_model(const nlohmann::json& document, const std::string
   TokenDecoder decoder(root["decoder"]);
   const bool bytes = pre_tokenizer.byte_level();
   if (bytes != decoder.byte_level())
-    root["decoder"].refuse(fmt::format("contradicts the pre-tokenizer: {} ByteLevel and {}", bytes ? "that is" : "this is",
-                                       bytes ? "this is not" : "that is not"));
+    root["decoder"].refuse(fmt::format("contradicts the pre-tokenizer: {} ByteLevel and {}",
+                                       bytes ? "that is" : "this is", bytes ? "this is not" : "that is not"));
   Vocabulary vocabulary = read_vocabulary(json["vocab"], decoder);
   Merges merges = read_merges(json["merges"], vocabulary.ids);
   Bpe::Alphabet alphabet = read_alphabet(json, vocabulary.ids, bytes);
   TextMap<std::int32_t> whole_ids;
   if (json["ignore_merges"].boolean_or(false))
     for (const auto& [text, id] : vocabulary.ids)
-      if (auto spelled = bytes ? bytes_of_spelling(text) : std::optional(text)) whole_ids.emplace(std::move(*spelled), id);
+      if (auto spelled = bytes ? bytes_of_spelling(text) : std::optional(text))
+        whole_ids.emplace(std::move(*spelled), id);
   std::optional<std::unordered_set<std::uint64_t>> joints;
-  if (!bytes && whole_ids.empty() && merges_are_of_characters(merges.merges, alphabet)) joints = std::move(merges.joints);
-  std::vector<AddedToken> added = read_added_tokens(root["added_tokens"], vocabulary);
+  if (!bytes && whole_ids.empty() && merges_are_of_characters(merges.merges, alphabet))
+    joints = std::move(merges.joints);
   Normalizer normalizer(root["normalizer"]);
+  std::vector<AddedToken> added = read_added_tokens(root["added_tokens"], normalizer, vocabulary);
   AddedTokens added_tokens(std::move(added), normalizer);
   return {.tokens = std::move(vocabulary.tokens),
           .at_first = std::move(vocabulary.at_first),

@@ -32,9 +32,9 @@ struct TokenizerModel {
     bool used = false, special = false;
     std::optional<unsigned char> byte;  // of a byte fallback
   };
-  std::vector<Token> tokens;                              // by id; ids may have holes
+  std::vector<Token> tokens;                               // by id; ids may have holes
   std::unordered_map<std::int32_t, std::string> at_first;  // the text of tokens that decode otherwise at the beginning
-  TextMap<std::int32_t> ids;        // as spelled in the file, added tokens as they are
+  TextMap<std::int32_t> ids;                               // as spelled in the file, added tokens as they are
   TextMap<std::int32_t> whole_ids;  // pretoken → id, when ignore_merges takes whole pretokens from the vocabulary
   TokensAround around;
   Normalizer normalizer;
