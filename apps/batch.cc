@@ -99,7 +99,7 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
 Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   auto start = Progress::Clock::now();
   std::vector<BatchRequest> requests = list_requests(o.input, output.own_files());
-  ModelFiles model(o.model);
+  ModelFiles model(o.model, chat_options(o));
   Progress progress(
       {stderr, ::isatty(STDERR_FILENO) == 1, static_cast<std::int64_t>(requests.size()), kForms.at(o.progress)});
   auto print = [&](const BatchRequest& request, const Answer& answer) {

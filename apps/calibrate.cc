@@ -70,7 +70,7 @@ void calibrate_model(const CalibrateOptions& o) {
   std::unique_ptr<OutputFile> output;  // made first: minutes of work should not end at a name that is taken
   if (!o.output.empty()) output = std::make_unique<OutputFile>(o.output);
   if (output && output->size() > 0) output->refuse_taken();
-  const ModelFiles model(o.model);
+  const ModelFiles model(o.model, ChatOptions{.none = true});
   const ChannelFile file = run_texts(o, model, read_documents(o, model, progress), progress);
   progress.clear();
   const std::string text = o.published ? print_published(file) : print_channels(file);

@@ -81,6 +81,7 @@ void register_eval(CLI::App& app) {
       ->check(between(0, 1e15));
   verb->add_flag("--stats", o->stats, "also measure, layer by layer, what decode steps select and how good that is");
   verb->add_option("-o,--output", o->output, "JSONL of all items, each on disk as it is answered")->type_name("FILE");
+  add_chat_options(*verb, *o);
   add_model_options(*verb, *o, "longest document that is taken; the model's context unless given");
   verb->footer(footer());
   verb->callback([verb, o] {

@@ -11,6 +11,7 @@
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
+#include "runtime/jinja_json.h"
 #include "runtime/tokenizer.h"
 
 namespace longhaul {
@@ -109,6 +110,7 @@ void add_placement_options(CLI::App& verb, Options& o) {
 
 void add_options(CLI::App& verb, Options& o) {
   add_place_options(verb, o);
+  add_chat_options(verb, o);
   add_policy_options(verb, o);
   add_placement_options(verb, o);
   verb.add_option("--record-trace", o.record_trace,
@@ -136,6 +138,27 @@ void add_model_options(CLI::App& verb, Options& o, const std::string& max_model_
   add_place_options(verb, o);
   add_parsed(verb, "--max-model-len", o.max_model_len, parse_tokens, max_model_len_help, "TOKENS");
   add_engine_options(verb, o);
+}
+
+void add_chat_options(CLI::App& verb, Options& o) {
+  verb.add_option("--chat-template", o.chat_template,
+                  "Jinja file for the messages, in place of the model's chat_template.jinja or tokenizer_config.json")
+      ->type_name("FILE");
+  verb.add_flag("--no-chat-template", o.no_chat_template, "the message's text alone, for models that continue text");
+  verb.add_option("--template-var", o.template_vars,
+                  "a variable of the template, as often as needed, such as enable_thinking=false; JSON, or else a text")
+      ->type_name("NAME=VALUE");
+}
+
+ChatOptions chat_options(const Options& o) {
+  ChatOptions options{.file = o.chat_template, .none = o.no_chat_template, .variables = {}};
+  if (o.no_chat_template && (!o.chat_template.empty() || !o.template_vars.empty()))
+    throw UserError(Exit::usage, "--no-chat-template: contradicts --chat-template and --template-var");
+  for (const std::string& text : o.template_vars) {
+    check_text("--template-var", text);
+    options.variables.push_back(jinja::read_variable(text));
+  }
+  return options;
 }
 
 void add_geometry_option(CLI::App& verb, Options& o) {

@@ -29,6 +29,9 @@ struct Options {
   std::string kv_dtype;                                  // policy.kv_dtype; empty: the policy's
   std::string record_trace;                              // a file for the rows that each step selects; empty: none
   std::string channels;                                  // a channel file; empty: find_channels looks for one
+  std::string chat_template;                             // a file; empty: the model's
+  bool no_chat_template = false;
+  std::vector<std::string> template_vars;  // NAME=VALUE
   std::string config;
   bool print_config = false;
 };
@@ -47,6 +50,10 @@ void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int6
 void add_place_options(CLI::App& verb, Options& options);
 /// How an engine computes and what it tells; --config and --print-config.
 void add_engine_options(CLI::App& verb, Options& options);
+/// --chat-template, --no-chat-template and --template-var.
+void add_chat_options(CLI::App& verb, Options& options);
+/// What those say. Throws UserError{usage}.
+ChatOptions chat_options(const Options& options);
 /// --geometry, for verbs that can do without a model's files.
 void add_geometry_option(CLI::App& verb, Options& options);
 /// Those that are about the model and the machine: for verbs that answer nothing.

@@ -96,7 +96,7 @@ void run(const PromptOptions& o) {
   if (!o.geometry.empty()) return run_geometry(o);
   if (o.prompt_tokens) throw UserError(Exit::usage, "--prompt-tokens is of --geometry; see longhaul run --help");
   std::string prompt = read_prompt(o);
-  ModelFiles model(o.model);
+  ModelFiles model(o.model, chat_options(o));
   std::vector<std::int32_t> ids = model.prompt_ids({{"user", prompt}});
   auto length = static_cast<std::int64_t>(ids.size());
   std::int64_t answer = max_tokens(o, model.generation);

@@ -11,6 +11,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
+#include "runtime/chat_template.h"
+#include "runtime/jinja_json.h"
 #include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
 
@@ -21,6 +23,8 @@ using Json = nlohmann::json;
 
 struct TokenizeOptions {
   std::string model, input;
+  std::string render, now, chat_template;
+  std::vector<std::string> template_vars;
   bool no_special = false, decode = false;
 };
 
@@ -92,7 +96,21 @@ void decode(const Tokenizer& tokenizer, const Input& input) {
   });
 }
 
+void render(const TokenizeOptions& options) {
+  ChatOptions chat{.file = options.chat_template};
+  for (const std::string& text : options.template_vars) {
+    if (find_invalid_utf8(text) != std::string_view::npos) throw UserError(Exit::usage, "--template-var: not UTF-8");
+    chat.variables.push_back(jinja::read_variable(text));
+  }
+  const Input context = read_input(options.render);
+  std::cout << render_context(options.model, chat, jinja::read_context(context.text, context.name, Exit::usage),
+                              options.now);
+}
+
 void tokenize(const TokenizeOptions& options) {
+  if (!options.render.empty()) return render(options);
+  if (!options.now.empty() || !options.chat_template.empty() || !options.template_vars.empty())
+    throw UserError(Exit::usage, "--chat-template, --template-var and --now are of --render");
   const Tokenizer tokenizer(options.model);
   const Input input = read_input(options.input);
   options.decode ? decode(tokenizer, input) : encode(tokenizer, input, !options.no_special);
@@ -103,18 +121,26 @@ void tokenize(const TokenizeOptions& options) {
 void register_tokenize(CLI::App& parent) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* verb = parent.add_subcommand("tokenize", "Turn text into token ids, or ids into text");
-  verb->add_option("--model", options->model, "Model folder; only its tokenizer.json is read")->required();
+  verb->add_option("--model", options->model, "Model folder; only its tokenizer, or its chat template, is read")
+      ->required();
   verb->add_option("--input", options->input,
                    "File to read, '-' for stdin (default): one text, or JSONL, {\"text\": \"...\"} in every line");
   verb->add_flag("--no-special", options->no_special,
                  "Leave out the tokens that the tokenizer puts around a text, such as BOS");
   verb->add_flag("--decode", options->decode,
                  "The other way: JSONL with {\"ids\": [...]} in, {\"text\": \"...\"} out; special tokens are kept");
+  verb->add_option("--render", options->render,
+                   "Print what the chat template makes of a context, and nothing else: a JSON file with its variables "
+                   "(messages, add_generation_prompt, ...), '-' for stdin");
+  verb->add_option("--chat-template", options->chat_template, "With --render: a Jinja file in place of the model's");
+  verb->add_option("--template-var", options->template_vars, "With --render: NAME=VALUE, in place of the context's");
+  verb->add_option("--now", options->now, "With --render: the clock of strftime_now, such as 2026-07-26T12:00:00");
   verb->footer(
       "Examples:\n"
       "  echo -n 'Call me Ishmael.' | longhaul tokenize --model models/demo-7m\n"
       "  longhaul tokenize --model models/demo-7m --input book.txt | longhaul tokenize --model models/demo-7m "
-      "--decode");
+      "--decode\n"
+      "  longhaul tokenize --model models/demo-7m --render context.json");
   verb->callback([options] { tokenize(*options); });
 }
 

@@ -10,11 +10,13 @@ constexpr char kGuard = Tokenizer::kSpecialGuard;
 
 }  // namespace
 
-AddedTokens::AddedTokens(std::vector<AddedToken> tokens)
+AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer& normalizer)
     : tokens_(std::move(tokens)), space_(Regex::Kind::pattern, "\\s", "added_tokens") {
   Regex::Matcher space(space_);
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
-    const AddedToken& token = tokens_[i];
+    AddedToken& token = tokens_[i];
+    if (token.normalized && !normalizer.empty()) token.content = normalizer.apply(token.content);
+    if (token.content.empty()) continue;
     (token.normalized ? normalized_ : raw_).add(token.content, i);
     // Rust's \w, which the reference uses here, is Oniguruma's with the joiners.
     if (token.single_word && !word_) word_.emplace(Regex::Kind::pattern, "[\\w\\p{Join_Control}]", "added_tokens");
@@ -92,10 +94,16 @@ void AddedTokens::split_by(const Tree& tree, std::string_view text, const std::f
   if (done < text.size()) plain(text.substr(done));
 }
 
-void AddedTokens::split(std::string_view text, const std::function<void(std::string_view)>& plain,
+void AddedTokens::split(std::string_view text, const Normalizer& normalizer,
+                        const std::function<void(std::string_view)>& plain,
                         const std::function<void(std::int32_t)>& token) const {
-  split_by(
-      raw_, text, [&](std::string_view rest) { split_by(normalized_, rest, plain, token); }, token);
+  const auto normalized = [&](std::string_view rest) {
+    if (normalizer.empty()) return split_by(normalized_, rest, plain, token);
+    std::string changed(rest);
+    if (normalized_.empty()) std::erase(changed, kGuard);  // they have done what they are for
+    split_by(normalized_, normalizer.apply(changed), plain, token);
+  };
+  split_by(raw_, text, normalized, token);
 }
 
 std::string AddedTokens::guard(std::string_view text) const {

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/normalizer.h"
 #include "runtime/regex.h"
 
 namespace longhaul {
@@ -24,10 +25,11 @@ struct AddedToken {
 
 class AddedTokens {
  public:
-  explicit AddedTokens(std::vector<AddedToken> tokens);
+  /// The normalizer is that of the texts that are split; it is used here only.
+  AddedTokens(std::vector<AddedToken> tokens, const Normalizer& normalizer);
 
-  /// Calls `plain` for each stretch without added tokens and `token` for each of them, in order.
-  void split(std::string_view text, const std::function<void(std::string_view)>& plain,
+  /// Calls `plain` for each stretch without added tokens, normalized, and `token` for each of them, in order.
+  void split(std::string_view text, const Normalizer& normalizer, const std::function<void(std::string_view)>& plain,
              const std::function<void(std::int32_t)>& token) const;
   /// See Tokenizer::guard.
   std::string guard(std::string_view text) const;
@@ -38,6 +40,7 @@ class AddedTokens {
     void add(std::string_view text, std::size_t token);
     // The token with the longest text that `rest` begins with.
     std::optional<std::size_t> longest(std::string_view rest) const;
+    bool empty() const { return token_at.size() == 1; }
     std::array<bool, 256> first{};
     std::unordered_map<std::uint64_t, std::uint32_t> edges;  // node << 8 | byte → node; 0 is the root
     std::vector<std::int64_t> token_at{-1};                  // node → token that ends there
@@ -46,7 +49,7 @@ class AddedTokens {
                 const std::function<void(std::int32_t)>& token) const;
   bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) const;
 
-  std::vector<AddedToken> tokens_;
+  std::vector<AddedToken> tokens_;  // their contents normalized, where they are looked for in normalized text
   Tree raw_, normalized_, guarded_;
   std::optional<Regex> word_;  // compiled when a token needs it
   Regex space_;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "runtime/utf8.h"
@@ -60,8 +61,11 @@ std::string spelling_of_byte(unsigned char byte) {
   return text;
 }
 
-Bpe::Bpe(const Bytes& bytes, const std::vector<BpeMerge>& merges)
-    : bytes_(bytes), table_(std::bit_ceil(2 * merges.size() + 2), Slot{kFree, 0, 0}) {
+Bpe::Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges,
+         std::optional<std::unordered_set<std::uint64_t>> joints)
+    : alphabet_(std::move(alphabet)),
+      joints_(std::move(joints)),
+      table_(std::bit_ceil(2 * merges.size() + 2), Slot{kFree, 0, 0}) {
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const std::uint64_t pair = pair_of(merges[rank].left, merges[rank].right);
     *slot(pair) = {pair, static_cast<std::int32_t>(rank), merges[rank].result};
@@ -81,25 +85,73 @@ const Bpe::Slot* Bpe::find(std::int32_t left, std::int32_t right) const {
   return found->pair == kFree ? nullptr : found;
 }
 
+void Bpe::cut(std::string_view pretoken, const std::function<void(std::string_view)>& part) const {
+  if (!joints_) return part(pretoken);
+  std::size_t begin = 0;
+  std::uint64_t previous = 0;
+  bool previous_known = false;
+  for (std::size_t at = 0; at < pretoken.size();) {
+    const std::string_view character = character_at(pretoken, at);
+    const char32_t code = utf8_code_point(character);
+    // What has no token of its own stays with its neighbours: unknown ones may be fused.
+    const bool known = alphabet_.id(code) >= 0;
+    if (known && previous_known && !joints_->contains(previous << 32 | code)) {
+      part(pretoken.substr(begin, at - begin));
+      begin = at;
+    }
+    previous = code;
+    previous_known = known;
+    at += character.size();
+  }
+  if (begin < pretoken.size()) part(pretoken.substr(begin));
+}
+
+// The symbols of a pretoken, unmerged.
+void Bpe::spell(std::string_view pretoken, Scratch& scratch) const {
+  auto& symbols = scratch.symbols;
+  symbols.clear();
+  const auto put = [&](std::int32_t id) {
+    const auto place = static_cast<std::int32_t>(symbols.size());
+    symbols.push_back({id, place - 1, place + 1});
+  };
+  // As in the reference, an unknown token waits for the next one: a run of them may become one.
+  bool unknown_waits = false;
+  const auto unknown = [&] {
+    if (alphabet_.unknown < 0) return;
+    if (unknown_waits && !alphabet_.fuse_unknown) put(alphabet_.unknown);
+    unknown_waits = true;
+  };
+  const auto known = [&](std::int32_t id) {
+    if (std::exchange(unknown_waits, false)) put(alphabet_.unknown);
+    put(id);
+  };
+  for (std::size_t at = 0; at < pretoken.size();) {
+    const std::string_view character = alphabet_.characters ? character_at(pretoken, at) : pretoken.substr(at, 1);
+    at += character.size();
+    const auto code = alphabet_.characters ? utf8_code_point(character) : static_cast<unsigned char>(character[0]);
+    if (const std::int32_t id = alphabet_.id(code); id >= 0) {
+      known(id);
+      continue;
+    }
+    const auto& bytes = alphabet_.bytes;
+    const auto has_token = [&](char c) { return (*bytes)[static_cast<unsigned char>(c)] >= 0; };
+    if (bytes && std::all_of(character.begin(), character.end(), has_token))
+      for (const char c : character) put((*bytes)[static_cast<unsigned char>(c)]);
+    else unknown();
+  }
+  if (unknown_waits) put(alphabet_.unknown);
+  if (!symbols.empty()) symbols.back().next = -1;
+}
+
 void Bpe::encode(std::string_view pretoken, Scratch& scratch, std::vector<std::int32_t>& out) const {
   if (pretoken.size() > std::numeric_limits<std::int32_t>::max())
     throw UserError(Exit::io, "a run of {} bytes without a break is too long to tokenize (at most 2 GiB)",
                     pretoken.size());
   auto& symbols = scratch.symbols;
   auto& heap = scratch.heap;
-  symbols.clear();
   heap.clear();
-  bool after_unknown = false;
-  for (const char c : pretoken) {
-    const std::int32_t known = bytes_.ids[static_cast<unsigned char>(c)];
-    const std::int32_t id = known >= 0 ? known : after_unknown && bytes_.fuse_unknown ? -1 : bytes_.unknown;
-    after_unknown = known < 0;
-    if (id < 0) continue;
-    const auto place = static_cast<std::int32_t>(symbols.size());
-    symbols.push_back({id, place - 1, place + 1});
-  }
+  spell(pretoken, scratch);
   if (symbols.empty()) return;
-  symbols.back().next = -1;
 
   const auto consider = [&](std::int32_t left, std::int32_t right) {
     const Slot* merge = find(symbols[left].id, symbols[right].id);

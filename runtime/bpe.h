@@ -2,9 +2,11 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 namespace longhaul {
@@ -20,13 +22,22 @@ struct BpeMerge {
 
 class Bpe {
  public:
-  struct Bytes {
-    std::array<std::int32_t, 256> ids;  // -1: not in the vocabulary
-    std::int32_t unknown = -1;          // what a byte without a token becomes; -1: it is dropped
-    bool fuse_unknown = false;          // a run of unknown bytes gives one token
+  /// What a pretoken is made of before anything is merged: bytes, or characters (as in SentencePiece).
+  struct Alphabet {
+    bool characters = false;
+    std::vector<std::int32_t> ids;                       // by byte or by code point; -1: not in the vocabulary
+    std::optional<std::array<std::int32_t, 256>> bytes;  // of a character without a token (byte fallback)
+    std::int32_t unknown = -1;                           // what has no token becomes this; -1: it is dropped
+    bool fuse_unknown = false;                           // a run of those gives one token
+    std::int32_t id(std::size_t code) const { return code < ids.size() ? ids[code] : -1; }
   };
-  /// `merges` in order of rank; of two that join the same pair the later counts, as in the reference.
-  Bpe(const Bytes& bytes, const std::vector<BpeMerge>& merges);
+  /// `merges` in order of rank; of two that join the same pair the later counts, as in the reference. `joints`: the
+  /// characters between which a merge may happen, as (left << 32 | right); without it, anywhere.
+  Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges,
+      std::optional<std::unordered_set<std::uint64_t>> joints = {});
+
+  /// Cuts `pretoken` where no merge can reach across, so that the parts encode to what the whole does.
+  void cut(std::string_view pretoken, const std::function<void(std::string_view)>& part) const;
 
   struct Scratch {
     struct Symbol {
@@ -43,10 +54,12 @@ class Bpe {
     std::uint64_t pair;
     std::int32_t rank, result;
   };
+  void spell(std::string_view pretoken, Scratch& scratch) const;
   Slot* slot(std::uint64_t pair);
   const Slot* find(std::int32_t left, std::int32_t right) const;  // null: the two do not merge
 
-  Bytes bytes_;
+  Alphabet alphabet_;
+  std::optional<std::unordered_set<std::uint64_t>> joints_;
   std::vector<Slot> table_;  // open addressing, a power of two
 };
 

@@ -1,299 +1,541 @@
 #include "runtime/jinja.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
-#include "kernels/base/error.h"
-#include "runtime/jinja_syntax.h"
-#include "runtime/regex.h"
-#include "runtime/tokenizer.h"
+#include "runtime/jinja_runtime.h"
 #include "runtime/utf8.h"
 
 namespace longhaul::jinja {
 namespace {
 
-constexpr std::int64_t kMostSteps = 10'000'000;  // evaluated nodes; real templates take some dozens a message
+/// The variables of a part of the template, inside those of another.
+struct Scope {
+  explicit Scope(Scope* outer) : outer(outer) {}
+  Scope* outer;
+  std::vector<std::pair<std::string, Value>> variables;
+  bool captured = false;  // a macro sees it
 
-// What Python's str.strip() takes away. A guard byte is no character: it goes with the blanks around it, and stays
-// after a character that stays.
-std::string trim(std::string_view text) {
-  static const Regex kSpace(Regex::Kind::pattern, "[\\s\\x1c-\\x1f]", "trim");
-  Regex::Matcher space(kSpace);
-  const auto goes = [&](std::string_view c) { return c[0] == Tokenizer::kSpecialGuard || space.in(c); };
-  while (!text.empty() && goes(character_at(text, 0))) text.remove_prefix(character_at(text, 0).size());
-  std::size_t end = text.size();
-  while (end > 0 && goes(character_before(text, end))) end -= character_before(text, end).size();
-  while (end < text.size() && text[end] == Tokenizer::kSpecialGuard) ++end;
-  return std::string(text.substr(0, end));
-}
+  Value* find(std::string_view name) {
+    for (auto& [known, value] : variables)
+      if (known == name) return &value;
+    return nullptr;
+  }
+  void set(const std::string& name, Value value) {
+    if (Value* known = find(name)) *known = std::move(value);
+    else variables.emplace_back(name, std::move(value));
+  }
+};
+
+/// The variable `loop`.
+struct Loop : Function {
+  Loop() : Function("loop", [](Runtime&, Arguments&) -> Value { mistake("a recursive loop is not supported"); }) {}
+  std::string type() const override { return "LoopContext"; }
+  std::optional<Value> member(std::string_view name) override {
+    const auto size = static_cast<std::int64_t>(elements.size());
+    if (name == "index") return at + 1;
+    if (name == "index0") return at;
+    if (name == "revindex") return size - at;
+    if (name == "revindex0") return size - at - 1;
+    if (name == "length") return size;
+    if (name == "first") return at == 0;
+    if (name == "last") return at + 1 == size;
+    if (name == "depth") return std::int64_t{1};  // of recursive loops
+    if (name == "depth0") return std::int64_t{0};
+    if (name == "previtem") return at > 0 ? elements[static_cast<std::size_t>(at - 1)] : Value();
+    if (name == "nextitem") return at + 1 < size ? elements[static_cast<std::size_t>(at + 1)] : Value();
+    if (name == "cycle") {
+      cycle.call = [this](Runtime&, Arguments& arguments) {
+        List items = std::exchange(arguments.positional, {});
+        arguments.finish("cycle");
+        if (items.empty()) mistake("no items for cycling given");
+        return items[static_cast<std::size_t>(at) % items.size()];
+      };
+      return Value(&cycle);
+    }
+    if (name == "changed") {
+      changed.call = [this](Runtime& runtime, Arguments& arguments) {
+        List items = std::exchange(arguments.positional, {});
+        arguments.finish("changed");
+        const bool differs = !last || last->size() != items.size() ||
+                             !std::equal(items.begin(), items.end(), last->begin(),
+                                         [&](const Value& a, const Value& b) { return runtime.same(a, b); });
+        if (differs) last = std::move(items);
+        return differs;
+      };
+      return Value(&changed);
+    }
+    return std::nullopt;
+  }
+  List elements;
+  std::int64_t at = 0;
+  std::optional<List> last;
+  Function cycle{"cycle", {}}, changed{"changed", {}};
+};
+
+enum class Flow { on, breaks, continues };
 
 class Interpreter {
  public:
-  Interpreter(const std::string& name, Map variables) : name_(name) { scopes_.push_back(std::move(variables)); }
-  std::string run(const Node& root) {
-    execute(root);
+  Interpreter(std::size_t input_bytes, std::optional<std::tm> now) : runtime_(input_bytes, now), root_(nullptr) {}
+
+  int line() const { return line_; }
+
+  std::string run(const Node& node, const Map& variables) {
+    root_.variables = variables;
+    scope_ = &root_;
+    execute(node);
     return std::move(out_);
   }
 
  private:
-  [[noreturn]] void fail(const Node& at, const std::string& what) const {
-    throw UserError(Exit::bad_model, "{}:{}: {}", name_, at.line, what);
-  }
-  void step(const Node& at) {
-    if (++steps_ > kMostSteps) fail(at, "the template runs too long");
+  struct Deeper {
+    explicit Deeper(Runtime& runtime) : runtime(runtime) { runtime.enter(); }
+    ~Deeper() { runtime.leave(); }
+    Runtime& runtime;
+  };
+
+  // Variables that end with a part of the template; what a macro sees lasts as long as the rendering.
+  class Inside {
+   public:
+    Inside(Interpreter& owner, Scope* outer) : owner_(owner), before_(owner.scope_) {
+      owner.runtime_.take(sizeof(Scope));
+      scope_ = std::make_unique<Scope>(outer);
+      owner.scope_ = scope_.get();
+    }
+    ~Inside() {
+      owner_.scope_ = before_;
+      if (scope_->captured) owner_.kept_.push_back(std::move(scope_));
+    }
+
+   private:
+    Interpreter& owner_;
+    Scope* before_;
+    std::unique_ptr<Scope> scope_;
+  };
+
+  void print(std::string_view text) {
+    runtime_.step(text.size());
+    runtime_.take(text.size());
+    out_ += text;
   }
 
-  void execute(const Node& node) {
-    step(node);
+  // What executing a body prints.
+  std::string printed(const Node& body) {
+    std::string outer = std::exchange(out_, {});
+    execute(body);
+    return std::exchange(out_, std::move(outer));
+  }
+
+  Flow execute(const Node& node) {
+    const Deeper deeper(runtime_);
+    runtime_.step();
+    line_ = node.line;
     switch (node.kind) {
       case NodeKind::text:
-        out_ += node.text;
+        print(node.text);
         break;
       case NodeKind::print:
-        out_ += text_of(evaluate(*node.children[0]), node);
+        print(runtime_.str(evaluate(*node.children[0])));
         break;
-      case NodeKind::set:
-        scopes_.back().insert_or_assign(node.text, evaluate(*node.children[0]));
+      case NodeKind::branch:
+        if (evaluate(*node.children[0]).truth()) return execute(*node.children[1]);
+        if (node.children.size() > 2) return execute(*node.children[2]);
         break;
       case NodeKind::loop:
         loop(node);
         break;
-      case NodeKind::branch:
-        if (evaluate(*node.children[0]).truth()) execute(*node.children[1]);
-        else if (node.children.size() > 2) execute(*node.children[2]);
+      case NodeKind::set:
+        set(node, evaluate(*node.children[0]));
         break;
+      case NodeKind::set_block:
+        set_block(node);
+        break;
+      case NodeKind::macro:
+        scope_->set(node.text, macro(node, node.text, 0));
+        break;
+      case NodeKind::call_block:
+        call_block(node);
+        break;
+      case NodeKind::filter_block: {
+        const Value body = runtime_.text(inner_printed(*node.children[0]));
+        print(runtime_.str(filtered(*node.children[1], body)));
+        break;
+      }
+      case NodeKind::with:
+        return with(node);
+      case NodeKind::break_loop:
+        return Flow::breaks;
+      case NodeKind::continue_loop:
+        return Flow::continues;
       default:
-        for (const auto& child : node.children) execute(*child);
+        for (const auto& child : node.children)
+          if (const Flow flow = execute(*child); flow != Flow::on) return flow;
     }
+    return Flow::on;
+  }
+
+  std::string inner_printed(const Node& body) {
+    const Inside inside(*this, scope_);
+    return printed(body);
+  }
+
+  void assign(const std::vector<std::string>& names, Value value) {
+    if (names.size() == 1) return scope_->set(names[0], std::move(value));
+    List parts = runtime_.elements(value);
+    if (parts.size() != names.size())
+      mistake(fmt::format("{} values to unpack (expected {})", parts.size() < names.size() ? "not enough" : "too many",
+                          names.size()));
+    for (std::size_t i = 0; i < names.size(); ++i) scope_->set(names[i], std::move(parts[i]));
+  }
+
+  void set(const Node& node, Value value) {
+    if (!node.of_namespace) return assign(node.names, std::move(value));
+    auto* space = dynamic_cast<Namespace*>(look_up(node.text).object());
+    if (!space) mistake("cannot assign attribute on non-namespace object");
+    runtime_.step(16 * space->members.items.size());
+    runtime_.take(sizeof(Value) + node.names[0].size());
+    space->members.put(node.names[0], std::move(value));
+  }
+
+  void set_block(const Node& node) {
+    Value value = runtime_.text(inner_printed(*node.children[0]));
+    if (node.children[1]) value = filtered(*node.children[1], value);
+    set(node, std::move(value));
   }
 
   void loop(const Node& node) {
     const Value over = evaluate(*node.children[0]);
-    if (over.as<Undefined>()) return;
-    if (!over.list()) fail(node, fmt::format("cannot loop over {}", over.kind()));
-    const auto count = static_cast<std::int64_t>(over.list()->size());
-    for (std::int64_t i = 0; i < count; ++i) {
+    List elements = runtime_.elements(over);
+    auto* state = runtime_.own<Loop>();
+    if (node.children[1]) {
+      List kept;
+      for (Value& element : elements) {
+        const Inside inside(*this, scope_);
+        assign(node.names, element);
+        if (evaluate(*node.children[1]).truth()) kept.push_back(std::move(element));
+      }
+      elements = std::move(kept);
+    }
+    state->elements = std::move(elements);
+    bool completed = false;
+    for (; state->at < static_cast<std::int64_t>(state->elements.size()); ++state->at) {
       // Each round has its own variables, as in Jinja2.
-      scopes_.push_back({{node.text, (*over.list())[i]},
-                         {"loop", Map{{"index", i + 1},
-                                      {"index0", i},
-                                      {"revindex", count - i},
-                                      {"revindex0", count - i - 1},
-                                      {"length", count},
-                                      {"first", i == 0},
-                                      {"last", i + 1 == count}}}});
-      execute(*node.children[1]);
-      scopes_.pop_back();
+      const Inside inside(*this, scope_);
+      scope_->set("loop", state);
+      assign(node.names, state->elements[static_cast<std::size_t>(state->at)]);
+      const Flow flow = execute(*node.children[2]);
+      if (flow == Flow::breaks) break;
+      completed |= flow == Flow::on;
+    }
+    // As in Jinja2, also when every round was left by break or continue.
+    if (!completed && node.children[3]) {
+      const Inside inside(*this, scope_);
+      execute(*node.children[3]);
     }
   }
 
+  Flow with(const Node& node) {
+    // The values do not see each other.
+    List values;
+    for (std::size_t i = 1; i < node.children.size(); ++i) values.push_back(evaluate(*node.children[i]));
+    const Inside inside(*this, scope_);
+    for (std::size_t i = 0; i < values.size(); ++i) scope_->set(node.names[i], std::move(values[i]));
+    return execute(*node.children[0]);
+  }
+
+  // A function of the node's parameters; the body is child `body`, defaults are the children behind it.
+  Value macro(const Node& node, const std::string& name, std::size_t body) {
+    Scope* seen = scope_;
+    for (Scope* scope = scope_; scope; scope = scope->outer) scope->captured = true;
+    return runtime_.own<Function>(name, [this, &node, name, body, seen](Runtime&, Arguments& arguments) {
+      return call_macro(node, name, body, seen, arguments);
+    });
+  }
+
+  Value call_macro(const Node& node, const std::string& name, std::size_t body, Scope* seen, Arguments& arguments) {
+    const Deeper deeper(runtime_);
+    const Inside inside(*this, seen);
+    const std::size_t defaults = node.names.size() - (node.children.size() - body - 1);
+    for (std::size_t i = 0; i < node.names.size(); ++i) {
+      auto given = arguments.get(i, node.names[i]);
+      if (!given && i >= defaults) given = evaluate(*node.children[body + 1 + i - defaults]);
+      scope_->set(node.names[i], std::move(given).value_or(Value()));
+    }
+    if (auto given = take_named(arguments, "caller")) scope_->set("caller", *std::move(given));
+    // The rest, for macros that name it.
+    List rest;
+    for (std::size_t i = node.names.size(); i < arguments.positional.size(); ++i)
+      rest.push_back(arguments.positional[i]);
+    if (!rest.empty() && !mentions(*node.children[body], "varargs"))
+      mistake(fmt::format("macro '{}' takes not more than {} argument(s)", name, node.names.size()));
+    if (!arguments.named.empty() && !mentions(*node.children[body], "kwargs"))
+      mistake(fmt::format("macro '{}' takes no keyword argument '{}'", name, arguments.named[0].first));
+    scope_->set("varargs", runtime_.sequence(Sequence::tuple, std::move(rest)));
+    scope_->set("kwargs", Value(Map(arguments.named)));
+    return runtime_.text(printed(*node.children[body]));
+  }
+
+  static std::optional<Value> take_named(Arguments& arguments, std::string_view name) {
+    for (auto one = arguments.named.begin(); one != arguments.named.end(); ++one) {
+      if (one->first != name) continue;
+      Value value = std::move(one->second);
+      arguments.named.erase(one);
+      return value;
+    }
+    return std::nullopt;
+  }
+
+  static bool mentions(const Node& node, std::string_view name) {
+    if (node.kind == NodeKind::name && node.text == name) return true;
+    return std::any_of(node.children.begin(), node.children.end(),
+                       [&](const NodePtr& child) { return child && mentions(*child, name); });
+  }
+
+  void call_block(const Node& node) {
+    const Value caller = macro(node, "caller", 1);
+    const Node& call = *node.children[0];
+    const Value callee = evaluate(*call.children[0]);
+    Arguments arguments = arguments_of(call);
+    arguments.named.emplace_back("caller", caller);
+    print(runtime_.str(called(call, callee, arguments)));
+  }
+
   Value evaluate(const Node& node) {
-    step(node);
-    const auto child = [&](std::size_t i) { return evaluate(*node.children[i]); };
+    const Deeper deeper(runtime_);
+    runtime_.step();
+    line_ = node.line;
     switch (node.kind) {
       case NodeKind::literal:
         return node.value;
       case NodeKind::name:
         return look_up(node.text);
-      case NodeKind::list: {
-        List list;
-        for (const auto& element : node.children) list.push_back(evaluate(*element));
-        return list;
-      }
-      case NodeKind::member:
-        return member(node);
+      case NodeKind::list:
+      case NodeKind::tuple:
+        return list(node);
+      case NodeKind::dict:
+        return dict(node);
+      case NodeKind::attribute:
+        return attribute(node);
+      case NodeKind::item:
+        return item(node);
+      case NodeKind::slice:
+        return slice(node);
+      case NodeKind::call:
+        return call(node);
       case NodeKind::negation:
-        return !child(0).truth();
+        return !evaluate(*node.children[0]).truth();
+      case NodeKind::minus:
+      case NodeKind::plus:
+        return sign(node);
       case NodeKind::conjunction:
-      case NodeKind::disjunction: {
-        Value left = child(0);
-        return left.truth() == (node.kind == NodeKind::disjunction) ? left : child(1);
-      }
+      case NodeKind::disjunction:
+        return junction(node);
       case NodeKind::choice:
-        return child(1).truth() ? child(0) : child(2);
+        if (evaluate(*node.children[1]).truth()) return evaluate(*node.children[0]);
+        return node.children[2] ? evaluate(*node.children[2]) : Value();
+      case NodeKind::comparison:
+        return comparison(node);
       case NodeKind::binary:
-        return binary(node, child(0), child(1));
+        return binary(node);
+      case NodeKind::concatenation:
+        return concatenation(node);
       case NodeKind::test:
-        return test(node.text, child(0));
+        return test(node);
       case NodeKind::filter:
-        return filter(node, child(0));
-      case NodeKind::raise:
-        throw UserError(Exit::usage, "{}: {}", name_, text_of(child(0), node));
+        return filtered(node, {});
       default:
-        fail(node, "not an expression");
+        mistake("not an expression");
     }
   }
 
-  Value look_up(const std::string& name) const {
-    for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope)
-      if (const auto found = scope->find(name); found != scope->end()) return found->second;
+  Value list(const Node& node) {
+    List elements;
+    for (const auto& element : node.children) elements.push_back(evaluate(*element));
+    return runtime_.sequence(node.kind == NodeKind::list ? Sequence::list : Sequence::tuple, std::move(elements));
+  }
+
+  Value dict(const Node& node) {
+    Dict dict;
+    for (std::size_t i = 0; i < node.children.size(); i += 2) {
+      Value key = evaluate(*node.children[i]);
+      if (key.dict() || (key.sequence() && key.sequence()->kind != Sequence::tuple))
+        mistake(fmt::format("unhashable type: '{}'", key.type()));
+      runtime_.step(16 * dict.items.size());
+      dict.put(std::move(key), evaluate(*node.children[i + 1]));
+    }
+    return runtime_.dict(std::move(dict));
+  }
+
+  Value attribute(const Node& node) {
+    const Value of = evaluate(*node.children[0]);
+    line_ = node.line;
+    return runtime_.attribute(of, node.text);
+  }
+
+  Value item(const Node& node) {
+    const Value of = evaluate(*node.children[0]), key = evaluate(*node.children[1]);
+    line_ = node.line;
+    return runtime_.item(of, key);
+  }
+
+  Value slice(const Node& node) {
+    const Value of = evaluate(*node.children[0]);
+    std::array<Value, 3> parts{None{}, None{}, None{}};
+    for (std::size_t i = 0; i < 3; ++i)
+      if (node.children[i + 1]) parts[i] = evaluate(*node.children[i + 1]);
+    return runtime_.slice(of, parts[0], parts[1], parts[2]);
+  }
+
+  Value sign(const Node& node) {
+    const Value of = evaluate(*node.children[0]);
+    if (!of.number())
+      mistake(fmt::format("bad operand type for unary {}: '{}'", node.kind == NodeKind::plus ? '+' : '-', of.type()));
+    if (of.whole()) return runtime_.binary(node.kind == NodeKind::plus ? "+" : "-", std::int64_t{0}, of);
+    return node.kind == NodeKind::plus ? *of.real() : -*of.real();
+  }
+
+  Value junction(const Node& node) {
+    Value left = evaluate(*node.children[0]);
+    return left.truth() == (node.kind == NodeKind::disjunction) ? left : evaluate(*node.children[1]);
+  }
+
+  Value comparison(const Node& node) {
+    Value left = evaluate(*node.children[0]);
+    for (std::size_t i = 0; i < node.names.size(); ++i) {
+      Value right = evaluate(*node.children[i + 1]);
+      if (!compare(node.names[i], left, right)) return false;
+      left = std::move(right);
+    }
+    return true;
+  }
+
+  bool compare(const std::string& op, const Value& a, const Value& b) {
+    if (op == "==") return runtime_.same(a, b);
+    if (op == "!=") return !runtime_.same(a, b);
+    if (op == "in") return runtime_.contains(b, a);
+    if (op == "not in") return !runtime_.contains(b, a);
+    if (a.undefined() || b.undefined()) mistake("an operand is undefined");
+    if (op == "<") return runtime_.before(a, b);
+    if (op == ">") return runtime_.before(b, a);
+    // Not the negation of the others: nan is neither.
+    return op == "<=" ? runtime_.before(a, b) || runtime_.same(a, b) : runtime_.before(b, a) || runtime_.same(a, b);
+  }
+
+  Value binary(const Node& node) {
+    const Value left = evaluate(*node.children[0]), right = evaluate(*node.children[1]);
+    line_ = node.line;
+    return runtime_.binary(node.text, left, right);
+  }
+
+  Value concatenation(const Node& node) {
+    std::string text;
+    for (const auto& part : node.children) {
+      const std::string next = runtime_.str(evaluate(*part));
+      runtime_.take(next.size());
+      text += next;
+    }
+    return runtime_.text(std::move(text));
+  }
+
+  Arguments arguments_of(const Node& node) {
+    Arguments arguments;
+    for (std::size_t i = 0; i < node.names.size(); ++i) {
+      Value value = evaluate(*node.children[i + 1]);
+      if (node.names[i].empty()) arguments.positional.push_back(std::move(value));
+      else arguments.named.emplace_back(node.names[i], std::move(value));
+    }
+    return arguments;
+  }
+
+  Value call(const Node& node) {
+    const Node& callee = *node.children[0];
+    if (callee.kind == NodeKind::attribute) {
+      const Value of = evaluate(*callee.children[0]);
+      if (const auto method = method_of(of, callee.text)) {
+        Arguments arguments = arguments_of(node);
+        line_ = node.line;
+        return (*method)(runtime_, arguments);
+      }
+      line_ = node.line;
+      const Value function = runtime_.attribute(of, callee.text);
+      if (function.undefined() && !of.dict())
+        mistake(fmt::format("the method {} of a {} is not supported in chat templates", callee.text, of.type()));
+      Arguments arguments = arguments_of(node);
+      return called(node, function, arguments);
+    }
+    const Value function = evaluate(callee);
+    Arguments arguments = arguments_of(node);
+    return called(node, function, arguments);
+  }
+
+  Value called(const Node& node, const Value& function, Arguments& arguments) {
+    line_ = node.line;
+    if (function.undefined()) {
+      const Node& callee = *node.children[0];
+      mistake(callee.text.empty() ? "something undefined is called" : fmt::format("'{}' is undefined", callee.text));
+    }
+    return runtime_.call(function, arguments);
+  }
+
+  Value test(const Node& node) {
+    const Value of = evaluate(*node.children[0]);
+    Arguments arguments = arguments_of(node);
+    line_ = node.line;
+    return runtime_.test(node.text, of, arguments);
+  }
+
+  // A filter of the value below it, or of `block` where none is below.
+  Value filtered(const Node& node, const Value& block) {
+    const Deeper deeper(runtime_);
+    const Value of = !node.children[0]                            ? block
+                     : node.children[0]->kind == NodeKind::filter ? filtered(*node.children[0], block)
+                                                                  : evaluate(*node.children[0]);
+    Arguments arguments = arguments_of(node);
+    line_ = node.line;
+    return runtime_.filter(node.text, of, arguments);
+  }
+
+  Value look_up(const std::string& name) {
+    for (Scope* scope = scope_; scope; scope = scope->outer)
+      if (const Value* found = scope->find(name)) return *found;
+    if (auto function = global_function(runtime_, name)) return *std::move(function);
     return {};
   }
 
-  Value member(const Node& node) {
-    const Value object = evaluate(*node.children[0]), key = evaluate(*node.children[1]);
-    const auto* text = key.as<std::string>();
-    if (object.as<Undefined>()) fail(node, fmt::format("{} of something undefined", text ? *text : "an element"));
-    if (object.map() && text) {
-      const auto found = object.map()->find(*text);
-      return found == object.map()->end() ? Value() : found->second;
-    }
-    if (const auto* index = key.as<std::int64_t>(); object.list() && index) {
-      const auto size = static_cast<std::int64_t>(object.list()->size());
-      const std::int64_t at = *index < 0 ? *index + size : *index;
-      return at < 0 || at >= size ? Value() : (*object.list())[at];
-    }
-    if (text && !object.map()) return {};
-    fail(node, fmt::format("{} cannot be indexed by {}", object.kind(), key.kind()));
-  }
-
-  Value binary(const Node& node, const Value& left, const Value& right) {
-    const std::string& op = node.text;
-    if (op == "==") return equal(left, right);
-    if (op == "!=") return !equal(left, right);
-    if (op == "in") return contains(node, right, left);
-    if (op == "~") return text_of(left, node) + text_of(right, node);
-    const auto *a = left.as<std::string>(), *b = right.as<std::string>();
-    if (a && b) {
-      if (op == "+") return *a + *b;
-      if (const auto result = compare(op, *a, *b)) return *result;
-    }
-    const auto *x = left.as<std::int64_t>(), *y = right.as<std::int64_t>();
-    if (x && y) {
-      if (const auto result = compare(op, *x, *y)) return *result;
-      return arithmetic(node, *x, *y);
-    }
-    if (left.list() && right.list() && op == "+") {
-      List both = *left.list();
-      both.insert(both.end(), right.list()->begin(), right.list()->end());
-      return both;
-    }
-    fail(node, fmt::format("{} {} {} has no meaning", left.kind(), op, right.kind()));
-  }
-
-  template <class T>
-  static std::optional<bool> compare(const std::string& op, const T& a, const T& b) {
-    if (op == "<") return a < b;
-    if (op == ">") return a > b;
-    if (op == "<=") return a <= b;
-    if (op == ">=") return a >= b;
-    return std::nullopt;
-  }
-
-  Value arithmetic(const Node& node, std::int64_t a, std::int64_t b) const {
-    std::int64_t result = 0;
-    const char op = node.text[0];
-    if (op == '/' || op == '%') {
-      if (b == 0 || b == -1) fail(node, fmt::format("division by {}", b));
-      const std::int64_t rest = (a % b + b) % b;  // Python rounds down
-      return op == '%' ? rest : (a - rest) / b;
-    }
-    const bool overflow = op == '+'   ? __builtin_add_overflow(a, b, &result)
-                          : op == '-' ? __builtin_sub_overflow(a, b, &result)
-                                      : __builtin_mul_overflow(a, b, &result);
-    if (overflow) fail(node, "a number too large");
-    return result;
-  }
-
-  bool equal(const Value& a, const Value& b) {
-    if (const auto* x = a.as<std::string>(), *y = b.as<std::string>(); x && y) return *x == *y;
-    if (const auto* x = a.as<std::int64_t>(), *y = b.as<std::int64_t>(); x && y) return *x == *y;
-    if (const auto* x = a.as<bool>(), *y = b.as<bool>(); x && y) return *x == *y;
-    if (a.list() && b.list())
-      return std::equal(a.list()->begin(), a.list()->end(), b.list()->begin(), b.list()->end(),
-                        [&](const Value& x, const Value& y) { return equal(x, y); });
-    if (a.map() && b.map())
-      return std::equal(a.map()->begin(), a.map()->end(), b.map()->begin(), b.map()->end(),
-                        [&](const auto& x, const auto& y) { return x.first == y.first && equal(x.second, y.second); });
-    return (a.as<None>() && b.as<None>()) || (a.as<Undefined>() && b.as<Undefined>());
-  }
-
-  bool contains(const Node& node, const Value& whole, const Value& part) {
-    const auto* text = part.as<std::string>();
-    if (whole.as<Undefined>()) return false;
-    if (const auto* in = whole.as<std::string>(); in && text) return in->find(*text) != std::string::npos;
-    if (whole.map() && text) return whole.map()->contains(*text);
-    if (whole.list())
-      return std::any_of(whole.list()->begin(), whole.list()->end(), [&](const Value& v) { return equal(v, part); });
-    fail(node, fmt::format("{} in {} has no meaning", part.kind(), whole.kind()));
-  }
-
-  static Value test(const std::string& name, const Value& of) {
-    if (name == "none") return of.as<None>() != nullptr;
-    if (name == "string") return of.as<std::string>() != nullptr;
-    return (of.as<Undefined>() != nullptr) == (name == "undefined");
-  }
-
-  Value filter(const Node& node, const Value& of) {
-    const std::string& name = node.text;
-    if (name == "length") {
-      if (of.list()) return static_cast<std::int64_t>(of.list()->size());
-      if (of.map()) return static_cast<std::int64_t>(of.map()->size());
-      if (const auto* text = of.as<std::string>())  // characters; neither their tails nor guard bytes count
-        return std::int64_t{
-            std::count_if(text->begin(), text->end(), [](char c) { return (c & 0xc0) != 0x80 && c != '\xff'; })};
-      if (of.as<Undefined>()) return std::int64_t{0};
-      fail(node, fmt::format("{} has no length", of.kind()));
-    }
-    std::string text = text_of(of, node);
-    if (name == "trim") return trim(text);
-    for (char& c : text) {
-      if (c & 0x80) fail(node, fmt::format("the filter {} is supported for ASCII only", name));
-      const bool lower = c >= 'a' && c <= 'z', upper = c >= 'A' && c <= 'Z';
-      if (name == "upper" ? lower : upper) c ^= 0x20;
-    }
-    return text;
-  }
-
-  std::string text_of(const Value& value, const Node& node) const {
-    if (const auto* text = value.as<std::string>()) return *text;
-    if (const auto* integer = value.as<std::int64_t>()) return std::to_string(*integer);
-    if (const auto* boolean = value.as<bool>()) return *boolean ? "True" : "False";
-    if (value.as<None>()) return "None";
-    if (value.as<Undefined>()) return "";
-    fail(node, fmt::format("{} as text is not supported in chat templates", value.kind()));
-  }
-
-  const std::string& name_;
-  std::vector<Map> scopes_;
+  Runtime runtime_;
+  Scope root_;
+  Scope* scope_ = nullptr;
+  std::vector<std::unique_ptr<Scope>> kept_;
   std::string out_;
-  std::int64_t steps_ = 0;
+  int line_ = 0;
 };
+
+std::size_t bytes_of(const Value& value) { return value.extent().size(); }
 
 }  // namespace
 
-Value::Value(List list) : held_(std::make_shared<const List>(std::move(list))) {}
-Value::Value(Map map) : held_(std::make_shared<const Map>(std::move(map))) {}
-
-const List* Value::list() const {
-  const auto* held = as<std::shared_ptr<const List>>();
-  return held ? held->get() : nullptr;
+Template::Template(std::string_view source, std::string name, Exit mistake)
+    : name_(std::move(name)), mistake_(mistake) {
+  const Where where{name_, mistake};
+  root_ = parse(tokenize(source, where), where);
 }
-
-const Map* Value::map() const {
-  const auto* held = as<std::shared_ptr<const Map>>();
-  return held ? held->get() : nullptr;
-}
-
-bool Value::truth() const {
-  if (const auto* boolean = as<bool>()) return *boolean;
-  if (const auto* integer = as<std::int64_t>()) return *integer != 0;
-  if (const auto* text = as<std::string>()) return !text->empty();
-  if (list()) return !list()->empty();
-  return map() && !map()->empty();
-}
-
-const char* Value::kind() const {
-  constexpr const char* kKinds[] = {
-      "something undefined", "none", "a boolean", "a number", "a string", "a list", "a map"};
-  return kKinds[held_.index()];
-}
-
-Template::Template(std::string_view source, std::string name)
-    : name_(std::move(name)), root_(parse(tokenize(source, name_), name_)) {}
 Template::Template(Template&&) noexcept = default;
 Template& Template::operator=(Template&&) noexcept = default;
 Template::~Template() = default;
 
-std::string Template::render(Map variables) const { return Interpreter(name_, std::move(variables)).run(*root_); }
+std::string Template::render(const Map& variables, std::optional<std::tm> now) const {
+  std::size_t bytes = 0;
+  for (const auto& [name, value] : variables) bytes += bytes_of(value);
+  Interpreter interpreter(bytes, now);
+  try {
+    return interpreter.run(*root_, variables);
+  } catch (const Raised& raised) {
+    throw UserError(Exit::usage, "{}: {}", name_, printable(raised.what));
+  } catch (const Mistake& mistake) {
+    throw UserError(mistake_, "{}:{}: {}", name_, interpreter.line(), printable(mistake.what));
+  }
+}
 
 }  // namespace longhaul::jinja

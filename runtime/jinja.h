@@ -1,65 +1,33 @@
-// The part of Jinja2 that chat templates of plain models use, as transformers runs it (trim_blocks, lstrip_blocks).
+// The part of Jinja2 that chat templates use, as transformers runs it: its sandbox with immutable data, trim_blocks,
+// lstrip_blocks, loop controls and its own functions.
 #pragma once
-#include <cstdint>
-#include <functional>
-#include <map>
+#include <ctime>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <variant>
-#include <vector>
+
+#include "kernels/base/error.h"
+#include "runtime/jinja_value.h"
 
 namespace longhaul::jinja {
-
-struct Undefined {};
-struct None {};
-class Value;
-using List = std::vector<Value>;
-using Map = std::map<std::string, Value, std::less<>>;
-
-/// A value of a template; lists and maps are shared and never change.
-class Value {
- public:
-  Value() = default;  // undefined
-  Value(None none) : held_(none) {}
-  Value(bool boolean) : held_(boolean) {}
-  Value(std::int64_t integer) : held_(integer) {}
-  Value(std::string text) : held_(std::move(text)) {}
-  Value(const char* text) : held_(std::string(text)) {}
-  Value(List list);
-  Value(Map map);
-
-  template <class T>
-  const T* as() const {
-    return std::get_if<T>(&held_);
-  }
-  const List* list() const;  // null for another kind
-  const Map* map() const;
-  bool truth() const;  // Python's
-  /// "a string", "a list", ... for messages.
-  const char* kind() const;
-
- private:
-  std::variant<Undefined, None, bool, std::int64_t, std::string, std::shared_ptr<const List>,
-               std::shared_ptr<const Map>>
-      held_;
-};
 
 struct Node;
 
 class Template {
  public:
-  /// Throws UserError{bad_model}, "NAME:LINE: ...", for a construct that we do not know.
-  Template(std::string_view source, std::string name);
+  /// Throws UserError{mistake}, "NAME:LINE: ...", for a construct that we do not know.
+  Template(std::string_view source, std::string name, Exit mistake = Exit::bad_model);
   Template(Template&&) noexcept;
   Template& operator=(Template&&) noexcept;
   ~Template();
-  /// Throws UserError{usage} with the words of raise_exception, UserError{bad_model} for a mistake of the template.
-  std::string render(Map variables) const;
+  /// `now`: the clock of strftime_now; the time of the call unless given. Throws UserError{usage} with the words of
+  /// raise_exception, UserError{mistake} for a mistake of the template, or for one that takes too much time or memory.
+  std::string render(const Map& variables, std::optional<std::tm> now = {}) const;
 
  private:
   std::string name_;
+  Exit mistake_;
   std::unique_ptr<Node> root_;
 };
 

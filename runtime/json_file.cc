@@ -1,5 +1,6 @@
 #include "runtime/json_file.h"
 
+#include <algorithm>
 #include <cstring>
 #include <unordered_set>
 
@@ -69,6 +70,10 @@ json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes, E
   const std::string text = read_file(file);
   if (text.empty()) throw UserError(exit, "{}: is empty", name);
   if (is_lfs_pointer(text)) throw UserError(exit, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", name);
+  // Each value takes some 50 bytes of memory, whatever it takes in the file.
+  constexpr std::int64_t kMostValues = 4 << 20;
+  if (const auto commas = std::count(text.begin(), text.end(), ','); commas > kMostValues)
+    throw UserError(exit, "{}: has about {} values; at most {} are read", name, commas, kMostValues);
   return parse_json(text, name, exit);
 }
 

@@ -4,13 +4,13 @@
 
 namespace longhaul {
 
-ModelFiles::ModelFiles(const ModelSource& source)
+ModelFiles::ModelFiles(const ModelSource& source, const ChatOptions& chat_options)
     : name(source.name()),
       config(source.config()),
       generation(source.generation()),
       weights(source.weights()),
       tokenizer(source.tokenizer()),
-      chat(source.chat()) {
+      chat(source.chat(chat_options)) {
   const std::string& where = source.where();
   if (tokenizer.vocab_size() > config.vocab)
     throw UserError(Exit::bad_model, "{}: the tokenizer has ids up to {}, but vocab_size in the config is {}", where,
@@ -23,7 +23,7 @@ ModelFiles::ModelFiles(const ModelSource& source)
 
 std::vector<std::int32_t> ModelFiles::prompt_ids(std::vector<Message> messages) const {
   for (Message& message : messages) message.content = tokenizer.guard(message.content);
-  return tokenizer.encode(chat.render(messages, true), false);
+  return tokenizer.encode(chat.render(messages, true), !chat.exists());
 }
 
 std::string ModelFiles::answer_text(std::span<const std::int32_t> ids) const {

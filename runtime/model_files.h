@@ -8,9 +8,10 @@ namespace longhaul {
 
 struct ModelFiles {
   /// Throws UserError{bad_model}.
-  explicit ModelFiles(const std::string& model) : ModelFiles(ModelSource(model)) {}
+  explicit ModelFiles(const std::string& model, const ChatOptions& chat = {}) : ModelFiles(ModelSource(model), chat) {}
 
-  /// The token ids of a prompt. Nothing inside a message is read as a special token.
+  /// The token ids of a prompt. Nothing inside a message is read as a special token. Without a chat template, what the
+  /// tokenizer puts around a text (often BOS) is around it.
   std::vector<std::int32_t> prompt_ids(std::vector<Message> messages) const;
   /// The text of an answer, without its special tokens.
   std::string answer_text(std::span<const std::int32_t> ids) const;
@@ -25,7 +26,7 @@ struct ModelFiles {
   ChatTemplate chat;
 
  private:
-  explicit ModelFiles(const ModelSource& source);
+  ModelFiles(const ModelSource& source, const ChatOptions& chat);
 };
 
 }  // namespace longhaul

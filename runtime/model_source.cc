@@ -85,8 +85,8 @@ Tokenizer ModelSource::tokenizer() const {
   return gguf_ ? Tokenizer(gguf_tokenizer(*gguf_), where_ + ": tokenizer") : Tokenizer(where_);
 }
 
-ChatTemplate ModelSource::chat() const {
-  return gguf_ ? ChatTemplate(gguf_tokenizer_config(*gguf_), where_) : ChatTemplate(fs::path(where_));
+ChatTemplate ModelSource::chat(const ChatOptions& options) const {
+  return gguf_ ? ChatTemplate(gguf_tokenizer_config(*gguf_), where_, options) : ChatTemplate(fs::path(where_), options);
 }
 
 Checkpoint ModelSource::weights() const {

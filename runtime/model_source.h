@@ -24,7 +24,7 @@ class ModelSource {
   ModelConfig config() const;
   GenerationDefaults generation() const;
   Tokenizer tokenizer() const;
-  ChatTemplate chat() const;
+  ChatTemplate chat(const ChatOptions& options) const;
   Checkpoint weights() const;
 
  private:

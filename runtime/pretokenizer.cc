@@ -16,7 +16,6 @@ constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}
 
 PreTokenizer::PreTokenizer(const JsonRef& json) {
   if (!json.is_null()) add(json);
-  if (!byte_level_) json.refuse("only byte-level tokenizers are supported, and this one has no ByteLevel");
 }
 
 void PreTokenizer::add(const JsonRef& json) {
@@ -36,13 +35,37 @@ void PreTokenizer::add(const JsonRef& json) {
   } else if (type == "ByteLevel") {
     json.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
     byte_level_ = true;
-    prefix_space_ = json["add_prefix_space"].boolean_or(true);
-    before_byte_level_ = stages_.size();
-    if (json["use_regex"].boolean_or(true))
-      stages_.push_back({Regex(Regex::Kind::pattern, kGpt2Pattern, json.where()), Behavior::isolated});
+    const bool spaced = json["add_prefix_space"].boolean_or(true), cuts = json["use_regex"].boolean_or(true);
+    if (spaced || cuts)
+      stages_.push_back({.regex = Regex(Regex::Kind::pattern, kGpt2Pattern, json.where()),
+                         .behavior = Behavior::isolated,
+                         .cuts = cuts,
+                         .prefix = spaced ? Prefix::space : Prefix::none});
+  } else if (type == "Metaspace") {
+    add_metaspace(json);
   } else {
-    json.refuse(fmt::format("pre-tokenizer {} is not supported (Split, Digits, ByteLevel and Sequence are)", type));
+    json.refuse(
+        fmt::format("pre-tokenizer {} is not supported (Split, Digits, Metaspace, ByteLevel and Sequence are)", type));
   }
+}
+
+void PreTokenizer::add_metaspace(const JsonRef& json) {
+  json.only({"type", "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep"});
+  const JsonRef scheme = json["prepend_scheme"];
+  const std::string prepend = !scheme.is_null()                           ? scheme.string()
+                              : json["add_prefix_space"].boolean_or(true) ? "always"
+                                                                          : "never";
+  if (prepend != "always" && prepend != "first" && prepend != "never")
+    scheme.refuse(fmt::format("{:?} is not supported (always, first and never are)", prepend));
+  const std::string space = json["replacement"].string();
+  if (space.empty()) json["replacement"].refuse("must not be empty");
+  stages_.push_back({.regex = Regex(Regex::Kind::literal, space, json.where()),
+                     .behavior = Behavior::merged_with_next,
+                     .cuts = json["split"].boolean_or(true),
+                     .prefix = prepend == "always"  ? Prefix::always
+                               : prepend == "first" ? Prefix::first
+                                                    : Prefix::none,
+                     .metaspace = space});
 }
 
 void PreTokenizer::add_split(const JsonRef& json) {
@@ -69,22 +92,31 @@ PreTokenizer::Splitter::Splitter(const PreTokenizer& owner) : owner_(owner) {
   for (const Stage& stage : owner.stages_) matchers_.emplace_back(stage.regex);
 }
 
-void PreTokenizer::Splitter::run(std::size_t stage, std::string_view text, const Sink& sink) {
-  if (stage == owner_.before_byte_level_ && owner_.prefix_space_ && !text.starts_with(' ')) {
-    const std::string spaced = fmt::format(" {}", text);
-    stage < matchers_.size() ? cut(stage, spaced, sink) : sink(spaced);
-  } else {
-    stage < matchers_.size() ? cut(stage, text, sink) : sink(text);
+void PreTokenizer::Splitter::run(std::size_t stage, std::string_view text, bool first, const Sink& sink) {
+  if (stage == owner_.stages_.size()) return sink(text);
+  const Stage& now = owner_.stages_[stage];
+  std::string changed;
+  if (!now.metaspace.empty() && text.find(' ') != std::string_view::npos) {
+    for (const char c : text) c == ' ' ? changed += now.metaspace : changed += c;
+    text = changed;
   }
+  const bool spaced = now.prefix == Prefix::space;
+  const std::string_view prefix = spaced ? std::string_view(" ") : now.metaspace;
+  if (now.prefix != Prefix::none && (now.prefix != Prefix::first || first) && !text.starts_with(prefix)) {
+    changed = std::string(prefix).append(text);
+    text = changed;
+  }
+  now.cuts ? cut(stage, text, first, sink) : run(stage + 1, text, first, sink);
 }
 
-void PreTokenizer::Splitter::cut(std::size_t stage, std::string_view text, const Sink& sink) {
+void PreTokenizer::Splitter::cut(std::size_t stage, std::string_view text, bool first, const Sink& sink) {
   const auto [behavior, invert] = std::pair(owner_.stages_[stage].behavior, owner_.stages_[stage].invert);
   // A piece is held back until it is known whether the next one joins it.
   std::size_t held_begin = 0, held_end = 0;
   bool held = false, held_match = false;
   const auto flush = [&] {
-    if (held && held_begin < held_end) run(stage + 1, text.substr(held_begin, held_end - held_begin), sink);
+    if (held && held_begin < held_end)
+      run(stage + 1, text.substr(held_begin, held_end - held_begin), first && held_begin == 0, sink);
     held = false;
   };
   const auto piece = [&](std::size_t begin, std::size_t end, bool match) {

@@ -1,9 +1,10 @@
 #include "runtime/tokenizer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/error.h"
-#include "runtime/tokenizer_model.h"
+#include "runtime/tokenizer_files.h"
 #include "runtime/utf8.h"
 
 namespace longhaul {
@@ -22,7 +23,15 @@ class Encoder {
       std::erase(unguarded, Tokenizer::kSpecialGuard);
       text = unguarded;
     }
-    splitter_.split(text, [this](std::string_view pretoken) { encode(pretoken); });
+    const bool first = std::exchange(first_, false);
+    if (model_.pieces) return model_.pieces->encode(text, out_);
+    splitter_.split(text, first, [this](std::string_view pretoken) {
+      model_.bpe.cut(pretoken, [this](std::string_view part) { encode(part); });
+    });
+  }
+  void token(std::int32_t id) {
+    first_ = false;
+    out_.push_back(id);
   }
 
  private:
@@ -51,6 +60,7 @@ class Encoder {
   Bpe::Scratch scratch_;
   TextMap<std::vector<std::int32_t>> kept_;
   std::vector<std::int32_t>& out_;
+  bool first_ = true;  // nothing of the text has been seen
 };
 
 void check_utf8(std::string_view text) {
@@ -74,12 +84,17 @@ struct Tokenizer::Impl {
     const bool known = id >= 0 && static_cast<std::size_t>(id) < model.tokens.size() && model.tokens[id].used;
     return known ? &model.tokens[id] : nullptr;
   }
+  TokenDecoder::Joiner::Piece piece(std::int32_t id) const {
+    const auto first = model.at_first.find(id);
+    const TokenizerModel::Token& token = model.tokens[id];
+    return {token.text, first == model.at_first.end() ? token.text : first->second, token.byte};
+  }
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& dir)
-    : impl_(std::make_unique<Impl>(Impl{load_tokenizer_model(dir / "tokenizer.json")})) {}
+    : impl_(std::make_unique<Impl>(Impl{load_tokenizer_model(dir)})) {}
 Tokenizer::Tokenizer(const nlohmann::json& document, const std::string& where)
-    : impl_(std::make_unique<Impl>(Impl{parse_tokenizer_model(document, where)})) {}
+    : impl_(std::make_unique<Impl>(Impl{tokenizer_model(document, where)})) {}
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
@@ -88,26 +103,30 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool with_tem
   check_utf8(text);
   std::vector<std::int32_t> out;
   out.reserve(text.size() / 4 + 2);
-  if (with_template) out.insert(out.end(), model.prefix.begin(), model.prefix.end());
+  if (with_template) out.insert(out.end(), model.around.prefix.begin(), model.around.prefix.end());
   Encoder encoder(model, out);
   model.added.split(
-      text, [&](std::string_view plain) { encoder.plain(plain); }, [&](std::int32_t id) { out.push_back(id); });
-  if (with_template) out.insert(out.end(), model.suffix.begin(), model.suffix.end());
+      text, model.normalizer, [&](std::string_view plain) { encoder.plain(plain); },
+      [&](std::int32_t id) { encoder.token(id); });
+  if (with_template) out.insert(out.end(), model.around.suffix.begin(), model.around.suffix.end());
   return out;
 }
 
 // An id without a token gives nothing, as in the reference: a model's vocabulary may be padded beyond the tokenizer's.
 std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {
   std::string out;
+  TokenDecoder::Joiner joiner(impl_->model.decoder);
   for (const std::int32_t id : ids)
-    if (const auto* token = impl_->token(id); token && !(skip_special && token->special)) out += token->bytes;
+    if (const auto* token = impl_->token(id); token && !(skip_special && token->special))
+      joiner.push(impl_->piece(id), out);
+  joiner.finish(out);
   return out;
 }
 
 std::string_view Tokenizer::token_bytes(std::int32_t id) const {
   const auto* token = impl_->token(id);
   if (!token) throw UserError(Exit::usage, "token id {} is not in the vocabulary (0 to {})", id, vocab_size() - 1);
-  return token->bytes;
+  return token->text;
 }
 
 bool Tokenizer::is_special(std::int32_t id) const {
@@ -124,17 +143,31 @@ std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(im
 
 std::string Tokenizer::guard(std::string_view text) const { return impl_->model.added.guard(text); }
 
+struct StreamDecoder::State {
+  const Tokenizer::Impl& tokenizer;
+  TokenDecoder::Joiner joiner;
+  std::string pending;
+};
+
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer)
+    : state_(
+          std::make_unique<State>(State{*tokenizer.impl_, TokenDecoder::Joiner(tokenizer.impl_->model.decoder), ""})) {}
+StreamDecoder::~StreamDecoder() = default;
+
 std::string StreamDecoder::push(std::int32_t id) {
-  pending_ += tokenizer_.decode(std::span(&id, 1));
-  const std::size_t certain = without_cut_character(pending_).size();
-  std::string out = replace_invalid_utf8(std::string_view(pending_).substr(0, certain));
-  pending_.erase(0, certain);
+  std::string& pending = state_->pending;
+  if (const auto* token = state_->tokenizer.token(id); token && !token->special)
+    state_->joiner.push(state_->tokenizer.piece(id), pending);
+  const std::size_t certain = without_cut_character(pending).size();
+  std::string out = replace_invalid_utf8(std::string_view(pending).substr(0, certain));
+  pending.erase(0, certain);
   return out;
 }
 
 std::string StreamDecoder::finish() {
-  std::string out = replace_invalid_utf8(pending_);
-  pending_.clear();
+  state_->joiner.finish(state_->pending);
+  std::string out = replace_invalid_utf8(state_->pending);
+  state_->pending.clear();
   return out;
 }
 

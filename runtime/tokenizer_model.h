@@ -1,7 +1,9 @@
-// What tokenizer.json says, checked and ready to use: the parts behind Tokenizer.
+// What a model's tokenizer files say, checked and ready to use: the parts behind Tokenizer.
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -9,8 +11,11 @@
 
 #include "runtime/added_tokens.h"
 #include "runtime/bpe.h"
+#include "runtime/normalizer.h"
+#include "runtime/post_processor.h"
 #include "runtime/pretokenizer.h"
-#include "runtime/tokenizer_json.h"
+#include "runtime/sentencepiece.h"
+#include "runtime/token_decoder.h"
 
 namespace longhaul {
 
@@ -23,21 +28,25 @@ using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>
 
 struct TokenizerModel {
   struct Token {
-    std::string bytes;  // what it decodes to
+    std::string text;  // what it decodes to, bytes
     bool used = false, special = false;
+    std::optional<unsigned char> byte;  // of a byte fallback
   };
-  std::vector<Token> tokens;        // by id; ids may have holes
-  TextMap<std::int32_t> ids;        // as spelled in the file, added tokens as they are
-  TextMap<std::int32_t> whole_ids;  // bytes → id, when ignore_merges takes whole pretokens from the vocabulary
-  std::vector<std::int32_t> prefix, suffix;  // what the post-processor puts around one text
+  std::vector<Token> tokens;                               // by id; ids may have holes
+  std::unordered_map<std::int32_t, std::string> at_first;  // the text of tokens that decode otherwise at the beginning
+  TextMap<std::int32_t> ids;                               // as spelled in the file, added tokens as they are
+  TextMap<std::int32_t> whole_ids;  // pretoken → id, when ignore_merges takes whole pretokens from the vocabulary
+  TokensAround around;
+  Normalizer normalizer;
   AddedTokens added;
   PreTokenizer pre_tokenizer;
+  TokenDecoder decoder;
   Bpe bpe;
+  std::unique_ptr<SentencePiece> pieces;  // null, or what takes the place of pre-tokenizer and bpe
 };
 
-/// Throws UserError{bad_model} naming the file and the part that is wrong, or not supported.
-TokenizerModel load_tokenizer_model(const std::filesystem::path& file);
-/// The same of a document; `where` is for messages.
-TokenizerModel parse_tokenizer_model(const nlohmann::json& document, const std::string& where);
+/// The document of a tokenizer.json as a model; `where` begins messages. Throws UserError{bad_model} naming the part
+/// that is wrong, or not supported.
+TokenizerModel tokenizer_model(const nlohmann::json& document, const std::string& where);
 
 }  // namespace longhaul

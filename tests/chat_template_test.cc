@@ -7,6 +7,7 @@
 #include "kernels/base/error.h"
 #include "paths.h"
 #include "runtime/jinja.h"
+#include "runtime/jinja_json.h"
 #include "tests/support/catch.h"
 
 using namespace longhaul;
@@ -15,8 +16,8 @@ namespace {
 
 const std::filesystem::path kData = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data";
 
-std::string render(const std::string& source, jinja::Map variables = {}) {
-  return jinja::Template(source, "test").render(std::move(variables));
+std::string render(const std::string& source, const jinja::Map& variables = {}) {
+  return jinja::Template(source, "test").render(variables);
 }
 
 // What an error of this kind says; "" when there is none.
@@ -74,23 +75,73 @@ TEST_CASE("templates render as Jinja2 renders them") {
   }
 }
 
+// tests/data/jinja_cases.json: what Jinja2 3.1.6 makes of jinja_templates.txt (tests/jinja_differential.py --record).
+TEST_CASE("every feature of templates does what it does in Jinja2") {
+  std::ifstream file(kData / "jinja_cases.json");
+  const auto recorded = nlohmann::ordered_json::parse(file);
+  const jinja::Map context = jinja::read_context(recorded["context"].dump(), "context", Exit::usage);
+  std::tm now{.tm_min = 0, .tm_hour = 12, .tm_mday = 26, .tm_mon = 6, .tm_year = 126, .tm_wday = 0, .tm_yday = 206};
+  int texts = 0, errors = 0;
+  for (const auto& one : recorded["cases"]) {
+    const std::string source = one["template"];
+    INFO(source);
+    try {
+      const std::string text = jinja::Template(source, "test").render(context, now);
+      REQUIRE(one.contains("text"));
+      CHECK(text == one["text"].get<std::string>());
+      ++texts;
+    } catch (const UserError& error) {
+      INFO(error.what());
+      CHECK(one.contains("error"));
+      CHECK(std::string(error.what()).find('\n') == std::string::npos);
+      ++errors;
+    }
+  }
+  CHECK(texts > 30);
+  CHECK(errors > 10);
+}
+
+// Real templates with what Jinja2 makes of them, where they lie beside the repository.
+TEST_CASE("real templates render as Jinja2 renders them") {
+  const std::filesystem::path folder = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "../shared/golden/templates";
+  if (!std::filesystem::exists(folder)) return;
+  std::tm now{.tm_hour = 12, .tm_mday = 26, .tm_mon = 6, .tm_year = 126, .tm_wday = 0, .tm_yday = 206};
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() != ".jinja") continue;
+    std::ifstream source(entry.path());
+    const jinja::Template chat(std::string(std::istreambuf_iterator<char>(source), {}), entry.path().stem().string());
+    std::ifstream golden(std::filesystem::path(entry.path()).replace_extension(".golden.json"));
+    for (const auto& one : nlohmann::ordered_json::parse(golden)) {
+      INFO(entry.path().string() << " " << one["case"]);
+      const jinja::Map context = jinja::read_context(one["context"].dump(), "context", Exit::usage);
+      if (one.contains("text")) CHECK(chat.render(context, now) == one["text"].get<std::string>());
+      else CHECK_THROWS_AS(chat.render(context, now), UserError);
+    }
+  }
+}
+
 TEST_CASE("what the templates cannot do is refused by name and line") {
   const auto refused = [](const std::string& source) { return refusal(Exit::bad_model, source); };
-  CHECK(refused("a\n{% macro f() %}{% endmacro %}") == "test:2: {% macro %} is not supported in chat templates");
-  CHECK(refused("{{ x | tojson }}") == "test:1: the filter tojson is not supported in chat templates");
-  CHECK(refused("{{ x is mapping }}") == "test:1: the test mapping is not supported in chat templates");
-  CHECK(refused("{{ x.strip() }}") == "test:1: the call strip() is not supported in chat templates");
-  CHECK(refused("\n\n{{ strftime_now('%d') }}") ==
-        "test:3: the call strftime_now() is not supported in chat templates");
-  CHECK(refused("{{ messages[1:] }}") == "test:1: a slice is not supported in chat templates");
-  CHECK(refused("{{ {'a': 1} }}") == "test:1: \"{\" here is not supported in chat templates");
-  CHECK(refused("{{ 1.5 }}").find("1... is not supported") != std::string::npos);
-  CHECK(refused("{% set ns.x = 1 %}") == "test:1: {% set ns. ... %} is not supported in chat templates");
-  CHECK(refused("{% for a, b in c %}{% endfor %}") ==
-        "test:1: a for loop over several variables is not supported in chat templates");
-  CHECK(refused("{% for a in b if c %}{% endfor %}") ==
-        "test:1: \"if\" in a for loop is not supported in chat templates");
-  CHECK(refused("{{ 1 < 2 < 3 }}") == "test:1: a chain of comparisons is not supported in chat templates");
+  const std::string end = " is not supported in chat templates";
+  CHECK(refused("a\n{% include 'x' %}") == "test:2: {% include %}" + end);
+  CHECK(refused("{% import 'x' as y %}") == "test:1: {% import %}" + end);
+  CHECK(refused("{% extends 'x' %}") == "test:1: {% extends %}" + end);
+  CHECK(refused("{% block x %}{% endblock %}") == "test:1: {% block %}" + end);
+  CHECK(refused("{% do x %}") == "test:1: {% do %}" + end);
+  CHECK(refused("{{ x | urlize }}") == "test:1: the filter urlize" + end);
+  CHECK(refused("{{ x | random }}") == "test:1: the filter random" + end);
+  CHECK(refused("{{ x is escaped }}") == "test:1: the test escaped" + end);
+  CHECK(refused("{{ 'x'.encode() }}") == "test:1: the method encode of a str" + end);
+  CHECK(refused("{{ [1].append(2) }}") == "test:1: the method append of a list" + end);
+  CHECK(refused("{{ {}.update({}) }}") == "test:1: the method update of a dict" + end);
+  CHECK(refused("{{ lipsum() }}") == "test:1: lipsum" + end);
+  CHECK(refused("{{ f(*x) }}") == "test:1: a call with * or **" + end);
+  CHECK(refused("{% for x in y recursive %}{% endfor %}") == "test:1: a recursive loop" + end);
+  CHECK(refused("{% set x['a'] = 1 %}") == "test:1: {% set %} of an element" + end);
+  CHECK(refused("{{ 0x10 }}") == "test:1: the number 0x is not supported");
+  CHECK(refused("{{ '\\N{DASH}' }}") == "test:1: the string escape \\N is not supported");
+  CHECK(refused("{{ 'ß' | upper }}") == "test:1: the case of \"ß\" is not supported");
+  CHECK(refused("{{ ('x' | safe) ~ 'y' }}") == "test:1: the filter safe is supported at the end of a print only");
 }
 
 TEST_CASE("mistakes of a template are one clear line") {
@@ -100,32 +151,74 @@ TEST_CASE("mistakes of a template are one clear line") {
   CHECK(refused("x{% endif %}") == "test:1: {% endif %} without its beginning");
   CHECK(refused("{{ 'abc }}") == "test:1: a string that does not end");
   CHECK(refused("{# abc") == "test:1: a comment that does not end");
+  CHECK(refused("{% raw %}abc") == "test:1: {% raw %} without {% endraw %}");
   CHECK(refused("{{ a") == "test:1: a tag that does not end with }}");
   CHECK(refused("{{ }}") == "test:1: an expression is missing");
-  CHECK(refused("{{ 'a' + 1 }}") == "test:1: a string + a number has no meaning");
-  CHECK(refused("{{ a.b.c }}") == "test:1: b of something undefined");
-  CHECK(refused("{% for x in 'abc' %}{% endfor %}") == "test:1: cannot loop over a string");
-  CHECK(refused("{{ 1 // 0 }}") == "test:1: division by 0");
-  CHECK(refused("{{ [1] }}") == "test:1: a list as text is not supported in chat templates");
-  CHECK(refused("{{ 'ä' | upper }}") == "test:1: the filter upper is supported for ASCII only");
-  CHECK(refusal(Exit::usage, "{{ raise_exception('no ' ~ 1) }}") == "test: no 1");
+  CHECK(refused("{{ a ; b }}") == "test:1: unexpected \";\"");
+  CHECK(refused("{{ (a] }}") == "test:1: unexpected \"]\"");
+  CHECK(refused("{% break %}") == "test:1: {% break %} or {% continue %} outside of a loop");
+  CHECK(refused("{{ 'a' + 1 }}") == "test:1: unsupported operand type(s) for +: 'str' and 'int'");
+  CHECK(refused("\n{{ a.b.c }}") == "test:2: b of something undefined");
+  CHECK(refused("{% for x in 5 %}{% endfor %}") == "test:1: 'int' object is not iterable");
+  CHECK(refused("{{ 1 // 0 }}") == "test:1: integer division or modulo by zero");
+  CHECK(refused("{{ nothing() }}") == "test:1: 'nothing' is undefined");
+  CHECK(refused("{{ '\xff' }}") == "test:1: the template is not valid UTF-8");
+  CHECK(refusal(Exit::usage, "{{ raise_exception('no\n ' ~ 1) }}") == "test: no\\n 1");
 }
 
-TEST_CASE("hostile templates end with an error, not with the process") {
-  CHECK(refusal(Exit::bad_model, "{{ " + std::string(100000, '(') + " }}") == "test:1: nested too deeply");
-  std::string sum = "{{ 1", nots = "{{ ", ifs;
+TEST_CASE("hostile templates end with an error, soon and without much memory") {
+  const auto refused = [](const std::string& source) { return refusal(Exit::bad_model, source); };
+  const std::string text = "test:1: the template makes too much text",
+                    list = "test:1: the template makes too large a list", deep = "test:1: nested too deeply",
+                    slow = "test:1: the template runs too long";
+  std::string sum = "{{ 1", nots = "{{ ", ifs, loops;
   for (int i = 0; i < 100000; ++i) sum += "+1", nots += "not ", ifs += "{% if 1 %}";
-  CHECK(refusal(Exit::bad_model, sum + " }}") == "test:1: too long an expression");
-  CHECK(refusal(Exit::bad_model, nots + "1 }}") == "test:1: nested too deeply");
-  CHECK(refusal(Exit::bad_model, ifs) == "test:1: nested too deeply");
-  std::string list = "{% set l = [0";
-  for (int i = 0; i < 200; ++i) list += ",1";
-  list += "] %}";
-  for (int i = 0; i < 6; ++i) list += "{% for x in l %}";
-  list += "x";
-  for (int i = 0; i < 6; ++i) list += "{% endfor %}";
-  CHECK(refusal(Exit::bad_model, list) == "test:1: the template runs too long");
-  CHECK(refusal(Exit::bad_model, "{{ 9999999999 * 9999999999 }}") == "test:1: a number too large");
+  for (int i = 0; i < 4; ++i) loops += "{% for x in range(99999) %}";
+  CHECK(refused("{{ " + std::string(100000, '(') + "1" + std::string(100000, ')') + " }}") == deep);
+  CHECK(refused(sum + " }}") == "test:1: too long an expression");
+  CHECK(refused(nots + "1 }}") == deep);
+  CHECK(refused(ifs) == deep);
+  CHECK(refused("{{ " + std::string(100000, '-') + "1 }}") == deep);
+  CHECK(refused(loops + "{{ x }}{% endfor %}{% endfor %}{% endfor %}{% endfor %}") == text);
+  CHECK(refused("{% set l = range(99999) | list %}{% for x in l %}{% for y in l %}{% endfor %}{% endfor %}") == text);
+  CHECK(refused("{% set l = range(99999) | list %}{{ l | unique | list }}") == slow);
+  const std::string sixty = "{% for i in range(60) %}", end = "{% endfor %}{{ n.s }}";
+  CHECK(refused("{% set n = namespace(s='abc') %}" + sixty + "{% set n.s = n.s ~ n.s %}" + end) == text);
+  CHECK(refused("{% set n = namespace(s=[1]) %}" + sixty + "{% set n.s = n.s + n.s %}" + end) == text);
+  CHECK(refused("{% set n = namespace(s=[1]) %}" + sixty + "{% set n.s = [n.s, n.s] %}" + end) == list);
+  CHECK(refused("{% set n = namespace(s=[]) %}{% for i in range(999) %}{% set n.s = [n.s] %}" + end) ==
+        "test:1: lists are nested too deeply");
+  CHECK(refused("{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}") == deep);
+  CHECK(refused("{% macro g() %}{{ caller() }}{% endmacro %}{% macro h() %}{% call g() %}{{ h() }}{% endcall %}"
+                "{% endmacro %}{{ h() }}") == deep);
+  CHECK(refused("{{ range(1000000000) }}").find("Range too big") != std::string::npos);
+  CHECK(refused("{{ 'a' * 100000000000 }}") == text);
+  CHECK(refused("{{ [1] * 10000000000000 }}") == list);
+  CHECK(refused("{{ 'a'.ljust(100000000000) }}") == text);
+  CHECK(refused("{{ 'a' | center(100000000000) }}") == text);
+  CHECK(refused("{{ 'ab' | indent(1000000000) }}") == "test:1: an indent of more than 1000 is not supported");
+  CHECK(refused("{{ '%1000000000d' % 1 }}") == "test:1: a format wider than 1000 is not supported");
+  CHECK(refused("{{ '{:1000000000}'.format(1) }}") == "test:1: a format wider than 1000 is not supported");
+  CHECK(refused("{% set s = 'a' * 1000000 %}{{ s.replace('a', s) }}") == text);
+  CHECK(refused("{{ ('a' * 1000000).join(['b'] * 100000) }}") == text);
+  CHECK(refused("{{ ([['a' * 1000] * 1000] * 1000) | tojson }}") == text);
+  CHECK(refused("{{ 9 ** 9 ** 9 }}") == "test:1: a number too large");
+  CHECK(refused("{{ 9999999999 * 9999999999 }}") == "test:1: a number too large");
+}
+
+TEST_CASE("texts see through the guards of a document") {
+  const auto made = [](const std::string& expression) {
+    return render("{{ " + expression + " }}", {{"x", "<\xff/think>b<\xff/think>"}});
+  };
+  CHECK(made("x == '</think>b</think>'") == "True");
+  CHECK(made("'</think>' in x") == "True");
+  CHECK(made("x.split('</think>')") == "['', 'b', '']");
+  CHECK(made("x.rsplit('</think>', 1)[0]") == "<\xff/think>b");
+  CHECK(made("x.replace('</think>', '-')") == "-b-");
+  CHECK(made("x.startswith('</think>') and x.endswith('</think>')") == "True");
+  CHECK(made("x | length") == "17");
+  CHECK(made("x[0]") == "<\xff");
+  CHECK(made("x | tojson") == "\"<\xff/think>b<\xff/think>\"");
 }
 
 TEST_CASE("trim sees through the guards of a document") {
@@ -149,4 +242,48 @@ TEST_CASE("where a chat template is found") {
   CHECK(ChatTemplate(folder.path).render({}, true) == "<s>F");
   folder.put("tokenizer_config.json", R"({"bos_token": )");
   CHECK_THROWS_AS(ChatTemplate(folder.path), UserError);
+  folder.put("tokenizer_config.json", R"({"bos_token": "<s>"})");
+  folder.put("mine.jinja", "{{ bos_token }}{{ thinking }}{{ name }}{{ tools }}");
+  const std::string mine = (folder.path / "mine.jinja").string();
+  const ChatTemplate given(folder.path, {.file = mine, .variables = {{"thinking", false}, {"name", "x"}}});
+  CHECK(given.render({}, true) == "<s>FalsexNone");
+  const ChatTemplate none(folder.path, {.none = true});
+  CHECK_FALSE(none.exists());
+  CHECK(none.render({{"system", "Be brief."}, {"user", "Hi"}}, true) == "Be brief.\n\nHi");
+  folder.put("mine.jinja", "{{ 1 +");
+  try {
+    ChatTemplate(folder.path, {.file = mine});
+    FAIL("not refused");
+  } catch (const UserError& error) {
+    CHECK(error.code == Exit::usage);
+  }
+}
+
+TEST_CASE("a context renders as it is, and every mistake is the user's") {
+  const Folder folder;
+  folder.put("chat_template.jinja", "{{ bos_token }}{{ x }}{{ strftime_now('%Y-%m-%d %H:%M') }}");
+  folder.put("tokenizer_config.json", R"({"bos_token": "<s>"})");
+  const jinja::Map context =
+      jinja::read_context(R"({"x": [1, 2.50, null, "é", {"b": 1, "a": true}]})", "c", Exit::usage);
+  const std::string now = "2026-07-26T12:00:00";
+  CHECK(render_context(folder.path, {}, context, now) == "[1, 2.5, None, 'é', {'b': 1, 'a': True}]2026-07-26 12:00");
+  const auto refused = [&](const std::string& source, const std::string& time) -> std::string {
+    folder.put("chat_template.jinja", source);
+    try {
+      render_context(folder.path, {}, context, time);
+    } catch (const UserError& error) {
+      CHECK(error.code == Exit::usage);
+      return error.what();
+    }
+    return "";
+  };
+  CHECK_THAT(refused("{{ x + 1 }}", now), Catch::Matchers::EndsWith("for +: 'list' and 'int'"));
+  CHECK_THAT(refused("x", "2026-02-30T12:00:00"),
+             Catch::Matchers::StartsWith("--now 2026-02-30T12:00:00: needs a time"));
+  CHECK_THROWS_AS(jinja::read_context("[1]", "c", Exit::usage), UserError);
+  CHECK_THROWS_AS(jinja::read_context("{\"a\": 18446744073709551615}", "c", Exit::usage), UserError);
+  CHECK_THROWS_AS(jinja::read_context(std::string(100000, '['), "c", Exit::usage), UserError);
+  CHECK(jinja::read_variable("enable_thinking=false").second.boolean());
+  CHECK(*jinja::read_variable("name=a=b").second.text() == "a=b");
+  CHECK_THROWS_AS(jinja::read_variable("name"), UserError);
 }

@@ -243,21 +243,26 @@ TEST_CASE("every tokenizer.json that we would misread is refused with one line t
   CHECK(refused_with(R"({"version": "1.0", "version": "1.0"})", ": the key \"version\" appears twice in one object"));
   CHECK(refused_with("[]", ": must be an object"));
   CHECK(refused_with(with([](json& f) {
-                       f["normalizer"] = {{"type", "NFC"}};
+                       f["normalizer"] = {{"type", "Lowercase"}};
                      }),
-                     ".normalizer: normalizer NFC is not supported yet, only null"));
+                     ".normalizer: normalizer Lowercase is not supported (NFC, NFD, NFKC, NFKD, Prepend, Replace, "
+                     "Strip and Sequence are)"));
   CHECK(refused_with(with([](json& f) { f["novelty"] = 1; }), ": unknown key \"novelty\""));
   CHECK(refused_with(with([](json& f) { f["model"]["novelty"] = 1; }), ".model: unknown key \"novelty\""));
   CHECK(refused_with(with([](json& f) { f["model"]["type"] = "Unigram"; }),
                      ".model.type: Unigram is not supported (BPE is)"));
-  CHECK(refused_with(with([](json& f) { f["model"]["byte_fallback"] = true; }),
-                     "byte_fallback (SentencePiece style) is not supported yet"));
   CHECK(refused_with(with([](json& f) { f["model"]["dropout"] = 0.1; }), "only null is supported"));
   CHECK(refused_with(with([](json& f) { f["model"]["vocab"].erase("he"); }),
                      ".model.merges[1]: token \"he\" is not in the vocabulary"));
   CHECK(refused_with(with([](json& f) { f["model"]["merges"][5] = "one two three"; }),
                      ".model.merges[5]: must be two tokens with one space between"));
-  CHECK(refused_with(with([](json& f) { f["model"]["vocab"]["he"] = 300000000; }), "is out of range"));
+  CHECK(refused_with(with([](json& f) { f["model"]["vocab"]["he"] = 300000000; }),
+                     "token id 300000000 is out of range for a vocabulary of 8192 tokens"));
+  CHECK(refused_with(with([](json& f) {
+                       f["added_tokens"][2]["id"] = 16000000;
+                       f["added_tokens"][2]["content"] = "x!";
+                     }),
+                     "token id 16000000 is out of range for a vocabulary of 8192 tokens"));
   CHECK(
       refused_with(with([](json& f) { f["model"]["vocab"]["he"] = -1; }), ".model.vocab[\"he\"]: must be a token id"));
   CHECK(refused_with(with([](json& f) { f["model"]["vocab"]["he"] = 20; }), "id 20 belongs to another token already"));
@@ -266,17 +271,26 @@ TEST_CASE("every tokenizer.json that we would misread is refused with one line t
   CHECK(refused_with(with([](json& f) { f["added_tokens"][2]["id"] = 9; }),
                      ".added_tokens[2]: \"<|user|>\" has id 9 here and 2 in the vocabulary"));
   CHECK(refused_with(with([](json& f) { f["pre_tokenizer"] = nullptr; }),
-                     "only byte-level tokenizers are supported, and this one has no ByteLevel"));
+                     ".decoder: contradicts the pre-tokenizer: this is ByteLevel and that is not"));
   CHECK(refused_with(with([](json& f) {
-                       f["pre_tokenizer"]["pretokenizers"][0] = {{"type", "Metaspace"}};
+                       f["pre_tokenizer"]["pretokenizers"][0] = {{"type", "UnicodeScripts"}};
                      }),
-                     "pre-tokenizer Metaspace is not supported (Split, Digits, ByteLevel and Sequence are)"));
+                     "pre-tokenizer UnicodeScripts is not supported (Split, Digits, Metaspace, ByteLevel and Sequence "
+                     "are)"));
   CHECK(refused_with(with([](json& f) { f["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a"; }),
                      "missing closing parenthesis (at 2)"));
   CHECK(refused_with(with([](json& f) {
-                       f["decoder"] = {{"type", "Metaspace"}};
+                       f["decoder"] = {{"type", "WordPiece"}};
                      }),
-                     ".decoder: only the ByteLevel decoder is supported"));
+                     ".decoder: decoder WordPiece is not supported (ByteLevel, Replace, ByteFallback, Fuse, Strip, "
+                     "Metaspace and Sequence are)"));
+  CHECK(refused_with(with([](json& f) { f["decoder"] = nullptr; }),
+                     ".decoder: is missing; without it tokens are not text"));
+  CHECK(refused_with(with([](json& f) { f["model"]["vocab"] = json::object(); }), ".model.vocab: is empty"));
+  CHECK(refused_with(with([](json& f) {
+                       f["model"]["merges"][0] = {"", "t"};
+                     }),
+                     ".model.merges[0]: token \"\" is not in the vocabulary"));
   CHECK(refused_with(with([](json& f) { f["post_processor"]["type"] = "BertProcessing"; }),
                      "(TemplateProcessing and ByteLevel are)"));
   CHECK(refused_with(with([](json& f) {

@@ -52,6 +52,7 @@ SplitPrompt split_whole(const ModelFiles& model, const ChatFrame& frame, const s
 ChatFrame plain_frame() { return {}; }
 
 ChatFrame chat_frame(const ModelFiles& model) {
+  if (!model.chat.exists()) return plain_frame();
   const std::string asked = model.chat.render({{"user", {kUser}}}, true);
   const std::size_t at = place_of(asked, kUser);
   ChatFrame frame{asked.substr(0, at), asked.substr(at + 1), {}};

@@ -173,7 +173,7 @@ void evaluate(const EvalOptions& o) {
   if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul eval --help");
   stages_of(o, std::int64_t{1} << 40);  // a mistake in the flags is better told before the model's files are read
   make_variants(grid_of(o));
-  const ModelFiles model(o.model);
+  const ModelFiles model(o.model, chat_options(o));
   const Job job = prepare(o, model);
   Records records(o.output, job.settings);
   const Budget limits = budget(o);
