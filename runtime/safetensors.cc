@@ -12,9 +12,10 @@ namespace longhaul {
 namespace {
 
 using nlohmann::json;
-// A quarter of the format's own limit, and still fifty times the header of the largest models: what a header can ask
-// for in memory and time is a multiple of it.
-constexpr std::int64_t kMaxHeader = 25'000'000;
+// The format's own limit is 100 MB, of which parsing would take seconds and gigabytes. This is 60,000 tensors in one
+// file; an index has the names of all files.
+constexpr std::int64_t kMaxHeader = 8'000'000, kMaxIndex = 25'000'000;
+constexpr std::size_t kMaxDimensions = 16;
 constexpr std::int64_t kLengthBytes = 8;  // little-endian length of the header, before it
 
 /// Bytes of one element, or 0 for a type that we do not know.
@@ -39,13 +40,13 @@ TensorInfo parse_tensor(const json& entry, const std::string& where) {
     const json* value = object.take(key);
     if (!value) object.missing(key);
     std::vector<std::int64_t> list;
-    bool good = value->is_array();
+    bool good = value->is_array() && value->size() <= kMaxDimensions;
     for (std::size_t i = 0; good && i < value->size(); ++i) {
       const json& one = (*value)[i];
       good = one.is_number_unsigned() && one.get<std::uint64_t>() <= static_cast<std::uint64_t>(INT64_MAX);
       if (good) list.push_back(one.get<std::int64_t>());
     }
-    if (!good) object.refuse(key, "a list of whole numbers");
+    if (!good) object.refuse(key, fmt::format("a list of whole numbers, at most {}", kMaxDimensions));
     return list;
   };
   info.shape = sizes("shape");
@@ -95,7 +96,7 @@ void check_cover(const std::map<std::string, TensorInfo>& tensors, std::int64_t 
 /// weight_map of the index: tensor → shard, each shard a plain file name.
 std::map<std::string, std::string> read_weight_map(const std::filesystem::path& path) {
   const std::string file = path.string();
-  const json document = read_json_file(path, kMaxHeader);
+  const json document = read_json_file(path, kMaxIndex);
   JsonObject top(document, file);
   top.ignore({"metadata"});  // its total_size is advice; each shard's header proves its own size
   const json* map = top.take("weight_map");

@@ -301,7 +301,7 @@ TEST_CASE("models that cannot be used") {
   check_refused(dir, with_config("model_type", "mamba"), 3, "mamba");
   check_refused(dir, with_config("sliding_window_layers", 3), 3, "sliding_window_layers");
   check_refused(dir, with_config("intermediate_size", 700), 3, "mlp");
-  check_refused(dir, with_config("vocab_size", 300), 3, "but vocab_size in config.json is 300");
+  check_refused(dir, with_config("vocab_size", 300), 3, "but vocab_size in the config is 300");
   check_refused(dir, broken([](const fs::path& copy) {
                   std::ofstream(copy / "generation_config.json") << R"({"eos_token_id": 9999999})";
                 }),
