@@ -64,8 +64,7 @@ Value Interpreter::dict(const Node& node) {
   Dict dict;
   for (std::size_t i = 0; i < node.children.size(); i += 2) {
     Value key = evaluate(*node.children[i]);
-    if (key.dict() || (key.sequence() && key.sequence()->kind != Sequence::tuple))
-      mistake(fmt::format("unhashable type: '{}'", key.type()));
+    check_hashable(key);
     runtime_.step(16 * dict.items.size());
     dict.put(std::move(key), evaluate(*node.children[i + 1]));
   }

@@ -111,6 +111,7 @@ Value unique(Runtime& runtime, const Value& of, Arguments& arguments) {
   List keys, all;
   for (const Value& element : runtime.elements(of)) {
     const Value key = key_of(runtime, element, attribute, with_case);
+    check_hashable(key);
     if (std::any_of(keys.begin(), keys.end(), [&](const Value& known) { return runtime.same(known, key); })) continue;
     keys.push_back(key);
     all.push_back(element);
