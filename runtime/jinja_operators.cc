@@ -162,8 +162,7 @@ bool Runtime::contains(const Value& whole, const Value& part) {
   }
   if (whole.dict()) {
     step(16 * whole.dict()->items.size());
-    if (part.dict() || (part.sequence() && part.sequence()->kind == Sequence::list))
-      mistake(fmt::format("unhashable type: '{}'", part.type()));
+    check_hashable(part);
     return whole.dict()->find(part) != nullptr;
   }
   const List list = elements(whole);

@@ -24,6 +24,14 @@ double thread_seconds() {
 
 void mistake(std::string what) { throw Mistake{std::move(what)}; }
 
+void check_hashable(const Value& key) {
+  const bool tuple = key.sequence() && key.sequence()->kind == Sequence::tuple;
+  if (tuple)
+    for (const Value& element : key.sequence()->elements) check_hashable(element);
+  if (key.dict() || (key.sequence() && !tuple && key.sequence()->kind != Sequence::range))
+    mistake(fmt::format("unhashable type: '{}'", key.type()));
+}
+
 std::optional<Value> Arguments::get(std::size_t index, std::string_view name) {
   taken_ = std::max(taken_, index + 1);
   const auto found = std::find_if(named.begin(), named.end(), [&](const auto& one) { return one.first == name; });

@@ -109,6 +109,8 @@ class Runtime {
 };
 
 [[noreturn]] void mistake(std::string what);
+/// Throws Mistake for what Python takes as no key of a dict.
+void check_hashable(const Value& key);
 
 /// A method of a string, list, dict or number; none when Python has no such.
 std::optional<Function::Call> method_of(const Value& of, std::string_view name);

@@ -278,6 +278,32 @@ TEST_CASE("a model whose template is wrong ends the batch") {
   CHECK_FALSE(fs::exists(dir.path() / "out.jsonl"));
 }
 
+TEST_CASE("the chat template of the flags takes the place of the model's") {
+  ScratchDir dir;
+  dir.write("c.json", R"({"messages": [{"role": "user", "content": "Hi <|end|>"}], "bos_token": "<b>"})");
+  dir.write("mine.jinja", "{{ bos_token }}{{ x }}{% for m in messages %}[{{ m.content }}]{% endfor %}\n\n");
+  const std::string render = "tokenize --render c.json --model " + kModel;
+  CHECK(run_command(dir, render).out == "<b><|user|>Hi <|end|>");
+  CHECK(run_command(dir, render + " --chat-template mine.jinja --template-var x=[1,true]").out ==
+        "<b>[1, True][Hi <|end|>]");
+  dir.write("raises.jinja", "{{ raise_exception('no\\nway') }}");
+  check_refused(dir, render + " --chat-template raises.jinja", 2, "raises.jinja: no\\nway");
+  dir.write("wrong.jinja", "{{ none.x.y }}");
+  check_refused(dir, render + " --chat-template wrong.jinja", 2, "wrong.jinja:1: y of something undefined");
+  dir.write("list.json", "[]");
+  check_refused(dir, "tokenize --render list.json --model " + kModel, 2, "list.json: must be a JSON object");
+  check_refused(dir, render + " --now noon", 2, "--now noon: needs a time such as 2026-07-26T12:00:00");
+  check_refused(dir, "tokenize --now 2026-07-26T12:00:00 --model " + kModel, 2, "are of --render");
+
+  const std::string run = "run --log-level warn --max-tokens 4 --prompt Hello --model " + kModel;
+  CHECK(run_command(dir, run + " --no-chat-template").exit == 0);
+  CHECK(run_command(dir, run + " --chat-template mine.jinja --template-var x=1").exit == 0);
+  check_refused(dir, run + " --chat-template wrong.jinja", 2, "wrong.jinja:1: y of something undefined");
+  check_refused(dir, run + " --chat-template absent.jinja", 5, "absent.jinja");
+  check_refused(dir, run + " --no-chat-template --template-var x=1", 2, "contradicts");
+  check_refused(dir, run + " --template-var x", 2, "--template-var x: needs NAME=VALUE");
+}
+
 TEST_CASE("models that cannot be used") {
   ScratchDir dir;
   int made = 0;
