@@ -30,7 +30,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o, limits.device);
-  EngineOptions options = engine_options(o, model, limits, *device, job.longest(), sessions);
+  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions);
   Engine engine(*device, model.config, model.weights, options,
                 [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });
   progress.clear();

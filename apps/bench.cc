@@ -68,9 +68,9 @@ class Bench {
         link_bandwidth(*device_, CopyKind::host_to_device, std::min(kProbe, limits_.device / 4)) / 0x1p30;
     BenchOutput output(format_);
     for (const Planned& planned : planned_) {
+      const MemoryPlan memory = plan_memory(shape_.config, planned.options);
       spdlog::info("policy {}, {}: {} of device memory, {} of host memory", planned.options.policy.name,
-                   planned.what.label(), format_bytes(plan_memory(shape_.config, planned.options).device_bytes),
-                   format_bytes(plan_memory(shape_.config, planned.options).host_bytes));
+                   planned.what.label(), format_bytes(memory.device_bytes), format_bytes(memory.host_bytes));
       device_.reset();  // one at a time; a fresh one's peak is this case's
       device_ = open_device(o_, limits_.device);
       const auto engine = model_ ? std::make_unique<Engine>(*device_, shape_.config, model_->weights, planned.options)
@@ -82,26 +82,21 @@ class Bench {
 
  private:
   void plan() {
-    Budget left = limits_;
-    left.device -= device_->used_bytes();
-    const std::vector<std::string> sets = policy_sets(o_.sets);
+    Options o = o_;
     for (const std::string& name : o_.policies.empty() ? std::vector<std::string>{"offload"} : o_.policies)
       for (const BenchCase& what : cases_) {
+        o.policy = name;
         ModelConfig config = shape_.config;
         if (model_ && what.rows() > config.max_position)
           throw UserError(Exit::usage, "{}: needs {} tokens, the model's context is {}", what.label(), what.rows(),
                           config.max_position);
         // Random weights have no context that they were trained for.
         config.max_position = std::max(config.max_position, what.rows());
-        EngineOptions wanted{.policy = load_policy(name, sets), .max_len = what.rows(), .max_sessions = o_.batch_size};
-        check_policy(wanted.policy, config);
-        wanted.activations = o_.activations == "f32" ? DType::f32 : DType::bf16;
-        wanted.prefill_chunk = o_.prefill_chunk;
-        wanted.wanted = parse_placement(o_.weights, o_.hidden_states);
+        EngineOptions wanted = wanted_options(o, config, what.rows(), o_.batch_size);
         if (model_) wanted.bases = label_bases(o_, wanted.policy, *model_);
         if (!o_.trace.empty() && wanted.policy.selects() && what.generated > 0)
           wanted.replay = load_replay(o_.trace, kTraceSteps, wanted.policy.budget(what.depth), o_.recall);
-        EngineOptions fitted = fit_to_budget(config, std::move(wanted), left);
+        EngineOptions fitted = fit_to_budget(config, std::move(wanted), limits_);
         if (fitted.max_sessions < o_.batch_size)
           throw UserError(Exit::plan_does_not_fit, "{} under policy {}: of {} sessions only {} fit the budget",
                           what.label(), fitted.policy.name, o_.batch_size, fitted.max_sessions);
@@ -209,12 +204,10 @@ void register_bench(CLI::App& app) {
   verb->footer(
       "pp512 is a prefill of 512 random tokens, tg128 @ d256K are 128 steps behind 256K rows. tokens/s are of all\n"
       "sessions, mean and standard deviation of the repetitions. TTFT: a prefill up to its first sampled token. TPOT:\n"
-      "time of the steps / steps. overlap: of the time that the link was busy, what compute did not wait for; \"-\" "
-      "where "
-      "a\n"
-      "device does not tell. hit rate: of the selected rows, those that did not cross the link. The other formats "
-      "have\n"
-      "more columns than md.\n\n"
+      "time of the steps / steps. overlap: of the time that the link was busy, what compute did not wait for, or "
+      "\"-\"\n"
+      "where a device does not tell. hit rate: of the selected rows, those that did not cross the link. The other\n"
+      "formats have more columns than md.\n\n"
       "Examples:\n"
       "  longhaul bench --geometry llama-3.1-8b -p 0 -n 32 -d 256K --policies offload,stream --gpu-memory 24GiB\n"
       "  longhaul bench --model apps/demo/demo-7m -p 512,4K -n 64 -d 0,16K -r 3 -o csv");

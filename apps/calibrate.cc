@@ -54,7 +54,7 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
   const Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o, limits.device);
 
-  const EngineOptions options = engine_options(o, model, limits, *device, longest + 1, 1, Probes{.moments = true});
+  const EngineOptions options = engine_options(o, model, limits, longest + 1, 1, Probes{.moments = true});
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; {} texts of up to {} tokens", device->describe(), documents.size(), with_commas(longest));
   return calibrate(engine, model, documents, [&](const CalibrationDocument& document, double share) {

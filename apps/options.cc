@@ -43,10 +43,11 @@ void add_place_options(CLI::App& verb, Options& o) {
              "budget of device memory, a hard total; what a GPU has free less 512 MiB, on the CPU device half of the "
              "memory available, unless given",
              "SIZE");
-  add_parsed(
-      verb, "--host-memory", o.host_memory, parse_bytes,
-      "budget of host memory for KV rows; what is available less 1 GiB and less the CPU device's budget unless given",
-      "SIZE");
+  add_parsed(verb, "--host-memory", o.host_memory, parse_bytes,
+             "budget of host memory, a hard total: KV rows, staging, the program itself, and not the CPU device's "
+             "memory; what "
+             "is available less an eighth, of 1 GiB at most, unless given",
+             "SIZE");
   verb.add_option("--profile", o.profile,
                   "machine profile of longhaul doctor; ~/.config/longhaul/machine.json, if it is there, unless given; "
                   "\"none\": do without")
@@ -85,14 +86,14 @@ void add_policy_options(CLI::App& verb, Options& o) {
   verb.add_option("--set", o.sets, "change a field of the policy, for example policy.share=1/8; may be repeated")
       ->type_name("policy.KEY=VALUE")
       ->allow_extra_args(false);
+}
+
+void add_placement_options(CLI::App& verb, Options& o) {
   verb.add_option("--kv-dtype", o.kv_dtype,
                   "type that KV rows are kept in: bf16 (as activations are), int8, fp8 or int4; the policy's unless "
                   "given")
       ->check(CLI::IsMember({"bf16", "int8", "fp8", "int4"}))
       ->type_name("TYPE");
-}
-
-void add_placement_options(CLI::App& verb, Options& o) {
   verb.add_option("--weights", o.weights,
                   "where layers' weights live: resident on the device, or streamed from host memory at every step, all "
                   "or as many of the last as LAYERS says; auto streams as few as the budget needs")
@@ -249,9 +250,8 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
   return engine;
 }
 
-EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
-  budget.device -= device.used_bytes();  // what the device keeps for itself
+EngineOptions engine_options(const Options& o, const ModelFiles& model, const Budget& budget, std::int64_t longest,
+                             std::int64_t wanted_sessions, const Probes& probes) {
   EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
   engine.probes.lists = !o.record_trace.empty();

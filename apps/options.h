@@ -38,7 +38,7 @@ CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
 /// --policy and --set.
 void add_policy_options(CLI::App& verb, Options& options);
-/// Where weights and hidden states live.
+/// Where weights and hidden states live, and --kv-dtype.
 void add_placement_options(CLI::App& verb, Options& options);
 /// A flag whose text `parse` reads; its errors name the flag.
 void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out,
@@ -73,7 +73,7 @@ Budget budget(const Options& options);
 EngineOptions wanted_options(const Options& options, const ModelConfig& config, std::int64_t longest,
                              std::int64_t sessions);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
-EngineOptions engine_options(const Options& options, const ModelFiles& model, Budget budget, const Device& device,
+EngineOptions engine_options(const Options& options, const ModelFiles& model, const Budget& budget,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {});
 /// What --weights (auto, resident, stream, stream:LAYERS) and --hidden-states (auto, device, host) say. Throws
 /// UserError{usage}.

@@ -19,6 +19,11 @@ struct PlanOptions : Options {
 /// Both budgets given: another machine's plan, as good as this one's.
 bool elsewhere(const PlanOptions& o) { return o.gpu_memory && o.host_memory; }
 
+Budget budget_of(const PlanOptions& o, bool cuda) {
+  if (!elsewhere(o)) return budget(o);
+  return make_budget(cuda, {.device = *o.gpu_memory, .host = *o.host_memory});
+}
+
 std::optional<MachineProfile> machine_of(const PlanOptions& o) {
   if (elsewhere(o) && !o.profile.empty() && o.profile != "none") return read_machine_profile(o.profile);
   const std::optional<int> cuda = named_cuda_device(o.device);
@@ -51,15 +56,13 @@ void plan(const PlanOptions& o) {
   const ModelConfig& config = report.shape.config;
   report.cuda = named_cuda_device(o.device).has_value();
   report.wanted_sessions = o.batch_size;
-  report.budget = elsewhere(o) ? Budget{.device = *o.gpu_memory, .host = *o.host_memory} : budget(o);
-  report.workspace = report.cuda ? kCudaWorkspaceBytes : 0;
+  report.budget = budget_of(o, report.cuda);
   report.machine = machine_of(o);
-  Budget left = report.budget;
-  left.device -= report.workspace;
-  const EngineOptions wanted = wanted_options(o, config, rows_of(o, config, left), o.batch_size);
-  report.now = capacity(config, wanted, left, report.machine);
-  left.device += kMoreBytes, left.together += kMoreBytes;
-  report.more = capacity(config, wanted, left, report.machine);
+  const EngineOptions wanted = wanted_options(o, config, rows_of(o, config, report.budget), o.batch_size);
+  report.now = capacity(config, wanted, report.budget, report.machine);
+  Budget larger = report.budget;
+  larger.device += kMoreBytes, larger.together += kMoreBytes;
+  report.more = capacity(config, wanted, larger, report.machine);
   say(o.json ? plan_json(report).dump(2) + "\n" : plan_text(report));
 }
 
@@ -84,10 +87,10 @@ void register_plan(CLI::App& app) {
   add_engine_options(*verb, *o);
   verb->add_flag("--json", o->json, "the plan as JSON")->configurable(false);
   verb->footer(
-      "Of a model only config.json is read. With both budgets given, nothing of this machine is asked: the plan is for "
-      "one\n"
-      "that has them. Speeds come from the profile that longhaul doctor measures, or that --profile names: bytes and\n"
-      "arithmetic at measured rates, so small models are slower than predicted.\n\n"
+      "Of a model only config.json is read. With both budgets given, nothing of this machine is asked: the plan is "
+      "for\n"
+      "one that has them. Speeds come from the profile that longhaul doctor measures, or that --profile names: bytes\n"
+      "and arithmetic at measured rates, so small models are slower than predicted.\n\n"
       "Examples:\n"
       "  longhaul plan --model apps/demo/demo-7m --max-model-len auto\n"
       "  longhaul plan --geometry llama-3.1-8b --max-model-len 256K --device cuda --gpu-memory 24GiB --host-memory "

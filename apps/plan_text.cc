@@ -86,9 +86,11 @@ std::string plan_text(const PlanReport& r) {
                                o.policy.name, name_of(o.activations)));
   line("budget",
        fmt::format("{} of device memory{}, {} of host memory, {} device", format_bytes(r.budget.device),
-                   r.workspace > 0 ? fmt::format(" ({} for the libraries)", format_bytes(r.workspace)) : std::string(),
+                   r.budget.libraries > 0 ? fmt::format(" ({} for the libraries)", format_bytes(r.budget.libraries))
+                                          : std::string(),
                    format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
-  text += fmt::format("\n{}\n", r.now.memory.table());
+  text += fmt::format("\n{}{:<7} {:<22} {:>12}\n\n", r.now.memory.table(), "host", "and the program itself",
+                      format_bytes(r.budget.beside(o.policy)));
   line("kv cache", describe_streaming(r.shape.config, o, r.budget));
   line("resident", fmt::format("{:.3g} of a session's rows",
                                static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity)));
@@ -117,19 +119,20 @@ std::string plan_text(const PlanReport& r) {
 
 Json plan_json(const PlanReport& r) {
   const EngineOptions& o = r.now.options;
-  Json json{
-      {"model", r.shape.name},
-      {"synthetic", r.synthetic},
-      {"policy", o.policy.name},
-      {"activations", name_of(o.activations)},
-      {"context", o.max_len},
-      {"model_context", r.shape.config.max_position},
-      {"wanted_sessions", r.wanted_sessions},
-      {"prefill_chunk", std::min(o.prefill_chunk, o.max_len)},
-      {"device_kind", r.cuda ? "cuda" : "cpu"},
-      {"budget", {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.workspace}}},
-      {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
-      {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)}};
+  Json json{{"model", r.shape.name},
+            {"synthetic", r.synthetic},
+            {"policy", o.policy.name},
+            {"activations", name_of(o.activations)},
+            {"context", o.max_len},
+            {"model_context", r.shape.config.max_position},
+            {"wanted_sessions", r.wanted_sessions},
+            {"prefill_chunk", std::min(o.prefill_chunk, o.max_len)},
+            {"device_kind", r.cuda ? "cuda" : "cpu"},
+            {"budget",
+             {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.budget.libraries}}},
+            {"device", items_json(r.now.memory.device, r.now.memory.device_bytes)},
+            {"host", items_json(r.now.memory.host, r.now.memory.host_bytes)},
+            {"program_bytes", r.budget.beside(o.policy)}};
   json.update(capacity_json(r.shape.config, r.now));
   json["machine"] = r.machine ? Json(r.machine->device) : Json();
   if (!r.machine) json["note"] = kNoProfile;

@@ -14,7 +14,6 @@ struct PlanReport {
   bool cuda = false;                 // for a CUDA device
   std::int64_t wanted_sessions = 1;  // together
   Budget budget;                     // as given or available
-  std::int64_t workspace = 0;        // of the device's, what its libraries keep
   std::optional<MachineProfile> machine;
   Capacity now, more;  // under the budget, and with kMoreBytes more of device memory
 };

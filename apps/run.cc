@@ -77,10 +77,8 @@ void run_geometry(const PromptOptions& o) {
   shape.config.max_position = std::max(shape.config.max_position, prompt + answer_tokens);
   const Budget limits = budget(o);
   const std::unique_ptr<Device> device = open_device(o, limits.device);
-  Budget left = limits;
-  left.device -= device->used_bytes();
   const EngineOptions options =
-      fit_to_budget(shape.config, wanted_options(o, shape.config, prompt + answer_tokens, 1), left);
+      fit_to_budget(shape.config, wanted_options(o, shape.config, prompt + answer_tokens, 1), limits);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(*device, shape.config, options);
   spdlog::info("{}; synthetic {}; policy {}; kv cache: {}", device->describe(), shape.name, options.policy.name,
@@ -110,7 +108,7 @@ void run(const PromptOptions& o) {
   check_context(length, answer, room + length);
   Budget limits = budget(o);
   std::unique_ptr<Device> device = open_device(o, limits.device);
-  EngineOptions options = engine_options(o, model, limits, *device, length + answer, 1);
+  EngineOptions options = engine_options(o, model, limits, length + answer, 1);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(*device, model.config, model.weights, options,
                 [&](std::int64_t done, std::int64_t total) { progress.pinning(done, total); });

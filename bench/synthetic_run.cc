@@ -36,7 +36,6 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
   Budget budget = available_budget(setting.device, setting.gpu_memory);
   budget.host = setting.host_memory.value_or(budget.host);
   device_ = open_device(setting.device, budget.device, 0);
-  budget.device -= device_->used_bytes();
   EngineOptions options{.policy = load_policy(setting.policy, setting.sets),
                         .max_len = setting.context + kAnswer,
                         .max_sessions = setting.batch,

@@ -67,9 +67,11 @@ std::string MemoryPlan::table() const {
 
 namespace {
 
-bool fits(const MemoryPlan& plan, const Budget& budget) {
-  return plan.device_bytes <= budget.device && plan.host_bytes <= budget.host &&
-         plan.device_bytes + plan.host_bytes <= budget.together;
+bool fits(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+  const MemoryPlan plan = plan_memory(config, options);
+  const std::int64_t host = plan.host_bytes + budget.beside(options.policy);
+  return plan.device_bytes <= budget.device_for_plan() && host <= budget.host &&
+         plan.device_bytes + host <= budget.together;
 }
 
 /// The largest x in [low, high] with good(x), or low - 1; good is true up to some point and false after it.
@@ -89,7 +91,7 @@ bool fit_cache(const ModelConfig& config, EngineOptions& options, const Budget& 
   constexpr std::int64_t kParts = 4, kMost = 8 * kParts;  // quarters of the attended rows; more is hardly ever hit
   auto with = [&](double cache) {
     options.cache = cache;
-    return fits(plan_memory(config, options), budget);
+    return fits(config, options, budget);
   };
   if (!options.policy.selects()) return with(0);
   if (options.policy.cache) return with(*options.policy.cache);
@@ -101,7 +103,7 @@ bool fit_cache(const ModelConfig& config, EngineOptions& options, const Budget& 
 bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
   auto with = [&](double share) {
     options.resident = share;
-    return fits(plan_memory(config, options), budget);
+    return fits(config, options, budget);
   };
   if (options.policy.resident) {
     options.resident = *options.policy.resident;
@@ -119,7 +121,7 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
   auto share = [&](std::int64_t n) { return (static_cast<double>(n) + 0.5) / static_cast<double>(blocks); };
   std::int64_t n = last_true(0, blocks - 1, [&](std::int64_t n) {
     options.resident = share(n);
-    return plan_memory(config, options).device_bytes <= budget.device;
+    return plan_memory(config, options).device_bytes <= budget.device_for_plan();
   });
   return n >= 0 && with(share(n));
 }
@@ -168,7 +170,7 @@ void place(const ModelConfig& config, EngineOptions& options, const Rung& rung, 
   }
   const std::int64_t too_few = last_true(1, config.layers - 1, [&](std::int64_t n) {
     options.streamed_layers = n;
-    return least(config, options).device_bytes > budget.device;
+    return least(config, options).device_bytes > budget.device_for_plan();
   });
   options.streamed_layers = too_few + 1;
 }
@@ -180,9 +182,21 @@ MemoryPlan smallest(const ModelConfig& config, EngineOptions options, const Budg
   for (const Rung& rung : rungs(config, options.wanted)) {
     place(config, options, rung, budget);
     plan = least(config, options);
-    if (plan.device_bytes <= budget.device) break;
+    if (plan.device_bytes <= budget.device_for_plan()) break;
   }
   return plan;
+}
+
+/// Types of fewer bytes that the same plan fits with, the least loss first; empty: none does.
+std::string smaller_rows(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  const std::int64_t now = kv_shape(config, options).row_bytes();
+  if (config.head_dim % kRowGroup != 0) return "";
+  for (RowType type : {RowType::int8, RowType::int4}) {
+    options.policy.kv_dtype = type;
+    if (kv_shape(config, options).row_bytes() < now && try_fit(config, options, budget))
+      return fmt::format("with --kv-dtype {} it fits; ", name_of(type));
+  }
+  return "";
 }
 
 }  // namespace
@@ -201,22 +215,23 @@ EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, co
   if (const auto fitted = try_fit(config, options, budget)) return *fitted;
   options.max_sessions = 1;
   const MemoryPlan need = smallest(config, options, budget);
+  const std::int64_t device = need.device_bytes + budget.libraries;
+  const std::int64_t host = need.host_bytes + budget.beside(options.policy);
   const std::int64_t longest = last_true(1, options.max_len, [&](std::int64_t len) {
     EngineOptions shorter = options;
     shorter.max_len = len;
     return try_fit(config, shorter, budget).has_value();
   });
-  const bool shared = need.device_bytes <= budget.device && need.host_bytes <= budget.host;
+  const bool shared = device <= budget.device && host <= budget.host;
   const std::string fitting = longest >= 1 ? fmt::format("the longest context that fits is {} tokens", longest)
                                            : std::string("no context fits");
   throw UserError(
       Exit::plan_does_not_fit,
       "a context of {} tokens under policy '{}' needs {} of device and {} of host memory; available are {} and "
-      "{}{}; {}, or give --gpu-memory {}MiB --host-memory {}MiB",
-      options.max_len, options.policy.name, format_bytes(need.device_bytes), format_bytes(need.host_bytes),
-      format_bytes(budget.device), format_bytes(budget.host),
-      shared ? fmt::format(", {} together", format_bytes(budget.together)) : std::string(), fitting,
-      ceil_div(need.device_bytes, 1 << 20), ceil_div(need.host_bytes, 1 << 20));
+      "{}{}; {}{}, or give --gpu-memory {}MiB --host-memory {}MiB",
+      options.max_len, options.policy.name, format_bytes(device), format_bytes(host), format_bytes(budget.device),
+      format_bytes(budget.host), shared ? fmt::format(", {} together", format_bytes(budget.together)) : std::string(),
+      smaller_rows(config, options, budget), fitting, ceil_div(device, 1 << 20), ceil_div(host, 1 << 20));
 }
 
 }  // namespace longhaul

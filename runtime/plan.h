@@ -71,9 +71,19 @@ KvLayout kv_layout(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
 struct Budget {
+  static constexpr std::int64_t kApart = std::int64_t{1} << 62;
   std::int64_t device, host;  // bytes
   /// Of both together, where device and host are one memory (the CPU device).
-  std::int64_t together = std::int64_t{1} << 62;
+  std::int64_t together = kApart;
+  std::int64_t libraries = 0;  // of the device's, what its libraries keep for themselves
+  std::int64_t program = 0;    // of the host's, what the program and its libraries take beside the plan
+  std::int64_t fitting = 0;    // and what labels are fitted in, where the host's cores do that
+  /// What a plan may take of the device.
+  std::int64_t device_for_plan() const { return device - libraries; }
+  /// Of the host's, what is beside a plan.
+  std::int64_t beside(const KvPolicy& policy) const {
+    return program + (policy.select == Select::labels ? fitting : 0);
+  }
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
@@ -81,8 +91,9 @@ struct Budget {
 /// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
 /// weights, of as few layers as fit beside the least of KV. So resident weights come before resident KV rows: each byte
 /// of them is one byte less over the link in every step, and a byte of rows is that at most. Throws
-/// UserError{plan_does_not_fit}: needed, available, the smallest budgets that work, and the longest context that fits;
-/// UserError{usage} when options.wanted streams more layers than there are.
+/// UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then int4) where they fit, the
+/// longest context that fits, and the smallest budgets that work; UserError{usage} when options.wanted streams more
+/// layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 /// The same; none where not even one session fits.
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);

@@ -113,8 +113,11 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));
-  line("host memory", fmt::format("planned {} of {}; peak of the process {}", format_bytes(engine.plan().host_bytes),
-                                  format_bytes(budget.host), format_bytes(peak_resident_bytes())));
+  const std::int64_t program = budget.beside(engine.options().policy);
+  line("host memory", fmt::format("planned {} and {} for the program, of {}; peak of the process {}{}",
+                                  format_bytes(engine.plan().host_bytes), format_bytes(program),
+                                  format_bytes(budget.host), format_bytes(peak_resident_bytes()),
+                                  budget.together < Budget::kApart ? ", the CPU device's memory included" : ""));
   return text;
 }
 

@@ -23,7 +23,7 @@ Budget gib(double device, double host) {
 EngineOptions fit(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
   const EngineOptions fitted = fit_to_budget(config, options, budget);
   const MemoryPlan plan = plan_memory(config, fitted);
-  CHECK(plan.device_bytes <= budget.device);
+  CHECK(plan.device_bytes <= budget.device_for_plan());
   CHECK(plan.host_bytes <= budget.host);
   return fitted;
 }
@@ -117,7 +117,10 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
     for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
       const ModelConfig config = load_geometry("llama-3.1-8b").config;
       const EngineOptions options = options_of(policy, 256 << 10);
-      const std::string text = refusal(config, options, gib(device, host));
+      Budget budget = gib(device, host);
+      budget.libraries = std::int64_t{32} << 20;
+      budget.program = std::int64_t{96} << 20;
+      const std::string text = refusal(config, options, budget);
       CAPTURE(policy, device, host, text);
       CHECK(text.find('\n') == std::string::npos);
       const auto number = [&](const char* before) {
@@ -127,7 +130,8 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       const std::int64_t gpu = number("--gpu-memory "), pinned = number("--host-memory ");
       REQUIRE(gpu > 0);
       REQUIRE(pinned > 0);
-      fit(config, options, {.device = gpu << 20, .host = pinned << 20});
+      fit(config, options,
+          {.device = gpu << 20, .host = pinned << 20, .libraries = budget.libraries, .program = budget.program});
       const std::int64_t longest = number("the longest context that fits is ");
       if (longest < 0) {
         CHECK(text.find("no context fits") != std::string::npos);
@@ -135,10 +139,35 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
       }
       EngineOptions shorter = options;
       shorter.max_len = longest;
-      fit(config, shorter, gib(device, host));
+      fit(config, shorter, budget);
       shorter.max_len = longest + 1;
-      CHECK(refusal(config, shorter, gib(device, host)) != "it fits");
+      CHECK(refusal(config, shorter, budget) != "it fits");
     }
+}
+
+TEST_CASE("a refusal proposes KV rows of int8, then of 4 bits, where they fit") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  EngineOptions options = options_of("offload", 256 << 10);
+  const std::int64_t bf16 = plan_memory(config, fit(config, options, gib(24, 64))).host_bytes;
+  // What each share of the host memory that bf16 rows take has room for: 272 and 160 of 512 bytes a row.
+  for (const auto& [share, proposed] :
+       {std::pair{0.9, "int8"}, {0.54, "int8"}, {0.52, "int4"}, {0.32, "int4"}, {0.3, ""}}) {
+    const Budget budget{.device = 24 * kGiB, .host = static_cast<std::int64_t>(static_cast<double>(bf16) * share)};
+    options.policy.kv_dtype = RowType::act;
+    const std::string text = refusal(config, options, budget);
+    CAPTURE(share, text);
+    const auto at = text.find("; with --kv-dtype ");
+    if (!*proposed) {
+      CHECK(at == std::string::npos);
+      continue;
+    }
+    REQUIRE(at != std::string::npos);
+    CHECK(text.substr(at).starts_with(std::string("; with --kv-dtype ") + proposed + " it fits; the longest context"));
+    options.policy.kv_dtype = proposed == std::string("int8") ? RowType::int8 : RowType::int4;
+    fit(config, options, budget);
+  }
+  options.policy.kv_dtype = RowType::int4;  // nothing smaller is left
+  CHECK(refusal(config, options, gib(24, 4)).find("--kv-dtype") == std::string::npos);
 }
 
 TEST_CASE("resident weights come before resident rows") {

@@ -1,6 +1,7 @@
 // longhaul plan and what is under it: planned is what runs, what is said to fit fits, predictions follow the bytes.
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
@@ -11,6 +12,7 @@
 #include "runtime/geometry.h"
 #include "runtime/step_bytes.h"
 #include "tests/support/command.h"
+#include "tests/support/sanitizer.h"
 
 namespace longhaul {
 namespace {
@@ -74,6 +76,37 @@ TEST_CASE("planned is what an engine takes", "[plan]") {
   std::int64_t sum = 0;
   for (const json& item : plan.at("device").at("items")) sum += item.at("bytes").get<std::int64_t>();
   CHECK(sum == plan.at("device").at("bytes"));
+}
+
+TEST_CASE("a process takes what was planned: never more, and at most 64 MiB or 5 % less", "[plan]") {
+  if (test::kSanitizer) return;
+  const ScratchDir dir;
+  dir.write("small.toml",
+            "hidden = 256\nlayers = 6\nq_heads = 4\nkv_heads = 2\nhead_dim = 64\nintermediate = 512\nvocab = 4096\n"
+            "max_position = 65536\n");
+  const std::string place = " --geometry small.toml --device cpu --host-memory 1GiB --profile none ";
+  for (const char* policy : {"dense", "stream", "offload"})
+    for (const auto& [context, device] : {std::pair{1024, "256MiB"}, {4096, "256MiB"}, {4096, "40MiB"}}) {
+      const std::string flags = place + "--policy " + policy + " --gpu-memory " + device;
+      const Outcome planned = run_command(dir, fmt::format("plan --json --max-model-len {}{}", context, flags));
+      CAPTURE(policy, context, device);
+      if (planned.exit == 4) {  // dense in 40 MiB
+        CHECK(policy == std::string("dense"));
+        continue;
+      }
+      REQUIRE(planned.exit == 0);
+      const json plan = json::parse(planned.out);
+      const std::int64_t bytes = plan.at("device").at("bytes").get<std::int64_t>() +
+                                 plan.at("host").at("bytes").get<std::int64_t>() +
+                                 plan.at("program_bytes").get<std::int64_t>();
+      const Outcome run =
+          run_command(dir, fmt::format("run --prompt-tokens {} --max-tokens 8 --log-level off{}", context - 8, flags));
+      REQUIRE(run.exit == 0);
+      CHECK(run.peak_bytes <= bytes);
+      // Fits have a share for each core, whether a small model's need it or not.
+      const std::int64_t cores = std::max(2u, std::thread::hardware_concurrency());
+      CHECK(run.peak_bytes >= bytes - std::max((64 + 16 * (cores - 2)) * kMiB, bytes / 20));
+    }
 }
 
 TEST_CASE("a step's bytes, counted by hand", "[plan]") {

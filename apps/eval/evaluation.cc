@@ -50,7 +50,7 @@ EngineOptions Evaluation::dense_options(const std::vector<Cell>& cells, std::int
 
 std::int64_t Evaluation::sessions_that_fit(const std::vector<Cell>& cells, std::int64_t max_len,
                                            std::int64_t wanted) const {
-  const std::int64_t left = budget.device - device.used_bytes();
+  const std::int64_t left = budget.device_for_plan();
   for (std::int64_t sessions = std::min(wanted, kDecodeTokens);; --sessions) {
     const MemoryPlan dense = plan_memory(model.config, dense_options(cells, max_len, sessions));
     std::int64_t device_bytes = 0, host_bytes = 0;
@@ -60,7 +60,7 @@ std::int64_t Evaluation::sessions_that_fit(const std::vector<Cell>& cells, std::
       host_bytes = std::max(host_bytes, plan.host_bytes);
     }
     device_bytes += dense.device_bytes;
-    host_bytes += dense.host_bytes;
+    host_bytes += dense.host_bytes + budget.program + budget.fitting;
     if (device_bytes <= left && host_bytes <= budget.host && device_bytes + host_bytes <= budget.together)
       return sessions;
     if (sessions == 1)

@@ -13,11 +13,8 @@ namespace longhaul::cuda {
 
 /// As many as the current device holds at once.
 inline int attend_blocks(DType act, std::int64_t head_dim) {
-  int device = 0, multiprocessors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const int each = act == DType::bf16 ? mma_blocks(static_cast<int>(head_dim)) : kF32Blocks;
-  return std::min<int>(multiprocessors * each, kMostSplitBlocks);
+  return std::min<int>(multiprocessors() * each, kMostSplitBlocks);
 }
 
 template <RowType type, class Source>

@@ -208,13 +208,6 @@ __global__ void __launch_bounds__(kWarps * 32, kAtOnce) label_blocks(const __gri
   }
 }
 
-std::int64_t multiprocessors() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
-
 /// As many blocks of threads as run at once, so that none is left for a last, short round.
 void label_bf16(const LabelRowsArgs& a, cudaStream_t stream) {
   const std::int64_t blocks = ceil_div(a.kv.first + a.kv.rows, kBlock) - a.kv.first / kBlock;

@@ -18,9 +18,8 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream;
-  bool overlap = false;      // may start before the kernel before it ends, where the device can (overlap.cuh)
-  unsigned cluster = 1;      // blocks along x that run together and see each other's shared memory
-  bool cooperative = false;  // all blocks run at once, so that they can wait for each other
+  bool overlap = false;  // may start before the kernel before it ends, where the device can (overlap.cuh)
+  unsigned cluster = 1;  // blocks along x that run together and see each other's shared memory
   std::source_location at = std::source_location::current();
 
   template <class... Params, class... Args>
@@ -29,7 +28,7 @@ struct Launch {
     if (shared_bytes > kWithoutAsking)
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
             at);
-    cudaLaunchAttribute attributes[3];
+    cudaLaunchAttribute attributes[2];
     unsigned count = 0;
     if (overlap && has_hopper_launches()) {
       attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -38,10 +37,6 @@ struct Launch {
     if (cluster > 1) {
       attributes[count].id = cudaLaunchAttributeClusterDimension;
       attributes[count++].val.clusterDim = {cluster, 1, 1};
-    }
-    if (cooperative) {
-      attributes[count].id = cudaLaunchAttributeCooperative;
-      attributes[count++].val.cooperative = 1;
     }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
@@ -53,5 +48,13 @@ struct Launch {
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), at);
   }
 };
+
+/// Of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
 
 }  // namespace longhaul::cuda

@@ -30,13 +30,6 @@ Selection::Selection(const SelectArgs& args)
   shares = reinterpret_cast<std::uint32_t*>(lists + heads() * stride);
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
-
 void select(const SelectArgs& a, cudaStream_t stream) {
   if (a.batch.count == 0) return;
   const Selection s(a);

@@ -73,7 +73,4 @@ void estimate_tail(const Selection&, cudaStream_t);
 /// The list, from keys and tallies; where nothing competes, from the spans alone.
 void top_rows(const Selection&, cudaStream_t);
 
-/// Multiprocessors of the current device.
-int multiprocessors();
-
 }  // namespace longhaul::cuda

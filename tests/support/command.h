@@ -1,6 +1,8 @@
 // The command `longhaul` run as a user runs it.
 #pragma once
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -22,14 +24,22 @@ inline std::string text_of(const std::filesystem::path& file) {
 struct Outcome {
   int exit;
   std::string out, err;
+  std::int64_t peak_bytes = 0;  // most of the machine's memory that the command had at a time
 };
 
 /// Runs `longhaul ARGUMENTS` in `dir`.
 inline Outcome run_command(const ScratchDir& dir, const std::string& arguments) {
   const std::string command = "cd '" + dir.path().string() + "' && " LONGHAUL_COMMAND " " + arguments + " >.out 2>.err";
-  const int status = std::system(command.c_str());
+  const pid_t shell = ::fork();
+  if (shell == 0) {
+    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    ::_exit(127);
+  }
+  int status = 0;
+  rusage used{};
+  REQUIRE(::wait4(shell, &status, 0, &used) == shell);
   Outcome outcome{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), text_of(dir.path() / ".out"),
-                  text_of(dir.path() / ".err")};
+                  text_of(dir.path() / ".err"), used.ru_maxrss * 1024};
   UNSCOPED_INFO("longhaul " << arguments << "\nexit " << outcome.exit << "\n" << outcome.out << outcome.err);
   return outcome;
 }
