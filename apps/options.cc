@@ -250,10 +250,12 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, Budget budget, const Device& device,
-                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes) {
+                             std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes,
+                             std::int64_t shared_rest) {
   budget.device -= device.used_bytes();  // what the device keeps for itself
   EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
+  engine.shared_rest = shared_rest;
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);
   return fit_to_budget(model.config, engine, budget);

@@ -74,10 +74,11 @@ void BatchJob::fit(std::int64_t index, Ready ready) {
   const std::int64_t original = std::ssize(ready.prompt), limit = options_.context - ready.max_tokens;
   if (options_.overflow == Overflow::map_reduce) {
     if (!requests_[index].messages.empty())
-      throw DocumentError("context_length_exceeded",
-                          fmt::format("the prompt has {} tokens and the context is {}; map-reduce splits documents that "
-                                      "go with an --instruction, not JSONL requests",
-                                      original, options_.context));
+      throw DocumentError(
+          "context_length_exceeded",
+          fmt::format("the prompt has {} tokens and the context is {}; map-reduce splits documents that "
+                      "go with an --instruction, not JSONL requests",
+                      original, options_.context));
     Parts& parts = parts_[index];
     parts.original = original;
     return split(index, long_text(index), ready.alone);
@@ -115,8 +116,8 @@ void BatchJob::split(std::int64_t index, const std::string& text, bool alone) {
     ready.alone = alone;
     if (pieces.size() > 1) ready.part = i;
     else
-      ready.notes = {{"map_reduce",
-                      {{"original_tokens", parts.original}, {"parts", parts.first}, {"rounds", parts.rounds}}}};
+      ready.notes = {
+          {"map_reduce", {{"original_tokens", parts.original}, {"parts", parts.first}, {"rounds", parts.rounds}}}};
     push_ready(std::move(ready), /*next=*/true);
   }
 }

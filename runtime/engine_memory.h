@@ -15,6 +15,7 @@ struct EngineMemory {
            make_layout(options.policy, options.resident, options.cache, options.max_sessions, options.max_len),
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
             .all_queries = options.probes.adoptable,
+            .shared = options.shared_rest > 0,
             .mass = options.probes.mass,
             .judge = options.probes.steps,
             .checksums = options.probes.checksums,
