@@ -14,7 +14,8 @@ void BatchJob::find_groups() {
   std::vector<std::size_t> order(ready_.size());
   std::iota(order.begin(), order.end(), 0);
   std::erase_if(order, [&](std::size_t i) { return ready_[i].alone || ready_[i].part >= 0; });
-  std::ranges::sort(order, {}, [&](std::size_t i) -> const auto& { return ready_[i].prompt; });
+  std::ranges::sort(
+      order, {}, [&](std::size_t i) -> const auto& { return ready_[i].prompt; });
   std::int64_t members = 0, alike_all = 0, rows = 0;
   for (std::size_t n = 1; n < order.size(); ++n) {
     Ready &a = ready_[order[n - 1]], &b = ready_[order[n]];
@@ -46,11 +47,8 @@ void BatchJob::sort_ready() {
   std::map<std::int64_t, std::int64_t> place;  // of each group
   auto own = [&](const Ready& r) { return options_.order == Order::input ? r.index : -r.rows(); };
   for (const Ready& r : ready_)
-    if (r.group >= 0)
-      place[r.group] = place.contains(r.group) ? std::min(place[r.group], own(r)) : own(r);
-  auto key = [&](const Ready& r) {
-    return std::tuple(r.alone, r.group >= 0 ? place[r.group] : own(r), r.group);
-  };
+    if (r.group >= 0) place[r.group] = place.contains(r.group) ? std::min(place[r.group], own(r)) : own(r);
+  auto key = [&](const Ready& r) { return std::tuple(r.alone, r.group >= 0 ? place[r.group] : own(r), r.group); };
   std::ranges::stable_sort(ready_, {}, key);
   if (options_.order == Order::input) return;
   // The shortest that is whole and stands by itself is the first, which runs alone.

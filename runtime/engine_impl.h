@@ -1,4 +1,5 @@
-// What an engine is made of, and the small things that its walks through the layers share. For the engine's own sources.
+// What an engine is made of, and the small things that its walks through the layers share. For the engine's own
+// sources.
 #pragma once
 #include <algorithm>
 #include <array>

@@ -28,8 +28,8 @@ PrefillWalk plan_walk(const ModelConfig& config, std::span<Session* const> sessi
   }
   for (const PrefillPart& part : walk.parts)
     for (std::int64_t at = 0; at < part.tokens; at += chunk, ++walk.chunks)
-      walk.work += chunk_work(config, part.pos + at, std::min(chunk, part.tokens - at)) *
-                   static_cast<double>(config.layers);
+      walk.work +=
+          chunk_work(config, part.pos + at, std::min(chunk, part.tokens - at)) * static_cast<double>(config.layers);
   return walk;
 }
 

@@ -1,5 +1,5 @@
-// The rows of a prefill in the order in which a layer takes them: those that the prompts begin with alike, then the rest
-// of each prompt.
+// The rows of a prefill in the order in which a layer takes them: those that the prompts begin with alike, then the
+// rest of each prompt.
 #pragma once
 #include <cstdint>
 #include <span>

@@ -1,5 +1,5 @@
-// Prompts that begin alike, prefilled together: the same bits as each alone, wherever rows live and whatever is attended,
-// for the work of one.
+// Prompts that begin alike, prefilled together: the same bits as each alone, wherever rows live and whatever is
+// attended, for the work of one.
 #include <algorithm>
 #include <array>
 
