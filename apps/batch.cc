@@ -35,7 +35,7 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   std::unique_ptr<Device> device = open_device(o, limits.device);
-  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions);
+  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest());
   Engine engine(
       *device, model.config, model.weights, options,
       [&](std::int64_t done, std::int64_t total) {
@@ -92,6 +92,8 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
           .sampling = sampling_params(o, model.generation),
           .max_tokens = max_tokens(o, model.generation),
           .context = context(o, model.config),
+          .together = o.batch_size.value_or(kDefaultSessions),
+          .prefill_chunk = o.prefill_chunk,
           .overflow = overflows().at(o.on_overflow),
           .order = o.order == "input" ? Order::input : Order::longest};
 }

@@ -275,9 +275,10 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, const Budget& budget, std::int64_t longest,
-                             std::int64_t wanted_sessions, const Probes& probes) {
+                             std::int64_t wanted_sessions, const Probes& probes, std::int64_t shared_rest) {
   EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
+  engine.shared_rest = shared_rest;
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);
   return fit_to_budget(model.config, engine, budget);

@@ -39,6 +39,13 @@ KvPass& KvCache::begin_prefill(std::int64_t slot, std::int64_t rows, const float
   return *prefill_;
 }
 
+KvPass& KvCache::begin_prefill(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq) {
+  prefill_->begin(prompts, shared, inv_freq);
+  return *prefill_;
+}
+
+void KvCache::begin_rest(std::int64_t layer, const Prompt& prompt) { prefill_->begin_rest(layer, prompt); }
+
 void KvCache::fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk) {
   const KvShape& shape = buffers_.shape;
   prefill_->begin(slot, rows, inv_freq);

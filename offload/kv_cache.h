@@ -24,6 +24,11 @@ struct SlotState {
   std::int64_t fetchable = 0;                   // rows before this the fetch stream may read without another wait
 };
 
+/// A prompt of `rows` tokens, and the slot it goes into.
+struct Prompt {
+  std::int64_t slot, rows;
+};
+
 class KvCache {
  public:
   KvCache(Device& device, const Streams& streams, const KvBuffers& buffers);
@@ -33,6 +38,10 @@ class KvCache {
   /// A prompt of `rows` tokens into `slot`, replacing what the slot held. All its spans, layer by layer, then end().
   /// inv_freq: [head_dim / 2] of its rope, on the device.
   KvPass& begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq);
+  /// Prompts whose first `shared` rows are alike, a whole number of chunks. In each layer those rows come first, as the
+  /// first prompt's; then begin_rest(), the rest and end_layer() for each prompt; end() for all.
+  KvPass& begin_prefill(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq);
+  void begin_rest(std::int64_t layer, const Prompt& prompt);
   /// A prompt of `rows` tokens with random keys, values and queries, as a model with random weights might have them, in
   /// the time that storing and labelling takes. qkv: room for `chunk` tokens.
   void fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk);

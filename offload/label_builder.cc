@@ -38,21 +38,42 @@ void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
   // is kept too.
   const std::int64_t queries = warming(rows), ring_first = buffers_.layout.window_begin(rows + 1);
   for (std::int64_t i = 0; i < queries; ++i)
-    selection.host_warm_spans()[i] = step_span(buffers_.policy, slot, rows - queries + 1 + i, ring_first);
-  compute_.copy({.dst = selection.warm_spans(),
-                 .src = selection.host_warm_spans(),
+    selection.host_warm_spans(slot)[i] = step_span(buffers_.policy, slot, rows - queries + 1 + i, ring_first);
+  compute_.copy({.dst = selection.warm_spans(slot),
+                 .src = selection.host_warm_spans(slot),
                  .width = queries * static_cast<std::int64_t>(sizeof(StepSpan)),
                  .kind = CopyKind::host_to_device});
 }
 
 void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const {
+  if (plan(layer).windowed) return;
+  keep_queries(buffers_.selection.queries(span.slot, layer), span, qkv, rows);
+}
+
+void LabelBuilder::keep_shared_queries(const Span& span, const void* qkv, std::int64_t shared) const {
+  keep_queries(buffers_.selection.shared_queries(), span, qkv, shared);
+}
+
+void LabelBuilder::take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows,
+                                       std::int64_t shared) const {
   const SelectionBuffers& selection = buffers_.selection;
   if (!selection.keeps_queries() || plan(layer).windowed) return;
+  const std::int64_t kept = std::max<std::int64_t>(0, shared - SelectionBuffers::kRecentQueries);
+  const std::int64_t first = std::max<std::int64_t>(0, rows - SelectionBuffers::kRecentQueries);
+  if (first >= shared) return;
+  compute_.copy({.dst = selection.queries(slot, layer),
+                 .src = selection.shared_queries() + (first - kept) * selection.query_bytes(),
+                 .width = (shared - first) * selection.query_bytes()});
+}
+
+void LabelBuilder::keep_queries(std::byte* to, const Span& span, const void* qkv, std::int64_t rows) const {
+  const SelectionBuffers& selection = buffers_.selection;
+  if (!selection.keeps_queries()) return;
   const std::int64_t first = std::max<std::int64_t>(0, rows - SelectionBuffers::kRecentQueries);
   const std::int64_t from = std::max(span.pos, first), count = span.pos + span.tokens - from;
   if (count <= 0) return;
   const std::int64_t pitch = buffers_.shape.qkv_width() * size_of(buffers_.shape.act);
-  compute_.copy({.dst = selection.queries(span.slot, layer) + (from - first) * selection.query_bytes(),
+  compute_.copy({.dst = to + (from - first) * selection.query_bytes(),
                  .src = static_cast<const std::byte*>(qkv) + (from - span.pos) * pitch,
                  .width = selection.query_bytes(),
                  .height = count,
@@ -144,7 +165,7 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
   for (std::int64_t i = 0; i < queries; ++i) {
-    const StepBatch one{selection.warm_spans() + i, 1, layout.capacity};
+    const StepBatch one{selection.warm_spans(slot) + i, 1, layout.capacity};
     select_rows(compute_, buffers_, layer, one,
                 selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
                 shape.q_heads * shape.head_dim, /*foretold=*/false, selection.selected());

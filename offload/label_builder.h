@@ -17,6 +17,10 @@ class LabelBuilder {
   void begin(std::int64_t slot, std::int64_t rows) const;
   /// Keeps the span's queries, as far as they are among the last of a prompt of `rows` rows.
   void keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const;
+  /// The same for rows that several prompts share: `shared` of them, of the layer that is walked through.
+  void keep_shared_queries(const Span& span, const void* qkv, std::int64_t shared) const;
+  /// And what of them is among the last of such a prompt's.
+  void take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows, std::int64_t shared) const;
   /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
   void add_mass(std::int64_t layer, const Span& span, const void* qkv, const KvTile& seen) const;
   /// `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its rope.
@@ -31,6 +35,7 @@ class LabelBuilder {
   /// How many of the prompt's last queries warm the resident set.
   static std::int64_t warming(std::int64_t rows) { return std::min(rows, SelectionBuffers::kWarmingQueries); }
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
+  void keep_queries(std::byte* to, const Span& span, const void* qkv, std::int64_t rows) const;
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
 
   Stream& compute_;

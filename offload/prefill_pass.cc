@@ -16,12 +16,54 @@ PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers
       stored_{device.make_event(), device.make_event()} {}
 
 void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
-  check(rows >= 1 && rows <= buffers_.layout.capacity, "a prompt must fit its slot");
-  slot_ = slot;
-  rows_ = rows;
+  const Prompt one{slot, rows};
+  begin({&one, 1}, 0, inv_freq);
+}
+
+void PrefillPass::begin(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq) {
+  check(prompts.size() == 1 || !buffers_.selection.has_mass(), "attention mass is of one prompt");
+  prompts_.assign(prompts.begin(), prompts.end());
+  slot_ = prompts[0].slot;
+  rows_ = prompts[0].rows;
+  shared_ = shared;
+  in_shared_ = false;
   inv_freq_ = inv_freq;
   chunks_ = 0;
-  labels_.begin(slot, rows);
+  for (const Prompt& prompt : prompts) {
+    check(prompt.rows > shared && prompt.rows <= buffers_.layout.capacity, "a prompt must fit its slot");
+    labels_.begin(prompt.slot, prompt.rows);
+  }
+}
+
+void PrefillPass::begin_layer(std::int64_t) {
+  if (shared_ == 0) return;
+  slot_ = prompts_[0].slot;
+  rows_ = prompts_[0].rows;
+  in_shared_ = true;
+  wait_for_all_stored();
+}
+
+/// The shared rows are in the buffer, or in the first prompt's prefix; they go to where the prompt's own would have.
+void PrefillPass::begin_rest(std::int64_t layer, const Prompt& prompt) {
+  in_shared_ = false;
+  slot_ = prompt.slot;
+  rows_ = prompt.rows;
+  wait_for_all_stored();
+  if (const Prompt& first = prompts_[0]; prompt.slot != first.slot) {
+    if (buffers_.prefills_in_place()) {
+      copy_rows(streams_.compute, buffers_.shape, buffers_.prefix_tile(slot_, layer, 0, shared_),
+                buffers_.prefix_tile(first.slot, layer, 0, shared_), CopyKind::device_to_device);
+    } else {
+      for_each_piece(0, shared_, buffers_.chunk, [&](auto from, auto n) { store_rows(layer, from, from + n); });
+      streams_.store.record(*stored_[static_cast<std::size_t>(appended_++ % 2)]);
+    }
+  }
+  labels_.take_shared_queries(slot_, layer, rows_, shared_);
+}
+
+/// All rows that were appended have left: their places can be taken.
+void PrefillPass::wait_for_all_stored() {
+  if (appended_ > 0) streams_.compute.wait(*stored_[static_cast<std::size_t>((appended_ - 1) % 2)], edge::kLayerFree);
 }
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
@@ -42,7 +84,7 @@ void PrefillPass::append(std::int64_t layer, std::span<const Span> spans, const 
   const KvTile tile = rows(layer, span.pos, span.tokens);
   const KvShape& shape = buffers_.shape;
   const bool leaves = !buffers_.prefills_in_place();
-  if (leaves) wait_for_places(layer, span.pos);
+  if (leaves && shared_ == 0) wait_for_places(layer, span.pos);
   if (layer == 0) ++chunks_;
   streams_.compute.launch(AppendArgs{.qkv = qkv,
                                      .dst = tile,
@@ -106,7 +148,8 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
 }
 
 void PrefillPass::keep(std::int64_t layer, const Span& span, const void* qkv) {
-  labels_.keep_queries(layer, span, qkv, rows_);
+  if (in_shared_) labels_.keep_shared_queries(span, qkv, shared_);
+  else labels_.keep_queries(layer, span, qkv, rows_);
 }
 
 /// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
@@ -133,12 +176,14 @@ void PrefillPass::end_layer(std::int64_t layer) {
 }
 
 void PrefillPass::end() {
-  labels_.keep_mass(slot_);
-  SlotState& slot = slots_[static_cast<std::size_t>(slot_)];
-  streams_.store.record(*slot.prefilled);
-  slot.prefill_pending = true;
-  slot.stored = rows_;
-  slot.fetchable = 0;
+  for (const Prompt& prompt : prompts_) {
+    labels_.keep_mass(prompt.slot);
+    SlotState& slot = slots_[static_cast<std::size_t>(prompt.slot)];
+    streams_.store.record(*slot.prefilled);
+    slot.prefill_pending = true;
+    slot.stored = prompt.rows;
+    slot.fetchable = 0;
+  }
 }
 
 }  // namespace longhaul

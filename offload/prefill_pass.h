@@ -3,6 +3,7 @@
 // When every row is resident they are written to their place at once.
 #pragma once
 #include <array>
+#include <vector>
 
 #include "offload/kv_cache.h"
 #include "offload/label_builder.h"
@@ -16,7 +17,11 @@ class PrefillPass final : public KvPass {
 
   /// inv_freq: [head_dim / 2] of the prompt's rope, on the device.
   void begin(std::int64_t slot, std::int64_t rows, const float* inv_freq);
-  void begin_layer(std::int64_t) override {}
+  /// Several prompts at once (KvCache::begin_prefill).
+  void begin(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq);
+  /// From here on to end_layer(), what is appended belongs to `prompt` alone.
+  void begin_rest(std::int64_t layer, const Prompt& prompt);
+  void begin_layer(std::int64_t layer) override;
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) override;
   /// In place of attend where the queries' attention is not asked for: what they leave behind for selection.
@@ -28,6 +33,7 @@ class PrefillPass final : public KvPass {
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
   void sum_rows(std::int64_t layer);
+  void wait_for_all_stored();
   void wait_for_places(std::int64_t layer, std::int64_t first);
   void store_rows(std::int64_t layer, std::int64_t begin, std::int64_t end);
 
@@ -37,9 +43,12 @@ class PrefillPass final : public KvPass {
   std::vector<SlotState>& slots_;
   std::unique_ptr<Event> chunk_written_;
   std::array<std::unique_ptr<Event>, 2> stored_;  // of the last two chunks
-  std::int64_t slot_ = 0, rows_ = 0;
-  std::int64_t appended_ = 0;  // chunks, of all layers and prompts
-  std::int64_t chunks_ = 0;    // of a layer; while in the first, so far
+  std::vector<Prompt> prompts_;
+  std::int64_t slot_ = 0, rows_ = 0;  // of the prompt that rows are of
+  std::int64_t shared_ = 0;           // rows that prompts share; 0: there is one prompt
+  bool in_shared_ = false;            // these are being walked through
+  std::int64_t appended_ = 0;         // chunks, of all layers and prompts
+  std::int64_t chunks_ = 0;           // of a layer; while in the first, so far
   const float* inv_freq_ = nullptr;
 };
 

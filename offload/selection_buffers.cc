@@ -33,6 +33,9 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   queries_ = device.take_bytes(
       keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
       "recent queries");
+  shared_queries_ =
+      device.take_bytes(extras.shared && keeps_queries_ ? std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
+                        "recent queries");
   const std::int64_t fitted = given_bases_ ? 0 : std::min(kRecentQueries, layout.capacity);
   fit_host_ = host.take_bytes(
       dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
@@ -47,8 +50,8 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   slot_of_ = device.take<std::int32_t>(cached ? all * shape.kv_heads * layout.capacity : 0, "resident set index");
   row_of_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
   used_at_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
-  warm_spans_ = device.take<StepSpan>(cached ? kWarmingQueries : 0, "step spans");
-  host_warm_spans_ = host.take<StepSpan>(cached ? kWarmingQueries : 0, "step spans");
+  warm_spans_ = device.take<StepSpan>(cached ? layout.sessions * kWarmingQueries : 0, "step spans");
+  host_warm_spans_ = host.take<StepSpan>(cached ? layout.sessions * kWarmingQueries : 0, "step spans");
   tally_ = device.take<std::int64_t>(layout.list_rows > 0 ? shape.layers * kTally : 0, "row lists");
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");

@@ -15,6 +15,7 @@ namespace longhaul {
 struct SelectionExtras {
   bool given_bases = false;  // labels are not made from the document
   bool all_queries = false;  // of a session's recent queries those of all layers, not of one
+  bool shared = false;       // keeps recent queries of what several prompts share, too
   bool mass = false, judge = false;
   bool checksums = false;                     // of the rows that a prefill has made, layer by layer
   std::shared_ptr<const Replay> replay = {};  // rows to attend in place of those selected; null: none
@@ -32,6 +33,8 @@ class SelectionBuffers {
   LabelTile labels(std::int64_t slot, std::int64_t layer) const;
   /// Query of token `index` of the recent queries, in a run that begins a layer.
   std::byte* queries(std::int64_t slot, std::int64_t layer) const;
+  /// The recent queries of a layer of what several prompts share, in the same way.
+  std::byte* shared_queries() const { return shared_queries_; }
   std::byte* fit_host() const { return fit_host_; }  // of fit_labels
   bool given_bases() const { return given_bases_; }
   bool keeps_queries() const { return keeps_queries_; }
@@ -55,8 +58,9 @@ class SelectionBuffers {
   /// The resident sets of a layer, by slot: the rows, and what they are; of one session's from its slot on.
   KvTile cache(std::int64_t layer) const { return cache_rows_.tile(outer(0, layer), 0, 0, layout_.cache_rows); }
   ResidentSet resident(std::int64_t layer, std::int64_t slot = 0) const;
-  StepSpan* warm_spans() const { return warm_spans_; }  // [kWarmingQueries]: on the device, and what is sent there
-  StepSpan* host_warm_spans() const { return host_warm_spans_; }
+  /// [kWarmingQueries]: on the device, and what is sent there.
+  StepSpan* warm_spans(std::int64_t slot) const { return warm_spans_ + slot * kWarmingQueries; }
+  StepSpan* host_warm_spans(std::int64_t slot) const { return host_warm_spans_ + slot * kWarmingQueries; }
   /// The mean value of a session's prompt, [kv_heads, head_dim] a layer; null where nothing stands for rows that are
   /// not attended. Of slot 0's, those of all sessions, mean_session_floats() apart.
   float* mean_values(std::int64_t slot, std::int64_t layer) const {
@@ -113,7 +117,7 @@ class SelectionBuffers {
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
-  std::byte *queries_, *fit_host_;
+  std::byte *queries_, *shared_queries_, *fit_host_;
   Lists selected_, missing_, predicted_, staged_;
   std::int32_t *places_, *nothing_;
   RowBlock staging_rows_, cache_rows_;

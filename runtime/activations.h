@@ -18,7 +18,7 @@ struct StepInput {
 
 struct Activations {
   Activations(const ModelConfig& c, const EngineOptions& o, Arena& device, Arena& host)
-      : rows(std::max(o.max_len, o.max_sessions)),
+      : rows(std::max(o.max_len + o.shared_rest, o.max_sessions)),
         chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
         act(o.activations),
         hidden(device.take_bytes((o.spill_hidden ? 2 * chunk : rows) * c.hidden * size_of(act), "hidden states")),

@@ -52,23 +52,19 @@ void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
   }
   for (const Ready& ready : ready_) longest_ = std::max(longest_, ready.rows());
   if (!parts_.empty()) longest_ = options_.context;  // as long as what puts parts' answers together may get
+  find_groups();
   sort_ready();
 }
 
-/// What may end the process comes last, so that the rest is done by then.
-void BatchJob::sort_ready() {
-  const auto suspects = std::ranges::stable_partition(ready_, [](const Ready& r) { return !r.alone; });
-  if (options_.order == Order::input || ready_.begin() == suspects.begin()) return;
-  std::stable_sort(ready_.begin(), suspects.begin(),
-                   [](const Ready& a, const Ready& b) { return a.rows() > b.rows(); });
-  // The shortest whole one is the first, which runs alone.
-  auto first = suspects.begin() - 1;
-  while (first != ready_.begin() && first->part >= 0) --first;
-  std::rotate(ready_.begin(), first, first + 1);
+/// How many prompts stand together at the front.
+std::int64_t BatchJob::group_size() const {
+  const std::int64_t group = ready_.front().group;
+  if (group < 0) return 1;
+  return std::ranges::find_if(ready_, [&](const Ready& r) { return r.group != group; }) - ready_.begin();
 }
 
-bool BatchJob::may_admit(const std::vector<Active>& active) const {
-  if (ready_.empty()) return false;
+bool BatchJob::may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const {
+  if (ready_.empty() || free < std::min(group_size(), slots)) return false;
   if (active.empty()) return true;
   const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
   return !none_done && !ready_.front().alone && !active.front().alone;
@@ -77,7 +73,8 @@ bool BatchJob::may_admit(const std::vector<Active>& active) const {
 void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
   std::vector<Active> active;
   std::vector<std::int64_t> free_slots;
-  for (std::int64_t slot = engine.options().max_sessions; slot-- > 0;) free_slots.push_back(slot);
+  const std::int64_t slots = engine.options().max_sessions;
+  for (std::int64_t slot = 0; slot < slots; ++slot) free_slots.push_back(slot);
   auto tell_working = [&] {
     std::vector<std::string> keys;
     for (const Active& a : active) keys.push_back(requests_[a.index].content);
@@ -86,10 +83,8 @@ void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
   try {
     while (!ready_.empty() || !active.empty()) {
       bool changed = false;
-      while (!free_slots.empty() && may_admit(active)) {
-        const std::int64_t slot = free_slots.back();
-        free_slots.pop_back();
-        admit(engine, journal, slot, active);
+      while (may_admit(active, slots, std::ssize(free_slots))) {
+        admit(engine, journal, free_slots, active);
         changed = true;
       }
       if (changed) tell_working();
@@ -108,18 +103,53 @@ void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
   }
 }
 
-void BatchJob::admit(Engine& engine, BatchJournal& journal, std::int64_t slot, std::vector<Active>& active) {
+/// The next prompt, or as many of those that begin alike as the engine takes together.
+std::vector<BatchJob::Ready> BatchJob::take_next(const Engine& engine, std::span<const std::int64_t> slots,
+                                                 std::vector<Session>& sessions) {
+  std::vector<Ready> next;
+  for (std::int64_t left = std::min(group_size(), std::ssize(slots)); left > 0; --left) {
+    next.push_back(std::move(ready_.front()));
+    ready_.pop_front();
+    const Ready& one = next.back();
+    sessions.emplace_back(slots[sessions.size()], one.prompt, one.sampling, one.max_tokens, model_.eos());
+  }
+  auto together = [&] {
+    std::vector<Session*> all;
+    for (Session& session : sessions) all.push_back(&session);
+    return engine.shared_rows(all);
+  };
+  while (next.size() > 1 && together() == 0) {
+    ready_.push_front(std::move(next.back()));
+    next.pop_back();
+    sessions.pop_back();
+  }
+  return next;
+}
+
+void BatchJob::admit(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots,
+                     std::vector<Active>& active) {
   stop_if_asked();
-  Ready next = std::move(ready_.front());
-  ready_.pop_front();
-  const std::string name = title_of(next);
-  journal.working({requests_[next.index].content});
-  Session session(slot, std::move(next.prompt), next.sampling, next.max_tokens, model_.eos());
+  std::vector<Session> sessions;
+  std::vector<Ready> next = take_next(engine, free_slots, sessions);
+  free_slots.erase(free_slots.begin(), free_slots.begin() + std::ssize(sessions));
+  std::vector<Session*> all;
+  std::vector<std::string> keys;
+  std::int64_t tokens = 0;
+  double work = 0;
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    all.push_back(&sessions[i]);
+    keys.push_back(requests_[next[i].index].content);
+    tokens += sessions[i].prompt_size();
+    work += prompt_work(model_.config, sessions[i].prompt_size());
+  }
+  journal.working(keys);
+  std::string name = title_of(next[0]);
+  if (next.size() > 1) name += fmt::format(" and {} that begin alike", next.size() - 1);
   const auto start = Progress::Clock::now();
-  const std::int64_t h2d = engine.device().counters().h2d_bytes, tokens = session.prompt_size();
-  const double work = prompt_work(model_.config, tokens);
+  const std::int64_t h2d = engine.device().counters().h2d_bytes;
+  stats_.shared_tokens += (std::ssize(all) - 1) * engine.shared_rows(all);
   progress_.prefill(name, tokens, 0);
-  engine.prefill(session, [&](const PrefillProgress& p) {
+  engine.prefill(all, [&](const PrefillProgress& p) {
     tell_left(active, work * p.done / p.total, seconds_since(start));
     progress_.prefill(name, tokens, p.done / p.total);
     stop_if_asked();
@@ -128,17 +158,19 @@ void BatchJob::admit(Engine& engine, BatchJournal& journal, std::int64_t slot, s
   work_done_ += work;
   work_left_ -= work;
   stats_.prefill_seconds += seconds;
-  stats_.ttft.push_back(seconds);
   stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
   stats_.prompt_tokens += tokens;
-  active.push_back({.index = next.index,
-                    .session = std::move(session),
-                    .alone = next.alone,
-                    .part = next.part,
-                    .notes = std::move(next.notes),
-                    .first_token = Progress::Clock::now(),
-                    .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
-  look_for_stop(active.back());
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    stats_.ttft.push_back(seconds);
+    active.push_back({.index = next[i].index,
+                      .session = std::move(sessions[i]),
+                      .alone = next[i].alone,
+                      .part = next[i].part,
+                      .notes = std::move(next[i].notes),
+                      .first_token = Progress::Clock::now(),
+                      .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
+    look_for_stop(active.back());
+  }
 }
 
 void BatchJob::decode(Engine& engine, std::vector<Active>& active) {

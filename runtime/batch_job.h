@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,9 +37,11 @@ PromptFrame template_frame(const std::string& text, const std::string& where);
 
 struct JobOptions {
   PromptFrame frame;
-  SampleParams sampling;    // unless a request says otherwise
-  std::int64_t max_tokens;  // likewise
-  std::int64_t context;     // most tokens of prompt and answer together
+  SampleParams sampling;             // unless a request says otherwise
+  std::int64_t max_tokens;           // likewise
+  std::int64_t context;              // most tokens of prompt and answer together
+  std::int64_t together = 8;         // most sessions of the engine
+  std::int64_t prefill_chunk = 512;  // the engine's
   Overflow overflow = Overflow::error;
   Order order = Order::longest;
 };
@@ -58,6 +61,9 @@ class BatchJob {
   /// Requests that are ready to run, and the rows that the longest may need.
   std::int64_t ready() const { return static_cast<std::int64_t>(ready_.size()); }
   std::int64_t longest() const { return longest_; }
+  /// Rows beside the longest that an engine should have room for, so that prompts which begin alike are prefilled
+  /// together.
+  std::int64_t shared_rest() const { return shared_rest_; }
 
   /// Writes the records of the requests that never got ready.
   void record_failures(BatchOutput& output);
@@ -74,6 +80,7 @@ class BatchJob {
     SampleParams sampling;
     std::int64_t max_tokens;
     bool alone = false;
+    std::int64_t group = -1;            // of prompts that begin alike, which stand together; -1: none
     std::int64_t part = -1;             // of a document that is answered in parts; -1: the whole
     nlohmann::ordered_json notes = {};  // for the record
 
@@ -110,9 +117,13 @@ class BatchJob {
   void split(std::int64_t index, const std::string& text, bool alone);
   void part_done(const Active& done, const Answer& answer, BatchOutput& output);
   void give_up(std::int64_t index, const Failure& failure, BatchOutput& output);
+  void find_groups();
   void sort_ready();
-  bool may_admit(const std::vector<Active>& active) const;
-  void admit(Engine& engine, BatchJournal& journal, std::int64_t slot, std::vector<Active>& active);
+  std::int64_t group_size() const;
+  bool may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const;
+  std::vector<Ready> take_next(const Engine& engine, std::span<const std::int64_t> slots,
+                               std::vector<Session>& sessions);
+  void admit(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots, std::vector<Active>& active);
   void push_ready(Ready ready, bool next = false);
   void decode(Engine& engine, std::vector<Active>& active);
   void look_for_stop(Active& active) const;
@@ -129,7 +140,7 @@ class BatchJob {
   std::deque<Ready> ready_;
   std::vector<std::pair<std::int64_t, Failure>> failures_;  // by request
   std::map<std::int64_t, Parts> parts_;                     // by request
-  std::int64_t longest_ = 0;
+  std::int64_t longest_ = 0, shared_rest_ = 0;
   double work_done_ = 0, work_left_ = 0;             // of prefills, as prompt_work counts it
   std::int64_t answered_ = 0, answered_tokens_ = 0;  // prompts that have ended, and what they were answered
   JobStats stats_;

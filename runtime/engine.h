@@ -60,6 +60,11 @@ class Engine {
 
   /// Runs the session's prompt through all layers and samples the first answer token.
   void prefill(Session& session, const PrefillReport& report = {});
+  /// Tokens that these sessions' prompts begin with alike, as many as prefill() of all of them together computes once;
+  /// 0: it does not take them together. With options.shared_rest.
+  std::int64_t shared_rows(std::span<Session* const> sessions) const;
+  /// The same as prefill() of each, bit for bit.
+  void prefill(std::span<Session* const> sessions, const PrefillReport& report = {});
   /// What prefill does, with random rows in place of computed ones: a long session in the time of its storing.
   void fill(Session& session);
   /// How many layers of the host store differ from what the last prefill, that of `session`, has computed. Waits for

@@ -14,6 +14,7 @@ struct EngineMemory {
         kv(kv_shape(config, options), options.policy, kv_layout(config, options),
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
             .all_queries = options.probes.adoptable,
+            .shared = options.shared_rest > 0,
             .mass = options.probes.mass,
             .judge = options.probes.steps,
             .checksums = options.probes.checksums,

@@ -43,6 +43,7 @@ struct EngineOptions {
   DType activations = DType::bf16;
   std::int64_t max_len = 0;          // rows a session may need: longest prompt + answer
   std::int64_t max_sessions = 1;     // decoded together
+  std::int64_t shared_rest = 0;      // rows of prompts that are prefilled together, beyond the first's max_len
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
   double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise

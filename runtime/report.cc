@@ -121,8 +121,11 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   std::string documents = fmt::format("{} answered, {} failed", stats.documents - stats.failed, stats.failed);
   if (stats.resumed > 0) documents += fmt::format("; {} more in earlier runs", stats.resumed);
   line("documents", documents);
-  line("prefill", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.prompt_tokens),
-                              stats.prefill_seconds, per_second(stats.prompt_tokens, stats.prefill_seconds)));
+  std::string prefill = fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.prompt_tokens),
+                                    stats.prefill_seconds, per_second(stats.prompt_tokens, stats.prefill_seconds));
+  if (stats.shared_tokens > 0)
+    prefill += fmt::format("; {} of them shared, computed once", with_commas(stats.shared_tokens));
+  line("prefill", prefill);
   line("decode", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.decoded_tokens),
                              stats.decode_seconds, per_second(stats.decoded_tokens, stats.decode_seconds)));
   const std::int64_t tokens = stats.prompt_tokens + stats.decoded_tokens + std::ssize(stats.ttft);

@@ -12,6 +12,7 @@ namespace longhaul {
 struct JobStats {
   std::int64_t documents = 0, failed = 0;
   std::int64_t prompt_tokens = 0;
+  std::int64_t shared_tokens = 0;   // of those, what was computed for another prompt that begins alike
   std::int64_t decoded_tokens = 0;  // by decode steps: an answer's first token comes from its prefill
   double load_seconds = 0, prefill_seconds = 0, decode_seconds = 0, wall_seconds = 0;
   std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;

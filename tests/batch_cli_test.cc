@@ -277,6 +277,24 @@ TEST_CASE("the first screen of help is enough to begin") {
     CHECK_THAT(screen, contains(words));
 }
 
+TEST_CASE("questions to one document are prefilled together, and answered as each alone") {
+  ScratchDir dir;
+  std::string lines;
+  for (const char* question : {"Summarize the document.", "Where does the road go?", "What is the note?"}) {
+    const json message{{"role", "user"}, {"content", document("The River", 90) + question}};
+    lines += json{{"custom_id", question}, {"body", {{"messages", {message}}}}}.dump() + "\n";
+  }
+  dir.write("r.jsonl", lines);
+  const std::string batch = kBatch + "--prefill-chunk 256 --input r.jsonl --output ";
+  const Outcome together = run_command(dir, batch + "together"),
+                alone = run_command(dir, batch + "alone --batch-size 1");
+  CHECK(together.exit == 0);
+  CHECK(alone.exit == 0);
+  CHECK_THAT(together.err, contains("of them shared, computed once"));
+  CHECK_THAT(alone.err, !contains("shared"));
+  CHECK(records(dir.path() / "together") == records(dir.path() / "alone"));
+}
+
 TEST_CASE("batches killed at random moments") {
   ScratchDir dir;
   dir.write("run.sh", "LONGHAUL=" LONGHAUL_COMMAND " " LONGHAUL_SOURCE_DIR "/tests/kill_loop.sh 3 7 >.out 2>.err");

@@ -1,0 +1,126 @@
+// Prompts that begin alike, prefilled together: the same bits as each alone, wherever rows live and whatever is
+// attended, for the work of one.
+#include <algorithm>
+#include <array>
+
+#include "kernels/cpu/cpu_device.h"
+#include "runtime/engine.h"
+#include "runtime/prefill_walk.h"
+#include "tests/support/catch.h"
+#include "tests/support/sanitizer.h"
+#include "tests/support/tiny_model.h"
+
+using namespace longhaul;
+using namespace longhaul::test;
+
+namespace {
+
+/// Prompts of `shared` tokens that are alike, and some of their own.
+std::vector<std::vector<std::int32_t>> prompts_of(std::int64_t shared, const std::vector<std::int64_t>& own) {
+  std::vector<std::vector<std::int32_t>> prompts;
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    prompts.push_back(random_prompt(shared, 1));
+    const auto rest = random_prompt(own[i], 10 + i);
+    prompts.back().insert(prompts.back().end(), rest.begin(), rest.end());
+    prompts.back()[static_cast<std::size_t>(shared)] = static_cast<std::int32_t>(i);  // here they part
+  }
+  return prompts;
+}
+
+RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompts, bool together) {
+  std::int64_t rest = 0;
+  o.prompts.clear();
+  for (const auto& prompt : prompts) {
+    o.prompts.push_back(std::ssize(prompt));
+    rest += std::ssize(prompt);
+  }
+  EngineOptions options = engine_options(o);
+  options.shared_rest = together ? rest : 0;
+  auto device = make_cpu_device(o.device);
+  const auto& dir = tiny_model_dir(o.kv_dtype);
+  Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir), options);
+  std::vector<Session> sessions;
+  std::vector<Session*> all;
+  // Not in the order of their slots.
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    sessions.emplace_back((static_cast<std::int64_t>(i) + 1) % std::ssize(prompts), prompts[i], SampleParams{},
+                          o.steps + 1, std::vector<std::int32_t>{});
+  for (Session& session : sessions) all.push_back(&session);
+  if (together) {
+    CHECK(engine.shared_rows(all) == common_tokens(all) / o.prefill_chunk * o.prefill_chunk);
+    engine.prefill(all);
+  } else {
+    CHECK(engine.shared_rows(all) == 0);
+    for (Session* session : all) engine.prefill(*session);
+  }
+  RunResult result;
+  result.logits.emplace_back();
+  engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
+    result.logits[0].insert(result.logits[0].end(), logits, logits + rows * engine.config().vocab);
+  });
+  for (std::int64_t i = 0; i < o.steps; ++i) engine.step(all);
+  for (const Session& session : sessions) result.tokens.push_back(session.tokens());
+  return result;
+}
+
+const std::vector<std::string> kSmall{"min_rows=16", "label_dims=8", "sinks=2", "window=8"};
+
+}  // namespace
+
+TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
+  const auto prompts = prompts_of(150, {30, 7, 101, 1});
+  const std::vector<RunOptions> all{{.policy = "dense"},
+                                    {.policy = "dense", .kv_dtype = RowType::int8},
+                                    {.policy = "stream"},
+                                    {.policy = "stream", .resident = 0.4, .spill_hidden = true},
+                                    {.policy = "stream", .streamed_layers = 2, .kv_dtype = RowType::fp8},
+                                    {.policy = "sparse-resident", .sets = kSmall},
+                                    {.policy = "offload", .sets = kSmall, .cache = 1},
+                                    {.policy = "offload", .sets = kSmall, .cache = 1, .spill_hidden = true}};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    RunOptions o = all[i];
+    o.steps = 20;
+    o.device.poison = true;
+    CAPTURE(i);
+    const RunResult alone = run(o, prompts, false);
+    CHECK(same(run(o, prompts, true), alone));
+    for (const char* slow : {"store", "compute", "fetch"}) {
+      o.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
+      CHECK(same(run(o, prompts, true), alone));
+    }
+  }
+}
+
+TEST_CASE("prompts longer than the queries that labels are fitted to, too") {
+  const RunOptions o{.policy = "offload", .sets = kSmall, .cache = 1, .prefill_chunk = 512, .steps = 8};
+  for (const std::int64_t shared : {1100, 2600}) {
+    const auto prompts = prompts_of(shared, {30, 1000});
+    CHECK(same(run(o, prompts, true), run(o, prompts, false)));
+  }
+}
+
+TEST_CASE("a prompt takes the places of another's rows only after they have left") {
+  if (kThreadSanitizer) return;
+  const auto prompts = prompts_of(150, {90, 80, 101});
+  RunOptions o{.policy = "stream", .steps = 4};
+  const RunResult alone = run(o, prompts, false);
+  o.device.delays = {{.stream = "store", .microseconds = 2000}};
+  CHECK(same(run(o, prompts, true), alone));
+  o.device.drop_wait = "layer_free";
+  CHECK_FALSE(same(run(o, prompts, true), alone));
+}
+
+TEST_CASE("five questions to one document take the work of one prefill") {
+  const auto prompts = prompts_of(32 * 512, {40, 50, 30, 20, 60});
+  const ModelConfig config = load_model_config(tiny_model_dir());
+  std::vector<Session> sessions;
+  std::vector<Session*> all;
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    sessions.emplace_back(static_cast<std::int64_t>(i), prompts[i], SampleParams{}, 1, std::vector<std::int32_t>{});
+  for (Session& session : sessions) all.push_back(&session);
+  const PrefillWalk one = plan_walk(config, std::array{all[0]}, 0, 512);
+  const PrefillWalk five = plan_walk(config, all, common_tokens(all) / 512 * 512, 512);
+  CHECK(five.work < 1.05 * one.work);
+  CHECK(five.rows == 32 * 512 + 200);
+  CHECK(one.rows == std::ssize(prompts[0]));
+}
