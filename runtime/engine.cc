@@ -6,6 +6,7 @@
 
 #include "kernels/base/bytes.h"
 #include "runtime/engine_impl.h"
+#include "runtime/step_bytes.h"
 
 namespace longhaul {
 

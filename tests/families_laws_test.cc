@@ -165,7 +165,7 @@ TEST_CASE("law 10 for families: a batch equals single runs, bit for bit, whichev
 TEST_CASE("adopt and rewind with windowed layers") {
   const auto dir = family("qwen2_window");
   const ModelConfig config = load_model_config(dir);
-  const Safetensors weights = Safetensors::open_model(dir);
+  const Checkpoint weights = Safetensors::open_model(dir);
   RunOptions run = run_of("qwen2_window", {150}, 100);
   run.policy = "dense";
   EngineOptions options = engine_options(run);

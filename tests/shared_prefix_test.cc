@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kernels/cpu/cpu_device.h"
+#include "paths.h"
 #include "runtime/engine.h"
 #include "runtime/prefill_walk.h"
 #include "tests/support/catch.h"
@@ -37,7 +38,7 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
   EngineOptions options = engine_options(o);
   options.shared_rest = together ? rest : 0;
   auto device = make_cpu_device(o.device);
-  const auto& dir = tiny_model_dir(o.kv_dtype);
+  const auto& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
   Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir), options);
   std::vector<Session> sessions;
   std::vector<Session*> all;
@@ -63,6 +64,7 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
   return result;
 }
 
+const std::filesystem::path kFamilies = LONGHAUL_SOURCE_DIR "/tests/data/families";
 const std::vector<std::string> kSmall{"min_rows=16", "label_dims=8", "sinks=2", "window=8"};
 
 }  // namespace
@@ -76,7 +78,10 @@ TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
                                     {.policy = "stream", .streamed_layers = 2, .kv_dtype = RowType::fp8},
                                     {.policy = "sparse-resident", .sets = kSmall},
                                     {.policy = "offload", .sets = kSmall, .cache = 1},
-                                    {.policy = "offload", .sets = kSmall, .cache = 1, .spill_hidden = true}};
+                                    {.policy = "offload", .sets = kSmall, .cache = 1, .spill_hidden = true},
+                                    {.model = kFamilies / "qwen2_window", .policy = "stream"},
+                                    {.model = kFamilies / "qwen2_window", .policy = "offload", .sets = kSmall},
+                                    {.model = kFamilies / "mixtral", .policy = "offload", .sets = kSmall}};
   for (std::size_t i = 0; i < all.size(); ++i) {
     RunOptions o = all[i];
     o.steps = 20;
