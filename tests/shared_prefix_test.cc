@@ -116,7 +116,7 @@ TEST_CASE("a prompt takes the places of another's rows only after they have left
 }
 
 TEST_CASE("five questions to one document take the work of one prefill") {
-  const auto prompts = prompts_of(32 * 512, {40, 50, 30, 20, 60});
+  const auto prompts = prompts_of(64 * 512, {40, 50, 30, 20, 60});
   const ModelConfig config = load_model_config(tiny_model_dir());
   std::vector<Session> sessions;
   std::vector<Session*> all;
@@ -126,6 +126,6 @@ TEST_CASE("five questions to one document take the work of one prefill") {
   const PrefillWalk one = plan_walk(config, std::array{all[0]}, 0, 512);
   const PrefillWalk five = plan_walk(config, all, common_tokens(all) / 512 * 512, 512);
   CHECK(five.work < 1.05 * one.work);
-  CHECK(five.rows == 32 * 512 + 200);
+  CHECK(five.rows == 64 * 512 + 200);
   CHECK(one.rows == std::ssize(prompts[0]));
 }
