@@ -18,7 +18,7 @@ void linear_prefill(benchmark::State& state) {
   const std::int64_t tokens = state.range(0), in = state.range(1), out_dim = state.range(2);
   auto x = noise<T>(tokens * in), out = noise<T>(tokens * out_dim);
   auto w = noise<bf16>(out_dim * in);
-  const LinearArgs args{x.data(), w.data(), out.data(), kType<T>, kType<T>, false, tokens, in, out_dim};
+  const LinearArgs args{x.data(), w.data(), nullptr, out.data(), kType<T>, kType<T>, false, tokens, in, out_dim};
   measure(state, "GFLOP/s", 2.0 * tokens * in * out_dim, sgemm_peak(), [&] { cpu::linear(args); });
 }
 
@@ -26,7 +26,7 @@ void linear_prefill(benchmark::State& state) {
 void linear_decode(benchmark::State& state) {
   const std::int64_t tokens = state.range(0), in = 4096, out_dim = 65536;
   auto x = noise<bf16>(tokens * in), w = noise<bf16>(out_dim * in), out = noise<bf16>(tokens * out_dim);
-  const LinearArgs args{x.data(), w.data(), out.data(), DType::bf16, DType::bf16, false, tokens, in, out_dim};
+  const LinearArgs args{x.data(), w.data(), nullptr, out.data(), DType::bf16, DType::bf16, false, tokens, in, out_dim};
   measure(state, "GB/s", 2.0 * in * out_dim, read_peak(), [&] { cpu::linear(args); });
 }
 
