@@ -27,7 +27,7 @@ struct Stride {
 class TensorFiles {
  public:
   TensorFiles(TensorFiles&&) noexcept;
-  ~TensorFiles();
+  virtual ~TensorFiles();
 
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   /// Null where there is none.
