@@ -139,7 +139,8 @@ Exit batch(const BatchOptions& o) {
   if (o.output.empty()) throw UserError(Exit::usage, "--output is required; see longhaul batch --help");
   check_text("--instruction", o.instruction);
   constexpr unsigned kGrace = 25;  // seconds
-  watch_stop_signals(kGrace, "longhaul: stopped; the same command goes on from the records that are there\n");
+  const std::string again = o.fresh ? "the same command without --fresh" : "the same command";
+  watch_stop_signals(kGrace, fmt::format("longhaul: stopped; {} goes on from the records that are there\n", again));
   BatchOutput output(o.output);
   try {
     return answer_inputs(o, output);
@@ -147,8 +148,8 @@ Exit batch(const BatchOptions& o) {
     const std::string done = output.inputs() > 0 ? fmt::format("{} of {} documents are in {}: ", output.recorded(),
                                                                output.inputs(), o.output)
                                                  : std::string();
-    throw UserError(static_cast<Exit>(128 + stopped.signal), "stopped by {}; {}the same command goes on from there",
-                    stop_name(stopped.signal), done);
+    throw UserError(static_cast<Exit>(128 + stopped.signal), "stopped by {}; {}{} goes on from there",
+                    stop_name(stopped.signal), done, again);
   }
 }
 

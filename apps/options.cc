@@ -281,6 +281,15 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, const Bu
   engine.shared_rest = shared_rest;
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);
+  if (shared_rest > 0) {  // room to share prompts' rows in costs no session, and moves nothing to the host
+    EngineOptions alone = engine;
+    alone.shared_rest = 0;
+    const auto with = try_fit(model.config, engine, budget), without = try_fit(model.config, alone, budget);
+    const bool costs =
+        without && (!with || with->max_sessions < without->max_sessions ||
+                    with->streamed_layers > without->streamed_layers || with->spill_hidden > without->spill_hidden);
+    if (costs) return *without;
+  }
   return fit_to_budget(model.config, engine, budget);
 }
 

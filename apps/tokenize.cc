@@ -13,6 +13,7 @@
 #include "kernels/base/file.h"
 #include "runtime/chat_template.h"
 #include "runtime/jinja_json.h"
+#include "runtime/model_source.h"
 #include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
 
@@ -102,6 +103,7 @@ void render(const TokenizeOptions& options) {
     if (find_invalid_utf8(text) != std::string_view::npos) throw UserError(Exit::usage, "--template-var: not UTF-8");
     chat.variables.push_back(jinja::read_variable(text));
   }
+  ModelSource{options.model};  // of a folder only what lies in it is opened
   const Input context = read_input(options.render);
   std::cout << render_context(options.model, chat, jinja::read_context(context.text, context.name, Exit::usage),
                               options.now);
@@ -111,7 +113,7 @@ void tokenize(const TokenizeOptions& options) {
   if (!options.render.empty()) return render(options);
   if (!options.now.empty() || !options.chat_template.empty() || !options.template_vars.empty())
     throw UserError(Exit::usage, "--chat-template, --template-var and --now are of --render");
-  const Tokenizer tokenizer(options.model);
+  const Tokenizer tokenizer = ModelSource(options.model).tokenizer();
   const Input input = read_input(options.input);
   options.decode ? decode(tokenizer, input) : encode(tokenizer, input, !options.no_special);
 }

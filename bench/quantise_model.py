@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """quantise_model.py MODEL OUT: a bf16 model folder in int8, fp8 and 4 bits (OUT/int8, OUT/fp8, OUT/gptq, OUT/awq), each value
-rounded to the nearest code without any calibration: what `longhaul eval --tasks perplexity` can be run on.
+rounded to the nearest code without any calibration: what `longhaul eval --task perplexity` can be run on.
 
     pip install numpy ml_dtypes gguf && bench/quantise_model.py MODEL OUT
 """

@@ -79,13 +79,14 @@ void add_jsonl(const std::string& path, const std::string& text, std::vector<Bat
 }
 
 /// Files that match a shell's pattern. DIR/**/NAME: those below DIR, at any depth, whose name matches NAME.
-void add_pattern(const std::string& pattern, std::vector<BatchRequest>& out) {
+void add_pattern(const std::string& pattern, const std::set<fs::path>& left_out, std::vector<BatchRequest>& out) {
   const auto deep = pattern.find("**/");
   if (deep == std::string::npos) {
     glob_t found{};
     if (::glob(pattern.c_str(), GLOB_BRACE, nullptr, &found) == 0)
       for (std::size_t i = 0; i < found.gl_pathc; ++i)
-        if (std::error_code unknown; !fs::is_directory(found.gl_pathv[i], unknown))
+        if (std::error_code unknown; !fs::is_directory(found.gl_pathv[i], unknown) &&
+                                     !left_out.contains(fs::weakly_canonical(found.gl_pathv[i], unknown)))
           out.push_back(text_request(found.gl_pathv[i], found.gl_pathv[i]));
     ::globfree(&found);
     return;
@@ -94,7 +95,7 @@ void add_pattern(const std::string& pattern, std::vector<BatchRequest>& out) {
   if (folder.find_first_of(kWildcards) != std::string::npos || name.find('/') != std::string::npos)
     throw UserError(Exit::usage, "{}: ** stands between a folder and a file's pattern: DIR/**/*.txt", pattern);
   std::vector<BatchRequest> below;
-  add_folder(folder, {}, {}, below);
+  add_folder(folder, {}, left_out, below);
   for (BatchRequest& request : below)
     if (::fnmatch(name.c_str(), request.document.filename().c_str(), 0) == 0) {
       request.custom_id = deep == 0 ? request.custom_id : folder + request.custom_id;
@@ -267,7 +268,7 @@ std::vector<BatchRequest> list_requests(const std::vector<std::string>& paths, c
     const bool there = fs::exists(status), pattern = !there && path.find_first_of(kWildcards) != std::string::npos;
     auto before = static_cast<std::ptrdiff_t>(requests.size());
     if (path == "-") add_standard_input(standard_input, requests);
-    else if (pattern) add_pattern(path, requests);
+    else if (pattern) add_pattern(path, left_out, requests);
     else if (!there) throw UserError(Exit::io, "{}: no such file or folder", path);
     else if (fs::is_directory(status)) add_folder(path, {}, left_out, requests);
     else if (path.ends_with(".jsonl")) add_jsonl(path, read_file(path), requests);

@@ -35,9 +35,10 @@ std::set<fs::path> BatchOutput::own_files() const {
 }
 
 void BatchOutput::fail() const {
-  fail_write(file(),
-             fmt::format("; the {} records of {} documents that are there are safe: the same command goes on from them",
-                         recorded_, inputs()));
+  fail_write(
+      file(),
+      fmt::format("; the {} records of {} documents that are there are safe: the same command{} goes on from them",
+                  recorded_, inputs(), start_over_ ? " without --fresh" : ""));
 }
 
 void BatchOutput::refuse(const std::string& why) const {
@@ -135,6 +136,7 @@ void BatchOutput::start() {
   };
   if (start_over_ && size_ > 0) cut("fresh", 0);
   if (size_ > torn_at_) cut("torn", torn_at_);
+  else if (size_ > 0 && disk_.sync("resumed", file_.fd()) != 0) fail();  // a killed process may not have got so far
   if (drop_) rewrite("retry", false);
   if (!manifest_differs_) return;
   bool told = false;

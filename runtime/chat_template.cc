@@ -1,6 +1,7 @@
 #include "runtime/chat_template.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -83,13 +84,12 @@ std::tm parse_time(const std::string& text) {
   time.tm_year -= 1900;
   --time.tm_mon;
   const std::tm given = time;
-  time.tm_isdst = -1;
-  // mktime fills in the day of the week, and moves a day that does not exist.
-  const bool known = read == 6 && static_cast<std::size_t>(end) == text.size() && std::mktime(&time) != -1 &&
-                     time.tm_mday == given.tm_mday && time.tm_mon == given.tm_mon && given.tm_hour < 24 &&
-                     given.tm_min < 60 && given.tm_sec < 60;
-  if (!known) throw UserError(Exit::usage, "--now {}: needs a time such as 2026-07-26T12:00:00", text);
-  time.tm_hour = given.tm_hour;
+  ::timegm(&time);  // fills in the day of the week, and moves a time that does not exist
+  auto parts = [](const std::tm& t) {
+    return std::array{t.tm_year, t.tm_mon, t.tm_mday, t.tm_hour, t.tm_min, t.tm_sec};
+  };
+  if (read != 6 || static_cast<std::size_t>(end) != text.size() || parts(time) != parts(given))
+    throw UserError(Exit::usage, "--now {}: needs a time such as 2026-07-26T12:00:00", text);
   return time;
 }
 

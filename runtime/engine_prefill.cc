@@ -15,7 +15,8 @@ std::int64_t Engine::Impl::shared_rows(std::span<Session* const> sessions) const
     return 0;
   // Whole chunks: how a prompt is cut must not depend on who else there is.
   const std::int64_t shared = common_tokens(sessions) / options.prefill_chunk * options.prefill_chunk;
-  const std::int64_t rows = plan_walk(config, sessions, shared, options.prefill_chunk).rows;
+  std::int64_t rows = shared;
+  for (const Session* session : sessions) rows += session->prompt_size() - shared;
   return rows <= memory.act.rows ? shared : 0;
 }
 

@@ -26,6 +26,15 @@ std::string weights_fingerprint(const ModelConfig& c, const Checkpoint& checkpoi
     hash = hash64(fmt::format("{} {} {} {} {} {}\n", rope.attention_factor, rope.beta_fast, rope.beta_slow,
                               rope.truncate, fmt::join(rope.short_factors, " "), fmt::join(rope.long_factors, " ")),
                   hash);
+  auto bits = [](const std::vector<bool>& layers) {
+    std::string text;
+    for (const bool layer : layers) text += layer ? '1' : '0';
+    return text;
+  };
+  if (c.experts > 0 || c.window > 0 || !c.still.empty())
+    hash = hash64(fmt::format("{} {} {} {} {}\n", c.experts_per_token, c.normalised_routes, c.window, bits(c.windowed),
+                              bits(c.still)),
+                  hash);
   for (const auto& [name, info] : weights.tensors()) {
     if (is_derived(name, c)) continue;
     hash = hash64(fmt::format("{} {} {}\n", name, info.dtype, fmt::join(info.shape, " ")), hash);

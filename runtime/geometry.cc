@@ -134,7 +134,7 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
     c.windowed.assign(static_cast<std::size_t>(c.layers), true);
   }
   if (keys.has("experts")) {
-    keys.whole("experts", c.experts, 1, 65536);
+    keys.whole("experts", c.experts, 1, 65535);
     keys.whole("experts_per_token", c.experts_per_token, 1, c.experts);
     c.normalised_routes = true;
     c.model_type = "mixtral";

@@ -88,7 +88,7 @@ class ConfigWriter {
     const std::string type = keys_.text(key("rope.scaling.type")).value_or("none");
     const auto factor = keys_.number(key("rope.scaling.factor"), 1, 1e12);
     const auto original = keys_.whole(key("rope.scaling.original_context_length"), 1, kMost);
-    keys_.ignore({"llama.rope.scaling.finetuned", "qwen2.rope.scaling.finetuned", "qwen3.rope.scaling.finetuned"});
+    keys_.ignore({key("rope.scaling.finetuned").c_str()});
     keys_.only(key("rope.scaling.attn_factor"), {1});
     keys_.only(key("rope.scale_linear"), {1});  // of the first files
     const TensorInfo* divisors = file_.find(kGgufRopeFactors);

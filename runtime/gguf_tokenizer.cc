@@ -189,13 +189,10 @@ class Writer {
                         {{"type", "Fuse"}},
                         {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}}}};
     out["post_processor"] = post_processor(true);
-    out["model"] = {{"type", "BPE"},
-                    {"unk_token", tokens_[static_cast<std::size_t>(token_id("unknown").value_or(0))]},
-                    {"fuse_unk", true},
-                    {"byte_fallback", true},
-                    {"ignore_merges", false},
-                    {"vocab", vocabulary()},
-                    {"merges", merges_of_scores()}};
+    out["model"] = {{"type", "BPE"},          {"fuse_unk", true},      {"byte_fallback", true},
+                    {"ignore_merges", false}, {"vocab", vocabulary()}, {"merges", merges_of_scores()}};
+    if (const auto unknown = token_id("unknown"))
+      out["model"]["unk_token"] = tokens_[static_cast<std::size_t>(*unknown)];
   }
 
   /// SentencePiece joins the pair whose result has the highest score: as a list, all pairs that make a token, best

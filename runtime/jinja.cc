@@ -5,6 +5,7 @@
 
 #include "runtime/jinja_interpreter.h"
 #include "runtime/jinja_loop.h"
+#include "runtime/jinja_text.h"
 #include "runtime/utf8.h"
 
 namespace longhaul::jinja {
@@ -223,9 +224,9 @@ std::string Template::render(const Map& variables, std::optional<std::tm> now) c
   try {
     return interpreter.run(*root_, variables);
   } catch (const Raised& raised) {
-    throw UserError(Exit::usage, "{}: {}", name_, printable(raised.what));
+    throw UserError(Exit::usage, "{}: {}", name_, printable(unguarded(raised.what)));
   } catch (const Mistake& mistake) {
-    throw UserError(mistake_, "{}:{}: {}", name_, interpreter.line(), printable(mistake.what));
+    throw UserError(mistake_, "{}:{}: {}", name_, interpreter.line(), printable(unguarded(mistake.what)));
   }
 }
 

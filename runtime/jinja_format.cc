@@ -135,7 +135,7 @@ std::string format_value(Runtime& runtime, const Value& value, std::string_view 
     ++at;
   }
   if (at < text.size() && text[at] == '0' && !spec.aligned) {
-    spec.fill = "0";
+    spec.fill.assign(1, '0');
     spec.aligned = spec.aligned_inside = true;
     ++at;
   }
@@ -223,11 +223,13 @@ std::string percent_format(Runtime& runtime, const std::string& format, const Va
     constexpr std::string_view kWhole = "dixXou", kReal = "fFeEgG";
     if (spec.type == 's' || spec.type == 'r') {
       const std::string text = spec.type == 's' ? runtime.str(value) : runtime.repr(value);
-      out += padded(cut(text, spec.precision), spec, false);
+      const std::string part = padded(cut(text, spec.precision), spec, false);
+      runtime.take(part.size());
+      out += part;
     } else if (kWhole.find(spec.type) != std::string_view::npos || kReal.find(spec.type) != std::string_view::npos) {
       if (!value.number()) mistake(fmt::format("%{} format: a number is required, not {}", spec.type, value.type()));
       if (spec.zero && !spec.left) {
-        spec.fill = "0";
+        spec.fill.assign(1, '0');
         spec.aligned_inside = true;
       }
       const bool whole = kWhole.find(spec.type) != std::string_view::npos;
@@ -281,7 +283,9 @@ std::string brace_format(Runtime& runtime, const std::string& format, Arguments&
         if (key == name) value = &given;
     }
     if (!value) mistake(fmt::format("the format field {{{}}} has no argument", field));
-    out += format_value(runtime, *value, spec);
+    const std::string part = format_value(runtime, *value, spec);
+    runtime.take(part.size());
+    out += part;
     runtime.step(out.size() / 64);
   }
   return out;

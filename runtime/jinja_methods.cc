@@ -121,7 +121,7 @@ Value justify(Runtime& runtime, const Value& of, Arguments& arguments, bool left
   arguments.finish("ljust, rjust or center");
   if (!width) mistake("the argument width is missing");
   if (text_length(fill) != 1) mistake("The fill character must be exactly one character long");
-  const std::int64_t missing = std::max<std::int64_t>(*width - runtime.length(of), 0);
+  const std::int64_t missing = std::max<std::int64_t>(std::max<std::int64_t>(*width, 0) - runtime.length(of), 0);
   runtime.take(static_cast<std::size_t>(std::min<std::int64_t>(missing, std::int64_t{1} << 40)) * fill.size());
   // Python puts the odd one to the left when the width is odd.
   const std::int64_t before = left && right ? missing / 2 + (missing & *width & 1) : left ? missing : 0;

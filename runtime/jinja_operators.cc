@@ -199,6 +199,7 @@ Value Runtime::slice(const Value& of, const Value& first, const Value& last, con
     if (of.sequence()->kind == Sequence::range) mistake("a slice of a range is not supported");
     return sequence(of.sequence()->kind, std::move(list));
   }
+  take(sizeof(std::string_view) * of.text()->size());
   const auto characters = characters_of(*of.text());
   const Bounds b = bounds(first, last, stride, static_cast<std::int64_t>(characters.size()));
   std::string out;

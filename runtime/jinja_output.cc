@@ -107,6 +107,11 @@ class JsonWriter {
     for (int i = 0; i < level; ++i) out_ += *style_.indent;
   }
 
+  void separate(const std::string& separator) {
+    runtime_.take(separator.size());
+    out_ += separator;
+  }
+
   void list(const List& elements, int level) {
     if (elements.empty()) {
       out_ += "[]";
@@ -114,7 +119,7 @@ class JsonWriter {
     }
     out_ += '[';
     for (std::size_t i = 0; i < elements.size(); ++i) {
-      if (i > 0) out_ += style_.item;
+      if (i > 0) separate(style_.item);
       line(level + 1);
       write(elements[i], level + 1);
     }
@@ -133,10 +138,10 @@ class JsonWriter {
                        [&](const auto& a, const auto& b) { return runtime_.before(a.first, b.first); });
     out_ += '{';
     for (std::size_t i = 0; i < items.size(); ++i) {
-      if (i > 0) out_ += style_.item;
+      if (i > 0) separate(style_.item);
       line(level + 1);
       key(items[i].first);
-      out_ += style_.key;
+      separate(style_.key);
       write(items[i].second, level + 1);
     }
     line(level);
@@ -214,7 +219,7 @@ Value to_json(Runtime& runtime, const Value& of, Arguments& arguments) {
     } else {
       mistake("the argument indent must be a number or a string");
     }
-    style.item = ",";
+    style.item.assign(1, ',');
   }
   if (const auto separators = arguments.get(2, "separators"); separators && !separators->none()) {
     const List pair = runtime.elements(*separators);

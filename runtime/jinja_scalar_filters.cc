@@ -90,6 +90,8 @@ Value truncate(Runtime& runtime, const Value& of, Arguments& arguments) {
   arguments.finish("truncate");
   if (!of.text()) mistake(fmt::format("truncate of a {} is not supported", of.type()));
   const std::string& text = *of.text();
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  if (std::abs(most) > kMost || std::abs(leeway) > kMost) mistake("truncate: a length out of range");
   const std::int64_t keep = most - text_length(end);
   if (keep < 0 || leeway < 0) mistake("truncate is too short for its end");
   runtime.step(text.size());

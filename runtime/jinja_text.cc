@@ -3,6 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
@@ -79,8 +80,12 @@ TextFinder::TextFinder(std::string_view text, std::string_view part)
 std::optional<TextRange> TextFinder::first(std::size_t from) const {
   if (part_.empty()) return from <= text_.size() ? std::optional(TextRange{from, from}) : std::nullopt;
   if (!guarded_) {
-    const std::size_t at = text_.find(part_, from);
-    return at == std::string_view::npos ? std::nullopt : std::optional(TextRange{at, at + part_.size()});
+    if (from > text_.size()) return std::nullopt;
+    // Linear whatever the two are, as find() is not.
+    const void* hit = ::memmem(text_.data() + from, text_.size() - from, part_.data(), part_.size());
+    if (hit == nullptr) return std::nullopt;
+    const auto at = static_cast<std::size_t>(static_cast<const char*>(hit) - text_.data());
+    return TextRange{at, at + part_.size()};
   }
   for (std::size_t at = text_.find(part_[0], from); at != std::string_view::npos; at = text_.find(part_[0], at + 1))
     if (const auto end = match_at(text_, at, part_)) return TextRange{at, *end};
@@ -129,10 +134,11 @@ std::string_view strip_text(std::string_view text, std::optional<std::string_vie
   std::vector<char32_t> codes;
   if (characters)
     for (const std::string_view c : characters_of(*characters)) codes.push_back(code_at(c, 0));
+  std::ranges::sort(codes);
   const auto goes = [&](std::size_t at) {
     if (text[at] == kGuard) return true;
     const char32_t code = code_at(text, at);
-    return characters ? std::find(codes.begin(), codes.end(), code) != codes.end() : is_python_space(code);
+    return characters ? std::ranges::binary_search(codes, code) : is_python_space(code);
   };
   // A guard byte goes with the characters around it, and stays where none goes.
   std::size_t begin = 0, end = text.size();

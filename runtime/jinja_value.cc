@@ -177,13 +177,14 @@ std::string float_text(double number) {
   std::string out = negative ? "-" : "";
   if (exponent < -4 || exponent >= 16) {
     out += digits[0];
-    if (digits.size() > 1) out += "." + digits.substr(1);
+    if (digits.size() > 1) (out += '.').append(digits, 1);
     return out + fmt::format("e{}{:02}", exponent < 0 ? '-' : '+', std::abs(exponent));
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0) return out.append("0.").append(static_cast<std::size_t>(-exponent - 1), '0').append(digits);
   const auto whole = static_cast<std::size_t>(exponent) + 1;
   if (digits.size() < whole) digits.append(whole - digits.size(), '0');
-  return out + digits.substr(0, whole) + "." + (digits.size() > whole ? digits.substr(whole) : "0");
+  out.append(digits, 0, whole) += '.';
+  return digits.size() > whole ? out.append(digits, whole) : out + '0';
 }
 
 std::string quoted_text(std::string_view text) {

@@ -118,15 +118,7 @@ void Layer::mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chu
                                     .in = in,
                                     .out_dim = out_dim});
   };
-  compute.launch(LinearArgs{.x = act_.normed,
-                            .w = w.router,
-                            .out = act_.router_logits,
-                            .act = act_.act,
-                            .out_type = DType::f32,
-                            .accumulate = false,
-                            .tokens = chunk.tokens,
-                            .in = c.hidden,
-                            .out_dim = c.experts});
+  logits(compute, w.router, act_.router_logits, chunk.tokens, c.experts);
   compute.launch(RouteArgs{
       .logits = act_.router_logits, .routes = act_.routes, .normalised = c.normalised_routes, .tokens = chunk.tokens});
   expert_linear(act_.normed, true, w.gate_up, act_.gate_up, c.hidden, 2 * c.intermediate);
@@ -146,15 +138,19 @@ void Layer::mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chu
 
 void Layer::head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const {
   norm(compute, weights_.final_norm(), hidden, tokens);
+  logits(compute, weights_.head(), act_.logits, tokens, config_.vocab);
+}
+
+void Layer::logits(Stream& compute, const bf16* weight, float* out, std::int64_t tokens, std::int64_t out_dim) const {
   compute.launch(LinearArgs{.x = act_.normed,
-                            .w = weights_.head(),
-                            .out = act_.logits,
+                            .w = weight,
+                            .out = out,
                             .act = act_.act,
                             .out_type = DType::f32,
                             .accumulate = false,
                             .tokens = tokens,
                             .in = config_.hidden,
-                            .out_dim = config_.vocab});
+                            .out_dim = out_dim});
 }
 
 }  // namespace longhaul

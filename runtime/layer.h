@@ -37,6 +37,8 @@ class Layer {
   void rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
   void linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,
               std::int64_t in, std::int64_t out_dim, bool accumulate) const;
+  /// Of act.normed, in float32: the router's and the head's.
+  void logits(Stream& compute, const bf16* weight, float* out, std::int64_t tokens, std::int64_t out_dim) const;
   /// hidden rows += the feed-forward of act.normed.
   void feed_forward(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;
   void mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;

@@ -51,10 +51,11 @@ void read_heads(JsonObject& top, const Family& family, ModelConfig& config, cons
 }
 
 void read_experts(JsonObject& top, const ExpertNames& names, ModelConfig& config) {
-  constexpr std::int64_t kMost = 1 << 17;  // in all layers: each has three tensors to look for
+  constexpr std::int64_t kMostExperts = 65535;  // a GPU's launches have no more rows of blocks
+  constexpr std::int64_t kMost = 1 << 17;       // in all layers: each has three tensors to look for
   std::optional<std::int64_t> count;
   for (const char* key : names.count)
-    if (const auto value = top.whole(key, 1, kMost / config.layers)) {
+    if (const auto value = top.whole(key, 1, std::min(kMost / config.layers, kMostExperts))) {
       if (count && *count != *value) top.refuse(key, "as many as the other key of their number says");
       count = value;
     }

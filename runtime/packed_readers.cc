@@ -29,7 +29,7 @@ class PackedReader : public TensorReader {
   std::int64_t row_step() const override { return kCodes; }  // a word of zero points
   std::int64_t stored_bytes(std::int64_t rows) const override {
     const std::int64_t words = ceil_div(rows, kCodes);
-    return code_bytes(rows) + groups_ * (words * 4 + rows * 2) + 64;
+    return code_bytes(rows) + groups_ * (words * 4 + rows * 2);
   }
   void fetch(RowSpan rows, std::byte* stored) const final {
     const std::int64_t words = rows.count / kCodes, all_words = this->rows() / kCodes;

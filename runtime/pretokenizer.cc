@@ -19,6 +19,8 @@ PreTokenizer::PreTokenizer(const JsonRef& json) {
 }
 
 void PreTokenizer::add(const JsonRef& json) {
+  constexpr std::size_t kMostStages = 32;  // of each text, one within the other
+  if (stages_.size() >= kMostStages) json.refuse(fmt::format("more than {} stages are not supported", kMostStages));
   const std::string type = json["type"].string();
   if (byte_level_) json.refuse(fmt::format("{} after ByteLevel is not supported", type));
   if (type == "Sequence") {

@@ -115,8 +115,9 @@ void Progress::pinning(std::int64_t done, std::int64_t total) {
 
 void Progress::loading(std::int64_t done, std::int64_t total) {
   if (due())
-    show(static_cast<double>(done) / static_cast<double>(total),
-         fmt::format("loading weights, {} of {}", format_bytes(done), format_bytes(total)));
+    tell("loading", static_cast<double>(done) / static_cast<double>(total),
+         fmt::format("loading weights, {} of {}", format_bytes(done), format_bytes(total)),
+         {{"bytes", done}, {"bytes_total", total}});
 }
 
 void Progress::prefill(const std::string& document, std::int64_t tokens, double share) {

@@ -82,7 +82,7 @@ void WeightLoader::complete() {
     stream_.record(*s.left);
   }
   done_ += reader->stored_bytes(rows.count);
-  if (report_) report_(std::min(done_, total_), total_);
+  if (report_) report_(done_, total_);
 }
 
 void WeightLoader::finish() {

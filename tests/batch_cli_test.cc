@@ -14,12 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
-using test::text_of;
+using namespace test;
 
 const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
 const std::string kLoud = "batch --device cpu --max-tokens 8 --model " + kModel + " ";
@@ -70,6 +65,8 @@ TEST_CASE("the same command goes on, another is refused, --fresh starts over") {
   check_refused(dir, batch + "--instruction Why?", 2,
                 "options.prompt = \"{document}\\n\\nSummarize the document.\", not");
   check_refused(dir, batch + "--policy dense", 2, "options.policy");
+  check_refused(dir, batch + "--no-chat-template", 2, "options.chat_template");
+  check_refused(dir, batch + "--template-var enable_thinking=false", 2, "options.chat_template");
   std::string torn = text;
   torn.resize(text.rfind("\"custom_id\":\"3.txt\""));
   dir.write("docs/out", torn);

@@ -232,8 +232,11 @@ TEST_CASE("a job's own output in its folder is no document") {
   ScratchDir dir;
   for (const char* name : {"a.txt", "out", "out.manifest"}) dir.write(name, "text");
   const auto here = std::filesystem::canonical(dir.path());
-  CHECK(ids(list_requests({dir.path().string()}, {here / "out", here / "out.manifest"})) ==
-        std::vector<std::string>{"a.txt"});
+  const std::set<std::filesystem::path> own{here / "out", here / "out.manifest"};
+  CHECK(ids(list_requests({dir.path().string()}, own)) == std::vector<std::string>{"a.txt"});
+  const std::string below = dir.path().string() + "/";
+  for (const char* pattern : {"*", "**/*"})
+    CHECK(ids(list_requests({below + pattern}, own)) == std::vector<std::string>{below + "a.txt"});
 }
 
 TEST_CASE("stdin is a document, or requests when its first line is one") {

@@ -16,11 +16,7 @@ namespace longhaul {
 namespace {
 
 using nlohmann::json;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
+using namespace test;
 
 const std::string kShape =
     "hidden = 32\nlayers = 4\nq_heads = 4\nkv_heads = 2\nhead_dim = 32\nintermediate = 48\nvocab = 64\n"

@@ -9,6 +9,7 @@
 #include "runtime/jinja.h"
 #include "runtime/jinja_json.h"
 #include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
 
 using namespace longhaul;
 
@@ -32,10 +33,9 @@ std::string refusal(Exit code, const std::string& source) {
 }
 
 struct Folder {
-  Folder() { std::filesystem::create_directories(path); }
-  ~Folder() { std::filesystem::remove_all(path); }
   void put(const char* name, const std::string& text) const { std::ofstream(path / name) << text; }
-  std::filesystem::path path = std::filesystem::temp_directory_path() / "longhaul-chat-template-test";
+  test::ScratchDir own;
+  std::filesystem::path path = own.path();
 };
 
 }  // namespace
@@ -196,6 +196,14 @@ TEST_CASE("hostile templates end with an error, soon and without much memory") {
   CHECK(refused("{{ [1] * 10000000000000 }}") == list);
   CHECK(refused("{{ 'a'.ljust(100000000000) }}") == text);
   CHECK(refused("{{ 'a' | center(100000000000) }}") == text);
+  CHECK(refused("{{ range(99999) | list | tojson(separators=['a' * 1000000, ':']) }}") == text);
+  CHECK(refused("{{ '" + std::string(300, '{') + "' }}{{ '{0}{0}{0}{0}{0}{0}{0}{0}'.format('a' * 20000000) }}") ==
+        text);
+  CHECK(refused("{{ ('a' * 20000000)[::1] }}") == text);
+  // Of a text in a text, both long and nearly alike.
+  CHECK(refused("{{ ('a' * 8000000 ~ 'b') in ('a' * 16000000) }}{{ 1 / 0 }}").find("division by zero") !=
+        std::string::npos);
+  CHECK(refused("{{ 'a' | truncate(9223372036854775807) }}") == "test:1: truncate: a length out of range");
   CHECK(refused("{{ 'ab' | indent(1000000000) }}") == "test:1: an indent of more than 1000 is not supported");
   CHECK(refused("{{ '%1000000000d' % 1 }}") == "test:1: a format wider than 1000 is not supported");
   CHECK(refused("{{ '{:1000000000}'.format(1) }}") == "test:1: a format wider than 1000 is not supported");

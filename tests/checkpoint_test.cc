@@ -17,6 +17,7 @@
 #include "runtime/json_file.h"
 #include "runtime/model_source.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"
 
 namespace longhaul {
@@ -24,6 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::complaint;
 using test::contains;
 using test::ScratchDir;
 
@@ -106,18 +108,6 @@ std::vector<float> logits_of(const ModelConfig& config, const Checkpoint& weight
   Session session(0, prompt, {}, 1, {});
   engine.prefill(session);
   return all;
-}
-
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    CHECK(std::string(error.what()).find('\n') == std::string::npos);
-    return error.what();
-  }
-  return "no error";
 }
 
 /// A safetensors file of these tensors: dtype, shape, data.

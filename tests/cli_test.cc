@@ -14,12 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
-using test::text_of;
+using namespace test;
 
 const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
 

@@ -13,12 +13,7 @@ namespace longhaul {
 namespace {
 
 using nlohmann::json;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
-using test::text_of;
+using namespace test;
 
 constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 

@@ -8,12 +8,7 @@ namespace longhaul {
 namespace {
 
 namespace fs = std::filesystem;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
-using test::text_of;
+using namespace test;
 
 const std::string kModel = "--model " LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m ";
 const std::string kTexts = "--texts " LONGHAUL_SOURCE_DIR "/apps/demo/documents ";

@@ -10,6 +10,7 @@
 #include "runtime/json_file.h"
 #include "runtime/model_files.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/gguf_file.h"
 #include "tests/support/scratch_dir.h"
 
@@ -18,24 +19,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::complaint;
 using test::contains;
 using test::GgufFile;
 using test::ScratchDir;
 
 const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
 constexpr std::uint32_t kF32 = 0, kF16 = 1;
-
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    CHECK(std::string(error.what()).find('\n') == std::string::npos);
-    return error.what();
-  }
-  return "no error";
-}
 
 GgufFile small_llama() {
   return {.metadata = {{"general.architecture", "llama"},

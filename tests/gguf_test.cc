@@ -8,6 +8,7 @@
 #include "kernels/base/file.h"
 #include "paths.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/gguf_file.h"
 #include "tests/support/scratch_dir.h"
 
@@ -16,24 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using test::complaint;
 using test::contains;
 using test::GgufFile;
 using test::little_endian;
 using test::ScratchDir;
 
 const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
-
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    CHECK(std::string(error.what()).find('\n') == std::string::npos);
-    return error.what();
-  }
-  return "no error";
-}
 
 constexpr std::uint32_t kF32 = 0, kQ8_0 = 8, kQ4_K = 12;
 

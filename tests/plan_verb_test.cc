@@ -18,11 +18,7 @@ namespace longhaul {
 namespace {
 
 using nlohmann::json;
-using test::check_refused;
-using test::contains;
-using test::Outcome;
-using test::run_command;
-using test::ScratchDir;
+using namespace test;
 
 constexpr std::int64_t kMiB = std::int64_t{1} << 20;
 

@@ -8,12 +8,14 @@
 
 #include "kernels/base/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"
 
 namespace longhaul {
 namespace {
 
 using nlohmann::json;
+using test::complaint;
 using test::ScratchDir;
 
 std::string file_of(std::string_view header, std::string_view data) {
@@ -43,18 +45,6 @@ std::string data_of(const Safetensors& set, const std::string& name) {
 }
 
 /// The message of the UserError with that code, or "no error".
-template <class Action>
-std::string complaint(Action action, Exit code = Exit::bad_model) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == code);
-    CHECK(std::string(error.what()).find('\n') == std::string::npos);
-    return error.what();
-  }
-  return "no error";
-}
-
 struct BadFile {
   const char* what;
   std::string bytes;

@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "kernels/base/error.h"
 #include "paths.h"
@@ -13,6 +12,7 @@
 #include "runtime/tokenizer.h"
 #include "runtime/utf8.h"
 #include "tests/support/catch.h"
+#include "tests/support/scratch_dir.h"
 
 using namespace longhaul;
 using nlohmann::json;
@@ -24,10 +24,9 @@ namespace fs = std::filesystem;
 const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
 
 struct Folder {
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
   void put(const std::string& name, const std::string& text) const { std::ofstream(path / name) << text; }
-  fs::path path = fs::temp_directory_path() / fmt::format("longhaul-tokenizer-files-{}", std::random_device()());
+  test::ScratchDir own;
+  fs::path path = own.path();
 };
 
 json read(const fs::path& file) {

@@ -8,12 +8,14 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/tile_f32.cuh"
 #include "kernels/cuda/tiles.cuh"
 
 namespace longhaul::cuda {
 namespace {
 
 constexpr int kThreads = 128, kOuts = 64, kDepth = 64, kStages = 4;
+static_assert(kOuts == kF32Tile);    // one grid for both
 constexpr int kChunks = kDepth / 8;  // of 16 bytes, of a row of a stage
 
 /// The place of a row of x for a place in the grouped order.
@@ -85,34 +87,18 @@ __global__ void __launch_bounds__(kThreads) expert_tiles_bf16(const __grid_const
   }
 }
 
-/// float32 throughout, as linear_f32: 16 x 16 threads of 4 x 4 results, weights widened as they are loaded.
-__global__ void __launch_bounds__(256) expert_tiles_f32(const __grid_constant__ ExpertLinearArgs a) {
-  constexpr int kTile = 64, kSlice = 16;
-  __shared__ alignas(16) float x[kSlice][kTile + 4], w[kSlice][kTile + 4];
+/// float32 throughout, as linear_f32.
+__global__ void __launch_bounds__(kF32TileThreads) expert_tiles_f32(const __grid_constant__ ExpertLinearArgs a) {
   const int expert = static_cast<int>(blockIdx.y), end = a.routes.begin[expert + 1];
   const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
-  const std::int64_t o0 = std::int64_t{blockIdx.x} * kTile;
-  const bf16* weights = a.w + expert * a.out_dim * a.in;
-  for (int p0 = a.routes.begin[expert]; p0 < end; p0 += kTile) {
-    float sum[4][4] = {};  // places ty * 4 + i, outputs tx * 4 + j
-    for (std::int64_t k0 = 0; k0 < a.in; k0 += kSlice) {
-      for (int item = static_cast<int>(threadIdx.x); item < kTile * kSlice; item += 256) {
-        const int r = item / kSlice, c = item % kSlice, p = p0 + r;
-        const std::int64_t o = o0 + r, k = k0 + c;
-        x[c][r] = p < end && k < a.in ? static_cast<const float*>(a.x)[row_of(a, p) * a.in + k] : 0.0f;
-        w[c][r] = o < a.out_dim && k < a.in ? widen(weights[o * a.in + k]) : 0.0f;
-      }
-      __syncthreads();
-#pragma unroll
-      for (int c = 0; c < kSlice; ++c) {
-        const auto u = load<4>(&x[c][ty * 4]), v = load<4>(&w[c][tx * 4]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) sum[i][j] += u.v[i] * v.v[j];
-      }
-      __syncthreads();
-    }
+  const std::int64_t o0 = std::int64_t{blockIdx.x} * kF32Tile;
+  for (int p0 = a.routes.begin[expert]; p0 < end; p0 += kF32Tile) {
+    auto input = [&](int r, std::int64_t k) {
+      const int p = p0 + r;
+      return p < end && k < a.in ? static_cast<const float*>(a.x)[row_of(a, p) * a.in + k] : 0.0f;
+    };
+    float sum[4][4] = {};
+    multiply_tile_f32(input, a.w + expert * a.out_dim * a.in, o0, a.out_dim, a.in, sum);
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j) {
         const int p = p0 + ty * 4 + i;
@@ -127,7 +113,7 @@ __global__ void __launch_bounds__(256) expert_tiles_f32(const __grid_constant__ 
 void expert_linear(const ExpertLinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   const dim3 grid{static_cast<unsigned>(ceil_div(a.out_dim, kOuts)), static_cast<unsigned>(a.routes.experts)};
-  if (a.act == DType::f32) return Launch{.grid = grid, .block = 256, .stream = stream}(expert_tiles_f32, a);
+  if (a.act == DType::f32) return Launch{.grid = grid, .block = kF32TileThreads, .stream = stream}(expert_tiles_f32, a);
   auto launch = [&]<int kRows>(std::integral_constant<int, kRows>) {
     Launch{.grid = grid,
            .block = kThreads,

@@ -5,36 +5,21 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/tile_f32.cuh"
 
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 256, kTile = 64, kDepth = 16;
-
 template <class Out>
-__global__ void __launch_bounds__(kThreads) linear_tiles(const __grid_constant__ LinearArgs a) {
-  __shared__ alignas(16) float x[kDepth][kTile + 4], w[kDepth][kTile + 4];
-  const std::int64_t t0 = std::int64_t{blockIdx.y} * kTile, o0 = std::int64_t{blockIdx.x} * kTile;
+__global__ void __launch_bounds__(kF32TileThreads) linear_tiles(const __grid_constant__ LinearArgs a) {
+  const std::int64_t t0 = std::int64_t{blockIdx.y} * kF32Tile, o0 = std::int64_t{blockIdx.x} * kF32Tile;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-  float sum[4][4] = {};  // tokens ty * 4 + i, outputs tx * 4 + j
-  for (std::int64_t k0 = 0; k0 < a.in; k0 += kDepth) {
-    for (int item = threadIdx.x; item < kTile * kDepth; item += kThreads) {
-      const int r = item / kDepth, c = item % kDepth;
-      const std::int64_t t = t0 + r, o = o0 + r, k = k0 + c;
-      x[c][r] = t < a.tokens && k < a.in ? static_cast<const float*>(a.x)[t * a.in + k] : 0.0f;
-      w[c][r] = o < a.out_dim && k < a.in ? widen(a.w[o * a.in + k]) : 0.0f;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int c = 0; c < kDepth; ++c) {
-      const auto u = load<4>(&x[c][ty * 4]), v = load<4>(&w[c][tx * 4]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[i][j] += u.v[i] * v.v[j];
-    }
-    __syncthreads();
-  }
+  auto input = [&](int r, std::int64_t k) {
+    const std::int64_t t = t0 + r;
+    return t < a.tokens && k < a.in ? static_cast<const float*>(a.x)[t * a.in + k] : 0.0f;
+  };
+  float sum[4][4] = {};
+  multiply_tile_f32(input, a.w, o0, a.out_dim, a.in, sum);
   for (int i = 0; i < 4; ++i)
     for (int j = 0; j < 4; ++j) {
       const std::int64_t t = t0 + ty * 4 + i, o = o0 + tx * 4 + j;
@@ -50,10 +35,10 @@ __global__ void __launch_bounds__(kThreads) linear_tiles(const __grid_constant__
 void linear_f32(const LinearArgs& a, cudaStream_t stream) {
   if (a.tokens == 0) return;
   with_type(a.out_type, [&]<class Out>(Out) {
-    Launch{
-        .grid = {static_cast<unsigned>(ceil_div(a.out_dim, kTile)), static_cast<unsigned>(ceil_div(a.tokens, kTile))},
-        .block = kThreads,
-        .stream = stream}(linear_tiles<Out>, a);
+    Launch{.grid = {static_cast<unsigned>(ceil_div(a.out_dim, kF32Tile)),
+                    static_cast<unsigned>(ceil_div(a.tokens, kF32Tile))},
+           .block = kF32TileThreads,
+           .stream = stream}(linear_tiles<Out>, a);
   });
 }
 

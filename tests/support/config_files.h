@@ -3,11 +3,11 @@
 #include <filesystem>
 #include <string>
 
-#include "kernels/base/error.h"
 #include "paths.h"
 #include "runtime/json_file.h"
 #include "runtime/model_config.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"
 
 namespace longhaul::test {
@@ -18,18 +18,6 @@ inline ModelConfig load(const nlohmann::json& config) {
   ScratchDir dir;
   dir.write("config.json", config.dump());
   return load_model_config(dir.path());
-}
-
-/// The message of the UserError{bad_model} that `action` throws, or "no error".
-template <class Action>
-std::string complaint(Action action) {
-  try {
-    action();
-  } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
-    return error.what();
-  }
-  return "no error";
 }
 
 /// One line with that in it.
