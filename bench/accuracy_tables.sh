@@ -8,6 +8,7 @@
 #                long: at 32K (40 min); longest: at 64K (hours)
 #   context      the same at 128K and 256K, 400 questions a cell, `offload` alone: for a GPU (10 min on an H200)
 #   kv           dense and offload with KV rows in every type, 16K (10 min)
+#   formats      weights in int8, fp8 and 4 bits beside bf16, 2K (5 min; pip install numpy ml_dtypes gguf)
 #   selection    what is kept and predicted, layer by layer, and what a resident set would hit (5 min)
 # perplexity, grid, wiki, every and selection are without the tail, but for names that end in -tail.
 # A part that was interrupted goes on where it was. TEXTS holds books and wikitext-2/; books that the shipped channel
@@ -89,6 +90,13 @@ for part in "${parts[@]}"; do
     kv)
       evaluate kv-16k --task perplexity --lengths 16K --texts "${books[@]}" --documents 8 --policies dense,offload \
         --kv-dtype bf16,int8,fp8,int4 --set "$few" ;;
+    formats)
+      given=$model name=$(basename "$model")
+      [[ -d $out/$name-quantised ]] || python3 "$(dirname "$0")/quantise_model.py" "$model" "$out/$name-quantised"
+      for model in "$given" "$out/$name-quantised"/*; do
+        evaluate "formats-of-$name" --task perplexity --lengths 2K --texts "${books[@]}" --documents 8 --policies dense
+      done
+      model=$given ;;
     selection)
       evaluate selection-8k --task perplexity --lengths 8K --tail 128 --texts "${books[@]}" --documents 2 --stats \
         --policies oracle,offload --labels document,abs --label-dims 1/8,1/4 --shares 1/16,1/64 --set "$few" \

@@ -11,8 +11,8 @@ constexpr int kF32TileThreads = 256, kF32Tile = 64;
 /// input(r, k): input k of row r of the tile, 0 past its rows and inputs. `weights`: [out_dim, in], outputs from o0 on.
 /// To sum: of this thread rows ty * 4 + i and outputs o0 + tx * 4 + j, tx = thread % 16, ty = thread / 16.
 template <class Input>
-__device__ void multiply_tile_f32(Input input, const bf16* weights, std::int64_t o0, std::int64_t out_dim, std::int64_t in,
-                                  float (&sum)[4][4]) {
+__device__ void multiply_tile_f32(Input input, const bf16* weights, std::int64_t o0, std::int64_t out_dim,
+                                  std::int64_t in, float (&sum)[4][4]) {
   constexpr int kDepth = 16;
   __shared__ alignas(16) float x[kDepth][kF32Tile + 4], w[kDepth][kF32Tile + 4];
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
