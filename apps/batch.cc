@@ -11,9 +11,9 @@
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/memory_groups.h"
-#include "runtime/batch_job.h"
-#include "runtime/stop_signals.h"
-#include "runtime/utf8.h"
+#include "runtime/batch/job.h"
+#include "runtime/batch/stop_signals.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "apps/labels.h"
 #include "kernels/base/file.h"
-#include "runtime/fingerprint.h"
+#include "runtime/checkpoint/fingerprint.h"
 
 namespace longhaul {
 namespace {

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "apps/options.h"
-#include "runtime/batch_job.h"
+#include "runtime/batch/job.h"
 
 namespace longhaul {
 

@@ -9,8 +9,8 @@
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
-#include "runtime/peaks.h"
-#include "runtime/replay.h"
+#include "runtime/engine/replay.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul {
 namespace {

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "runtime/bench_case.h"
+#include "runtime/engine/bench_case.h"
 
 namespace longhaul {
 

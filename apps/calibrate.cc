@@ -1,5 +1,5 @@
 // longhaul calibrate: texts in, one channel file for a model out.
-#include "runtime/calibrate.h"
+#include "runtime/labels/calibrate.h"
 
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -8,9 +8,9 @@
 
 #include "apps/options.h"
 #include "apps/verbs.h"
-#include "runtime/batch_input.h"
-#include "runtime/output_file.h"
-#include "runtime/progress.h"
+#include "runtime/batch/input.h"
+#include "runtime/batch/output_file.h"
+#include "runtime/batch/progress.h"
 
 namespace longhaul {
 namespace {

@@ -5,7 +5,7 @@
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
-#include "runtime/measure_machine.h"
+#include "runtime/plan/measure_machine.h"
 
 namespace longhaul {
 namespace {

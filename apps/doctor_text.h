@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "runtime/doctor.h"
+#include "runtime/plan/doctor.h"
 
 namespace longhaul {
 

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "runtime/engine.h"
-#include "runtime/model_source.h"
+#include "runtime/checkpoint/model_source.h"
+#include "runtime/engine/engine.h"
 
 namespace longhaul {
 namespace {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/device.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 
 namespace longhaul {
 

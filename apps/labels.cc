@@ -3,8 +3,8 @@
 #include <spdlog/spdlog.h>
 
 #include "kernels/base/hash.h"
-#include "runtime/find_channels.h"
-#include "runtime/label_bases.h"
+#include "runtime/labels/find_channels.h"
+#include "runtime/labels/label_bases.h"
 
 namespace longhaul {
 namespace {

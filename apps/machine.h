@@ -6,8 +6,8 @@
 #include <string>
 
 #include "kernels/device.h"
-#include "runtime/machine_profile.h"
-#include "runtime/plan.h"
+#include "runtime/plan/machine_profile.h"
+#include "runtime/plan/plan.h"
 
 namespace longhaul {
 

@@ -5,7 +5,7 @@
 
 #include "apps/tokenize.h"
 #include "apps/verbs.h"
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace {
 

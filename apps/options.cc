@@ -11,8 +11,8 @@
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "runtime/jinja_json.h"
-#include "runtime/tokenizer.h"
+#include "runtime/jinja/json.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace longhaul {
 

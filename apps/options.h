@@ -6,10 +6,10 @@
 #include <string>
 
 #include "apps/machine.h"
-#include "runtime/geometry.h"
-#include "runtime/model_files.h"
-#include "runtime/plan.h"
-#include "runtime/trace.h"
+#include "runtime/checkpoint/model_files.h"
+#include "runtime/engine/trace.h"
+#include "runtime/model/geometry.h"
+#include "runtime/plan/plan.h"
 
 namespace longhaul {
 

@@ -2,8 +2,8 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "runtime/progress.h"
-#include "runtime/report.h"
+#include "runtime/batch/progress.h"
+#include "runtime/batch/report.h"
 
 namespace longhaul {
 namespace {

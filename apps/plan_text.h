@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "runtime/capacity.h"
-#include "runtime/geometry.h"
+#include "runtime/model/capacity.h"
+#include "runtime/model/geometry.h"
 
 namespace longhaul {
 

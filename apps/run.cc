@@ -8,8 +8,8 @@
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
-#include "runtime/batch_job.h"
-#include "runtime/timed_sessions.h"
+#include "runtime/batch/job.h"
+#include "runtime/engine/timed_sessions.h"
 
 namespace longhaul {
 namespace {

@@ -11,11 +11,11 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
-#include "runtime/chat_template.h"
-#include "runtime/jinja_json.h"
-#include "runtime/model_source.h"
-#include "runtime/tokenizer.h"
-#include "runtime/utf8.h"
+#include "runtime/checkpoint/model_source.h"
+#include "runtime/jinja/chat_template.h"
+#include "runtime/jinja/json.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul {
 namespace {

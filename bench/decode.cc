@@ -9,7 +9,7 @@
 
 #include "bench/measure.h"
 #include "kernels/cpu/cpu_device.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 using namespace longhaul;
 using namespace longhaul::bench;

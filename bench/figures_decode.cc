@@ -4,7 +4,7 @@
 
 #include "bench/figure_sections.h"
 #include "kernels/base/bytes.h"
-#include "runtime/peaks.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 namespace {

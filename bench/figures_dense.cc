@@ -6,7 +6,7 @@
 #include "bench/figure_sections.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda_device.h"
-#include "runtime/peaks.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 namespace {

@@ -5,7 +5,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/gather_probe.h"
-#include "runtime/peaks.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 

@@ -1,7 +1,7 @@
 // Prefill of all layers, and its arithmetic against a large product's rate.
 #include "bench/figure_sections.h"
 #include "kernels/base/error.h"
-#include "runtime/peaks.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 

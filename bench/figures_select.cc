@@ -7,7 +7,7 @@
 #include "bench/figure_sections.h"
 #include "kernels/base/bytes.h"
 #include "kernels/select_probe.h"
-#include "runtime/peaks.h"
+#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 namespace {

@@ -12,8 +12,8 @@
 #include "kernels/base/file.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/cpu/cpu_device.h"
-#include "runtime/model_source.h"
-#include "runtime/weights.h"
+#include "runtime/checkpoint/model_source.h"
+#include "runtime/model/weights.h"
 
 using namespace longhaul;
 namespace fs = std::filesystem;

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "runtime/engine.h"
-#include "runtime/geometry.h"
-#include "runtime/replay.h"
-#include "runtime/step_bytes.h"
-#include "runtime/timed_sessions.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/replay.h"
+#include "runtime/engine/timed_sessions.h"
+#include "runtime/model/geometry.h"
+#include "runtime/plan/step_bytes.h"
 
 namespace longhaul::bench {
 

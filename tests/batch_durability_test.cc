@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "kernels/base/error.h"
-#include "runtime/batch_journal.h"
-#include "runtime/batch_output.h"
+#include "runtime/batch/journal.h"
+#include "runtime/batch/output.h"
 #include "tests/support/catch.h"
 #include "tests/support/faulty_disk.h"
 #include "tests/support/scratch_dir.h"

@@ -1,5 +1,5 @@
 // What a batch takes in: folders, text files and JSONL lines, and the words and codes of what it refuses.
-#include "runtime/batch_input.h"
+#include "runtime/batch/input.h"
 
 #include <fcntl.h>
 

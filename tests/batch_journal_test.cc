@@ -1,5 +1,5 @@
 // What a batch was working on when it ended badly: which ends count, and whose fault they are.
-#include "runtime/batch_journal.h"
+#include "runtime/batch/journal.h"
 
 #include <signal.h>
 #include <sys/wait.h>

@@ -1,6 +1,6 @@
 // The record file of a batch: records as OpenAI has them, on disk as they complete, found again by what they answer, in
 // input order at the end.
-#include "runtime/batch_output.h"
+#include "runtime/batch/output.h"
 
 #include <sys/stat.h>
 
@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "runtime/batch_journal.h"
+#include "runtime/batch/journal.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

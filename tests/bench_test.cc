@@ -6,10 +6,10 @@
 #include "kernels/base/error.h"
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
-#include "runtime/bench_case.h"
-#include "runtime/geometry.h"
-#include "runtime/replay.h"
-#include "runtime/step_bytes.h"
+#include "runtime/engine/bench_case.h"
+#include "runtime/engine/replay.h"
+#include "runtime/model/geometry.h"
+#include "runtime/plan/step_bytes.h"
 #include "tests/support/command.h"
 
 namespace longhaul {

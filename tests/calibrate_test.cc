@@ -1,11 +1,11 @@
 // Calibration of a small model: what it gives depends on the texts and the weights, and on nothing else.
-#include "runtime/calibrate.h"
+#include "runtime/labels/calibrate.h"
 
 #include <fstream>
 
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
-#include "runtime/fingerprint.h"
+#include "runtime/checkpoint/fingerprint.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

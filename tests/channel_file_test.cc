@@ -1,5 +1,5 @@
 // Channel files in both formats: what is read from them, and every way in which they can be wrong.
-#include "runtime/channel_file.h"
+#include "runtime/labels/channel_file.h"
 
 #include <algorithm>
 #include <fstream>
@@ -10,8 +10,8 @@
 
 #include "kernels/base/types.h"
 #include "paths.h"
-#include "runtime/base64.h"
-#include "runtime/label_bases.h"
+#include "runtime/labels/label_bases.h"
+#include "runtime/tokenizer/base64.h"
 #include "tests/support/catch.h"
 
 namespace longhaul {

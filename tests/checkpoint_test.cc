@@ -1,6 +1,6 @@
 // Checkpoints in every format that is read, against what an independent program says they stand for
 // (tests/data/make_quantised.py), and what is refused.
-#include "runtime/checkpoint.h"
+#include "runtime/checkpoint/checkpoint.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,10 +12,10 @@
 #include "kernels/base/hash.h"
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
-#include "runtime/engine.h"
-#include "runtime/gguf_weights.h"
-#include "runtime/json_file.h"
-#include "runtime/model_source.h"
+#include "runtime/checkpoint/gguf_weights.h"
+#include "runtime/checkpoint/json_file.h"
+#include "runtime/checkpoint/model_source.h"
+#include "runtime/engine/engine.h"
 #include "tests/support/catch.h"
 #include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"

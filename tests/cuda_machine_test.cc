@@ -1,7 +1,7 @@
 // What longhaul doctor asks of a GPU: its facts, the test of its memory and its link, the measurements.
 #include "kernels/base/error.h"
-#include "runtime/measure_machine.h"
-#include "runtime/pinned_memory.h"
+#include "runtime/engine/pinned_memory.h"
+#include "runtime/plan/measure_machine.h"
 #include "tests/support/cuda_rig.h"
 
 using namespace longhaul;

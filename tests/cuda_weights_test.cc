@@ -1,5 +1,5 @@
 // Streamed weights and spilled hidden states on a CUDA device: steps as they are enqueued, recorded and replayed.
-#include "runtime/geometry.h"
+#include "runtime/model/geometry.h"
 #include "tests/support/cuda_rig.h"
 #include "tests/support/tiny_model.h"
 

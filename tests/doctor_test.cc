@@ -1,11 +1,11 @@
 // The test that a device must pass, what is measured, and the advice that follows from facts.
-#include "runtime/doctor.h"
+#include "runtime/plan/doctor.h"
 
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/cpu_device.h"
-#include "runtime/measure_machine.h"
+#include "runtime/plan/measure_machine.h"
 #include "tests/support/command.h"
 #include "tests/support/sanitizer.h"
 

@@ -1,12 +1,12 @@
 // The fingerprint of a model's weights, and which channel file a model is given.
-#include "runtime/find_channels.h"
+#include "runtime/labels/find_channels.h"
 
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/file.h"
 #include "paths.h"
-#include "runtime/fingerprint.h"
+#include "runtime/checkpoint/fingerprint.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

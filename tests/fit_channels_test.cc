@@ -1,5 +1,5 @@
 // Rankings and the fitted basis against their definitions, on random keys and queries.
-#include "runtime/fit_channels.h"
+#include "runtime/labels/fit_channels.h"
 
 #include <Eigen/Dense>
 #include <random>

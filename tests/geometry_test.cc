@@ -1,4 +1,4 @@
-#include "runtime/geometry.h"
+#include "runtime/model/geometry.h"
 
 #include <algorithm>
 

@@ -1,5 +1,5 @@
 // GGUF files: a table of damaged ones with their messages, and mutations.
-#include "runtime/gguf.h"
+#include "runtime/checkpoint/gguf.h"
 
 #include <limits>
 #include <random>

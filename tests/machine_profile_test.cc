@@ -1,5 +1,5 @@
 // The machine profile: what is written is read back, and what is wrong is one line that names the key.
-#include "runtime/machine_profile.h"
+#include "runtime/plan/machine_profile.h"
 
 #include <fstream>
 

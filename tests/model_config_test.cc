@@ -1,10 +1,10 @@
 // config.json and generation_config.json: what is read, what is refused and in which words; rope frequencies.
-#include "runtime/model_config.h"
+#include "runtime/model/model_config.h"
 
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "runtime/read_rope.h"
+#include "runtime/model/read_rope.h"
 #include "tests/support/catch.h"
 #include "tests/support/config_files.h"
 

@@ -1,9 +1,9 @@
 // Documents that are too long: cut to what fits, or split into parts that fit. Tokens are counted by several rules.
-#include "runtime/overflow.h"
+#include "runtime/batch/overflow.h"
 
 #include <algorithm>
 
-#include "runtime/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/support/catch.h"
 #include "tests/support/random.h"
 

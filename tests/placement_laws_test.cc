@@ -5,7 +5,7 @@
 #include "kernels/base/error.h"
 #include "offload/edges.h"
 #include "offload/layout.h"
-#include "runtime/engine_memory.h"
+#include "runtime/engine/engine_memory.h"
 #include "tests/support/catch.h"
 #include "tests/support/mutations.h"
 #include "tests/support/sanitizer.h"

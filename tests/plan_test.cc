@@ -1,9 +1,9 @@
 // What fits which budget, by shapes alone: weights, hidden states and KV against device and host memory.
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "runtime/geometry.h"
-#include "runtime/weights.h"
+#include "runtime/model/geometry.h"
+#include "runtime/model/weights.h"
 #include "tests/support/catch.h"
 
 using namespace longhaul;

@@ -1,8 +1,8 @@
 // A trace becomes the rows that a synthetic run replays.
-#include "runtime/replay.h"
+#include "runtime/engine/replay.h"
 
 #include "kernels/base/error.h"
-#include "runtime/trace.h"
+#include "runtime/engine/trace.h"
 #include "tests/support/catch.h"
 #include "tests/support/tiny_model.h"
 

@@ -4,7 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/ops.h"
-#include "runtime/geometry.h"
+#include "runtime/model/geometry.h"
 #include "tests/support/batch.h"
 #include "tests/support/catch.h"
 #include "tests/support/coded_rows.h"

@@ -1,5 +1,5 @@
 // Safetensors files and sharded sets: round trips, a table of damaged ones with their messages, and mutations.
-#include "runtime/safetensors.h"
+#include "runtime/checkpoint/safetensors.h"
 
 #include <cstring>
 #include <iterator>

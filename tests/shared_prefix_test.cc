@@ -5,8 +5,8 @@
 
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
-#include "runtime/engine.h"
-#include "runtime/prefill_walk.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/prefill_walk.h"
 #include "tests/support/catch.h"
 #include "tests/support/sanitizer.h"
 #include "tests/support/tiny_model.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "runtime/geometry.h"
+#include "runtime/model/geometry.h"
 #include "tests/support/catch.h"
 #include "tests/support/sanitizer.h"
 #include "tests/support/tiny_model.h"

@@ -1,5 +1,5 @@
 // What the system tells, from made-up trees: versions 1 and 2 of control groups, limits and none, absent files.
-#include "runtime/system_facts.h"
+#include "runtime/plan/system_facts.h"
 
 #include "kernels/base/pcie_link.h"
 #include "tests/support/catch.h"

@@ -6,11 +6,11 @@
 
 #include "kernels/base/error.h"
 #include "paths.h"
-#include "runtime/base64.h"
-#include "runtime/bpe.h"
-#include "runtime/normalizer.h"
-#include "runtime/tokenizer.h"
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/base64.h"
+#include "runtime/tokenizer/bpe.h"
+#include "runtime/tokenizer/normalizer.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/utf8.h"
 #include "tests/support/catch.h"
 #include "tests/support/scratch_dir.h"
 

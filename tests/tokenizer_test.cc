@@ -1,4 +1,4 @@
-#include "runtime/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -9,8 +9,8 @@
 
 #include "kernels/base/error.h"
 #include "paths.h"
-#include "runtime/regex.h"
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/regex.h"
+#include "runtime/tokenizer/utf8.h"
 #include "tests/support/catch.h"
 
 using namespace longhaul;

@@ -1,5 +1,5 @@
 // A trace gives back the rows that the steps selected; a damaged one is one line.
-#include "runtime/trace.h"
+#include "runtime/engine/trace.h"
 
 #include <filesystem>
 #include <fstream>

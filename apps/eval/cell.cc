@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "runtime/label_bases.h"
+#include "runtime/labels/label_bases.h"
 
 namespace longhaul::eval {
 namespace {

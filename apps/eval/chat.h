@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/model_files.h"
+#include "runtime/checkpoint/model_files.h"
 
 namespace longhaul::eval {
 

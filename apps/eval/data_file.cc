@@ -2,8 +2,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
-#include "runtime/json_file.h"
-#include "runtime/tokenizer.h"
+#include "runtime/checkpoint/json_file.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace longhaul::eval {
 

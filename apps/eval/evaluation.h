@@ -10,8 +10,8 @@
 #include "apps/eval/document.h"
 #include "apps/eval/progress.h"
 #include "apps/eval/records.h"
-#include "runtime/engine.h"
-#include "runtime/model_files.h"
+#include "runtime/checkpoint/model_files.h"
+#include "runtime/engine/engine.h"
 
 namespace longhaul::eval {
 

@@ -12,7 +12,7 @@
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "runtime/fingerprint.h"
+#include "runtime/checkpoint/fingerprint.h"
 
 namespace longhaul::eval {
 namespace {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "apps/eval/random.h"
-#include "runtime/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace longhaul::eval {
 

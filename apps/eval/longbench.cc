@@ -8,7 +8,7 @@
 #include "apps/eval/make.h"
 #include "apps/eval/scores.h"
 #include "kernels/base/error.h"
-#include "runtime/json_file.h"
+#include "runtime/checkpoint/json_file.h"
 
 namespace longhaul::eval {
 namespace {

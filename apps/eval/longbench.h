@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string>
 
-#include "runtime/tokenizer.h"
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul::eval {
 

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul::eval {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "runtime/progress.h"
+#include "runtime/batch/progress.h"
 
 namespace longhaul::eval {
 

@@ -5,7 +5,7 @@
 #include "apps/eval/statistics.h"
 #include "apps/eval/step_stats.h"
 #include "kernels/base/error.h"
-#include "runtime/progress.h"
+#include "runtime/batch/progress.h"
 
 namespace longhaul::eval {
 namespace {

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "kernels/base/error.h"
-#include "runtime/utf8.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul::eval {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "apps/eval/document.h"
 #include "apps/eval/step_stats.h"
-#include "runtime/engine.h"
-#include "runtime/model_files.h"
+#include "runtime/checkpoint/model_files.h"
+#include "runtime/engine/engine.h"
 
 namespace longhaul::eval {
 

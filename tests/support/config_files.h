@@ -4,8 +4,8 @@
 #include <string>
 
 #include "paths.h"
-#include "runtime/json_file.h"
-#include "runtime/model_config.h"
+#include "runtime/checkpoint/json_file.h"
+#include "runtime/model/model_config.h"
 #include "tests/support/catch.h"
 #include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"

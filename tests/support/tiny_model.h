@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_device.h"
-#include "runtime/engine.h"
+#include "runtime/engine/engine.h"
 
 namespace longhaul::test {
 

@@ -1,0 +1,262 @@
+#include "runtime/batch/job.h"
+
+#include <algorithm>
+
+#include "kernels/base/error.h"
+#include "runtime/batch/stop_signals.h"
+#include "runtime/engine/prefill_work.h"
+
+namespace longhaul {
+
+BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, JobOptions options, Progress& progress,
+                   OnAnswer on_answer)
+    : model_(model),
+      requests_(std::move(requests)),
+      options_(std::move(options)),
+      progress_(progress),
+      on_answer_(std::move(on_answer)) {
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    stop_if_asked();
+    progress_.reading(static_cast<std::int64_t>(i) + 1);
+    read_request(requests_[i]);
+  }
+}
+
+std::vector<InputKey> BatchJob::keys() const {
+  std::vector<InputKey> keys;
+  for (const BatchRequest& request : requests_) keys.push_back({request.content, request.custom_id});
+  return keys;
+}
+
+void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
+  for (std::int64_t i = 0; i < std::ssize(requests_); ++i) {
+    stop_if_asked();
+    if (output.has(i)) continue;
+    progress_.tokenizing(i + 1);
+    const Strikes& strikes = journal.of(requests_[i].content);
+    try {
+      if (strikes.count >= BatchJournal::kMostStrikes)
+        throw DocumentError("process_ended",
+                            fmt::format("the process ended {} times while it worked on this document ({}); it is not "
+                                        "tried again without --retry-errors",
+                                        strikes.count, strikes.causes));
+      prepare_one(i, strikes.count > 0);
+    } catch (const DocumentError& e) {
+      failures_.push_back({i, {e.code, e.what()}});
+    } catch (const UserError& e) {
+      if (e.code == Exit::bad_model) throw;
+      failures_.push_back({i, {"invalid_request", e.what()}});  // in the template's words, or the tokenizer's
+    }
+    requests_[i].text = {};
+    requests_[i].messages = {};
+  }
+  for (const Ready& ready : ready_) longest_ = std::max(longest_, ready.rows());
+  if (!parts_.empty()) longest_ = options_.context;  // as long as what puts parts' answers together may get
+  find_groups();
+  sort_ready();
+}
+
+/// How many prompts stand together at the front.
+std::int64_t BatchJob::group_size() const {
+  const std::int64_t group = ready_.front().group;
+  if (group < 0) return 1;
+  return std::ranges::find_if(ready_, [&](const Ready& r) { return r.group != group; }) - ready_.begin();
+}
+
+bool BatchJob::may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const {
+  if (ready_.empty() || free < std::min(group_size(), slots)) return false;
+  if (active.empty()) return true;
+  const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
+  return !none_done && !ready_.front().alone && !active.front().alone;
+}
+
+void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
+  std::vector<Active> active;
+  std::vector<std::int64_t> free_slots;
+  const std::int64_t slots = engine.options().max_sessions;
+  for (std::int64_t slot = 0; slot < slots; ++slot) free_slots.push_back(slot);
+  auto tell_working = [&] {
+    std::vector<std::string> keys;
+    for (const Active& a : active) keys.push_back(requests_[a.index].content);
+    journal.working(keys);
+  };
+  try {
+    while (!ready_.empty() || !active.empty()) {
+      bool changed = false;
+      while (may_admit(active, slots, std::ssize(free_slots))) {
+        admit(engine, journal, free_slots, active);
+        changed = true;
+      }
+      if (changed) tell_working();
+      if (std::ranges::none_of(active, [](const Active& a) { return a.done(); })) decode(engine, active);
+      const auto ended = std::erase_if(active, [&](Active& a) {
+        if (!a.done()) return false;
+        free_slots.push_back(a.session.slot());
+        answer(a, output);
+        return true;
+      });
+      if (ended > 0) tell_working();
+    }
+  } catch (const DeviceError& e) {
+    journal.crashed(fmt::format("device failure: {}", e.what()));
+    throw;
+  }
+}
+
+/// The next prompt, or as many of those that begin alike as the engine takes together.
+std::vector<BatchJob::Ready> BatchJob::take_next(const Engine& engine, std::span<const std::int64_t> slots,
+                                                 std::vector<Session>& sessions) {
+  std::vector<Ready> next;
+  for (std::int64_t left = std::min(group_size(), std::ssize(slots)); left > 0; --left) {
+    next.push_back(std::move(ready_.front()));
+    ready_.pop_front();
+    const Ready& one = next.back();
+    sessions.emplace_back(slots[sessions.size()], one.prompt, one.sampling, one.max_tokens, model_.eos());
+  }
+  auto together = [&] {
+    std::vector<Session*> all;
+    for (Session& session : sessions) all.push_back(&session);
+    return engine.shared_rows(all);
+  };
+  while (next.size() > 1 && together() == 0) {
+    ready_.push_front(std::move(next.back()));
+    next.pop_back();
+    sessions.pop_back();
+  }
+  return next;
+}
+
+void BatchJob::admit(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots,
+                     std::vector<Active>& active) {
+  stop_if_asked();
+  std::vector<Session> sessions;
+  std::vector<Ready> next = take_next(engine, free_slots, sessions);
+  free_slots.erase(free_slots.begin(), free_slots.begin() + std::ssize(sessions));
+  std::vector<Session*> all;
+  std::vector<std::string> keys;
+  std::int64_t tokens = 0;
+  double work = 0;
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    all.push_back(&sessions[i]);
+    keys.push_back(requests_[next[i].index].content);
+    tokens += sessions[i].prompt_size();
+    work += prompt_work(model_.config, sessions[i].prompt_size());
+  }
+  journal.working(keys);
+  std::string name = title_of(next[0]);
+  if (next.size() > 1) name += fmt::format(" and {} that begin alike", next.size() - 1);
+  const auto start = Progress::Clock::now();
+  const std::int64_t h2d = engine.device().counters().h2d_bytes;
+  stats_.shared_tokens += (std::ssize(all) - 1) * engine.shared_rows(all);
+  progress_.prefill(name, tokens, 0);
+  engine.prefill(all, [&](const PrefillProgress& p) {
+    tell_left(active, work * p.done / p.total, seconds_since(start));
+    progress_.prefill(name, tokens, p.done / p.total);
+    stop_if_asked();
+  });
+  const double seconds = seconds_since(start);
+  work_done_ += work;
+  work_left_ -= work;
+  stats_.prefill_seconds += seconds;
+  stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
+  stats_.prompt_tokens += tokens;
+  for (std::size_t i = 0; i < next.size(); ++i) {
+    stats_.ttft.push_back(seconds);
+    active.push_back({.index = next[i].index,
+                      .session = std::move(sessions[i]),
+                      .alone = next[i].alone,
+                      .part = next[i].part,
+                      .notes = std::move(next[i].notes),
+                      .first_token = Progress::Clock::now(),
+                      .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
+    look_for_stop(active.back());
+  }
+}
+
+void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
+  stop_if_asked();
+  std::vector<Session*> sessions;
+  for (Active& a : active) sessions.push_back(&a.session);
+  const auto start = Progress::Clock::now();
+  engine.step(sessions);
+  stats_.decode_seconds += seconds_since(start);
+  stats_.decoded_tokens += std::ssize(sessions);
+  for (Active& a : active) look_for_stop(a);
+  tell_left(active);
+  progress_.decode(std::ssize(sessions), stats_.decoded_tokens, stats_.decode_seconds);
+}
+
+/// From what prefills and steps have taken so far, and how long answers were. `work_now`: of a prefill under way.
+void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
+  const double work = work_done_ + work_now;
+  if (work <= 0) return;
+  double seconds = (work_left_ - work_now) * (stats_.prefill_seconds + seconds_now) / work;
+  const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
+                                        : static_cast<double>(options_.max_tokens);
+  double tokens = static_cast<double>(ready_.size() + (work_now > 0)) * expected;
+  for (const Active& a : active) tokens += std::max(expected - static_cast<double>(a.session.answer_size()), 0.0);
+  if (stats_.decoded_tokens > 0) seconds += tokens * stats_.decode_seconds / static_cast<double>(stats_.decoded_tokens);
+  progress_.left(seconds);
+}
+
+void BatchJob::look_for_stop(Active& a) const {
+  const std::vector<std::string>& stops = requests_[a.index].stop;
+  if (stops.empty() || a.session.finish() == Finish::not_finite) return;
+  if (a.session.finish() != Finish::stop) a.text += a.decoder->push(a.session.tokens().back());
+  if (a.session.done()) a.text += a.decoder->finish();
+  std::size_t end = std::string::npos;
+  for (const std::string& stop : stops) end = std::min(end, a.text.find(stop));
+  if (end == std::string::npos) return;
+  a.stopped = true;
+  a.text.resize(end);
+}
+
+void BatchJob::answer(Active& done, BatchOutput& output) {
+  const Session& session = done.session;
+  const auto parts = parts_.find(done.index);
+  if (done.part >= 0 && parts == parts_.end()) return;  // another part was its document's end
+  if (session.finish() == Finish::not_finite)
+    return give_up(done.index, {"generation_failed", not_finite_message(session)}, output);
+  const bool ended = session.finish() == Finish::stop;  // then the last token is the end token
+  const auto ids = std::span(session.tokens()).subspan(session.prompt_size(), session.answer_size() - ended);
+  Answer answer{done.stopped ? std::move(done.text) : model_.answer_text(ids),
+                model_.name,
+                ended || done.stopped ? "stop" : "length",
+                session.prompt_size(),
+                session.answer_size(),
+                std::move(done.notes)};
+  ++answered_;
+  answered_tokens_ += answer.completion_tokens;
+  if (answer.completion_tokens > 1)
+    stats_.tpot.push_back(seconds_since(done.first_token) / static_cast<double>(answer.completion_tokens - 1));
+  if (done.part >= 0) return part_done(done, answer, output);
+  if (parts != parts_.end()) {
+    answer.prompt_tokens += parts->second.prompt_tokens;
+    answer.completion_tokens += parts->second.completion_tokens;
+  }
+  const BatchRequest& request = requests_[done.index];
+  output.append(done.index, answer);
+  ++stats_.documents;
+  std::string outcome = fmt::format("{} prompt tokens, {} answer tokens, {}", with_commas(answer.prompt_tokens),
+                                    answer.completion_tokens, answer.finish_reason);
+  if (!answer.notes.is_null()) outcome += ", " + answer.notes.dump();
+  progress_.document_done(request.custom_id, outcome,
+                          {{"status", "answered"},
+                           {"prompt_tokens", answer.prompt_tokens},
+                           {"completion_tokens", answer.completion_tokens},
+                           {"finish_reason", answer.finish_reason}});
+  if (on_answer_) on_answer_(request, answer);
+}
+
+void BatchJob::record_failures(BatchOutput& output) {
+  for (const auto& [index, failure] : failures_) fail(index, failure, output);
+}
+
+void BatchJob::fail(std::int64_t index, const Failure& failure, BatchOutput& output) {
+  output.append(index, failure);
+  ++stats_.documents, ++stats_.failed;
+  progress_.document_done(requests_[index].custom_id, fmt::format("failed, {}: {}", failure.code, failure.message),
+                          {{"status", "failed"}, {"code", failure.code}, {"message", failure.message}});
+}
+
+}  // namespace longhaul

@@ -1,0 +1,44 @@
+// Where a job's time, traffic and memory went, as a table for people.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/engine/engine.h"
+
+namespace longhaul {
+
+struct JobStats {
+  std::int64_t documents = 0, failed = 0;
+  std::int64_t prompt_tokens = 0;
+  std::int64_t shared_tokens = 0;   // of those, what was computed for another prompt that begins alike
+  std::int64_t decoded_tokens = 0;  // by decode steps: an answer's first token comes from its prefill
+  double load_seconds = 0, prefill_seconds = 0, decode_seconds = 0, wall_seconds = 0;
+  std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;
+  std::int64_t wanted_sessions = 0;  // together, had they fitted
+  std::int64_t resumed = 0;          // documents that an earlier run has ended
+  std::vector<double> ttft;          // seconds of each document from its turn to its first token
+  std::vector<double> tpot;          // and from there on, a token; others' prefills are in it
+};
+
+/// How the KV cache of the longest context compares with the device: what stays there, what is streamed.
+std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget);
+
+/// Which layers' weights are on the device, what the others cost, and where hidden states are.
+std::string describe_placement(const ModelConfig& config, const EngineOptions& options);
+
+/// What decode steps have attended, and where those rows were.
+std::string describe_rows(const RowCounts& rows);
+
+/// Seconds that the compute stream has stood at waits for copies: what a faster link or a larger budget would give
+/// back. None where the device does not measure its streams.
+std::optional<double> compute_stall_seconds(const DeviceCounters& counters);
+
+/// What a job stood waiting for most: where more of something would make it faster.
+std::string describe_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions);
+
+/// One line per topic, each ending in a newline.
+std::string report(const JobStats& stats, const Engine& engine, const Budget& budget);
+
+}  // namespace longhaul

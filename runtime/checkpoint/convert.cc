@@ -1,0 +1,147 @@
+#include "runtime/checkpoint/convert.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/file.h"
+#include "runtime/batch/input.h"
+
+namespace longhaul {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr auto kLongest = std::chrono::minutes(10);  // a converter that takes longer hangs
+
+struct Kind {
+  std::vector<std::string_view> endings;
+  std::vector<std::string_view> programs;  // the first that is there
+  std::string_view packages;
+};
+
+const std::array<Kind, 2> kKinds{
+    {{{".pdf"}, {"pdftotext"}, "pdftotext (package poppler-utils)"},
+     {{".html", ".htm", ".xhtml"}, {"pandoc", "w3m", "lynx"}, "pandoc, w3m or lynx (packages of these names)"}}};
+
+/// `file` is an absolute path, so it is never read as a flag.
+std::vector<std::string> arguments(const std::string& name, const std::string& file) {
+  if (name == "pdftotext") return {"-q", "-enc", "UTF-8", file, "-"};
+  if (name == "pandoc") return {"--from", "html", "--to", "plain", "--wrap", "none", file};
+  if (name == "w3m") return {"-dump", "-T", "text/html", "-O", "UTF-8", "-cols", "120", file};
+  return {"-dump", "-nolist", "-force_html", "-display_charset=UTF-8", "-width=120", file};
+}
+
+std::string find_program(std::string_view name) {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path != nullptr ? path : "/usr/bin:/bin");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    const fs::path file = fs::path(folder) / name;
+    if (!folder.empty() && ::access(file.c_str(), X_OK) == 0) return file;
+  }
+  return "";
+}
+
+const Kind* kind_of(const fs::path& file) {
+  std::string ending = file.extension().string();
+  std::ranges::transform(ending, ending.begin(), [](unsigned char c) { return std::tolower(c); });
+  for (const Kind& kind : kKinds)
+    if (std::ranges::find(kind.endings, ending) != kind.endings.end()) return &kind;
+  return nullptr;
+}
+
+/// A program whose stdout is read; it is ended with this object.
+class Child {
+ public:
+  Child(const std::string& program, const std::vector<std::string>& arguments) {
+    std::array<int, 2> ends{-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw DocumentError("conversion_failed", std::strerror(errno));
+    out_ = ends[0];
+    std::vector<char*> argv{const_cast<char*>(program.c_str())};
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t files;
+    ::posix_spawn_file_actions_init(&files);
+    ::posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&files, ends[1], STDOUT_FILENO);
+    ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    error_ = ::posix_spawn(&process_, program.c_str(), &files, nullptr, argv.data(), environ);
+    ::posix_spawn_file_actions_destroy(&files);
+    ::close(ends[1]);
+    if (error_ != 0) process_ = -1;
+  }
+  Child(const Child&) = delete;
+  ~Child() {
+    if (process_ > 0) {
+      ::kill(process_, SIGKILL);
+      ::waitpid(process_, nullptr, 0);
+    }
+    ::close(out_);
+  }
+  int error() const { return error_; }
+  /// False where it takes too long.
+  bool read_all(std::string& text) const {
+    const auto end = std::chrono::steady_clock::now() + kLongest;
+    std::array<char, 1 << 16> piece;
+    for (;;) {
+      pollfd ready{.fd = out_, .events = POLLIN, .revents = 0};
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+      if (left.count() <= 0) return false;
+      const int n = ::poll(&ready, 1, static_cast<int>(left.count()));
+      if (n < 0 && errno != EINTR) return false;
+      if (n <= 0) continue;
+      const ssize_t got = ::read(out_, piece.data(), piece.size());
+      if (got < 0 && errno != EINTR) return false;
+      if (got == 0) return true;
+      if (got > 0) text.append(piece.data(), static_cast<std::size_t>(got));
+    }
+  }
+  int wait() {
+    int status = 0;
+    while (::waitpid(process_, &status, 0) < 0 && errno == EINTR) {
+    }
+    process_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+
+ private:
+  int out_ = -1, error_ = 0;
+  pid_t process_ = -1;
+};
+
+}  // namespace
+
+std::optional<Converter> find_converter(const fs::path& file) {
+  const Kind* kind = kind_of(file);
+  if (kind == nullptr) return {};
+  for (const std::string_view name : kind->programs)
+    if (std::string program = find_program(name); !program.empty()) return Converter{program, std::string(name)};
+  throw UserError(Exit::usage, "{}: to read it takes {}, and none is installed", file.string(), kind->packages);
+}
+
+std::string convert(const Converter& converter, const fs::path& file) {
+  auto fail = [&](const std::string& why) {
+    throw DocumentError("conversion_failed", fmt::format("{}: {} {}", file.string(), converter.name, why));
+  };
+  std::error_code gone;
+  Child child(converter.program, arguments(converter.name, fs::absolute(file, gone).string()));
+  if (child.error() != 0) fail(fmt::format("cannot be run: {}", std::strerror(child.error())));
+  std::string text;
+  if (!child.read_all(text)) fail("takes longer than ten minutes");
+  if (const int exit = child.wait(); exit != 0) fail(fmt::format("fails with exit code {}", exit));
+  return text;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,163 @@
+#include "runtime/checkpoint/gguf_weights.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+
+#include "kernels/base/error.h"
+#include "runtime/checkpoint/halves.h"
+#include "runtime/checkpoint/json_file.h"
+
+namespace longhaul {
+namespace {
+
+float half_at(const unsigned char* at) { return half_to_float(static_cast<std::uint16_t>(at[0] | at[1] << 8)); }
+signed char signed_at(const unsigned char* at) { return static_cast<signed char>(*at); }
+
+/// 32 values: a scale d, and a byte each.
+void decode_q8_0(const unsigned char* block, bf16* out) {
+  const float d = half_at(block);
+  for (int i = 0; i < 32; ++i) out[i] = round_weight(static_cast<float>(signed_at(block + 2 + i)) * d);
+}
+
+/// 256 values in 8 groups of 32, each with a scale and a least value of 6 bits, which d and dmin scale. Of the 12 bytes
+/// of those, the first four groups have bytes of their own, whose high bits hold what the last four have no room for.
+void decode_q4_k(const unsigned char* block, bf16* out) {
+  const float d = half_at(block), d_least = half_at(block + 2);
+  const unsigned char *packed = block + 4, *codes = block + 16;
+  for (int g = 0; g < 8; ++g) {
+    const int scale = g < 4 ? packed[g] & 63 : (packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4;
+    const int least = g < 4 ? packed[g + 4] & 63 : packed[g + 4] >> 4 | (packed[g] >> 6) << 4;
+    const float step = d * static_cast<float>(scale), base = d_least * static_cast<float>(least);
+    const unsigned char* from = codes + g / 2 * 32;
+    const int shift = g % 2 * 4;
+    for (int i = 0; i < 32; ++i)
+      out[g * 32 + i] = round_weight(step * static_cast<float>(from[i] >> shift & 15) - base);
+  }
+}
+
+/// 256 values of 6 bits, 4 and 2 of them apart, in 16 groups of 16 with a signed scale each, which d scales.
+void decode_q6_k(const unsigned char* block, bf16* out) {
+  const unsigned char *low = block, *high = block + 128, *scales = block + 192;
+  const float d = half_at(block + 208);
+  for (int half = 0; half < 2; ++half, low += 64, high += 32)
+    for (int quarter = 0; quarter < 4; ++quarter)
+      for (int i = 0; i < 32; ++i) {
+        const int at = half * 128 + quarter * 32 + i;
+        const int code = (low[quarter % 2 * 32 + i] >> quarter / 2 * 4 & 15) | (high[i] >> quarter * 2 & 3) << 4;
+        const float step = d * static_cast<float>(signed_at(scales + at / 16));
+        out[at] = round_weight(step * static_cast<float>(code - 32));
+      }
+}
+
+class BlockReader final : public TensorReader {
+ public:
+  BlockReader(const TensorFiles& files, const std::string& name, const TensorShape& shape, std::string_view dtype)
+      : TensorReader(files, name, shape),
+        info_(part(name, dtype, shape)),
+        block_(*gguf_block(dtype)),
+        row_bytes_(cols() / block_.values * block_.bytes),
+        decode_(dtype == "Q8_0"   ? decode_q8_0
+                : dtype == "Q4_K" ? decode_q4_k
+                                  : decode_q6_k) {}
+  std::int64_t stored_bytes(std::int64_t rows) const override { return rows * row_bytes_; }
+  void fetch(RowSpan rows, std::byte* stored) const override {
+    files_.read(info_, rows.first * row_bytes_, rows.count * row_bytes_, stored);
+  }
+
+ private:
+  void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
+    const auto* block = reinterpret_cast<const unsigned char*>(stored) + (rows.first - fetched.first) * row_bytes_;
+    for (std::int64_t n = rows.count * cols() / block_.values; n > 0; --n, block += block_.bytes, out += block_.values)
+      decode_(block, out);
+  }
+  const TensorInfo& info_;
+  const GgufBlock block_;
+  const std::int64_t row_bytes_;
+  void (*const decode_)(const unsigned char* block, bf16* out);
+};
+
+std::unique_ptr<TensorReader> stored_reader(const TensorFiles& files, const std::string& name,
+                                            const TensorShape& shape) {
+  const TensorInfo* info = files.find(name);
+  if (info == nullptr) files.missing(name);
+  if (is_float(info->dtype)) return float_reader(files, name, shape);
+  return std::make_unique<BlockReader>(files, name, shape, info->dtype);
+}
+
+/// Row i of half h of a head is stored as row 2 i + h of it.
+class PermutedReader final : public TensorReader {
+ public:
+  PermutedReader(const TensorFiles& files, const std::string& name, const TensorShape& shape, std::int64_t heads)
+      : TensorReader(files, name, shape),
+        inner_(stored_reader(files, name, shape)),
+        half_(rows() / std::max<std::int64_t>(2 * heads, 1)) {
+    part(name);
+    if (heads < 1 || shape.size() != 2 || rows() % (2 * heads) != 0)
+      throw UserError(Exit::bad_model, "{}: [{}] are not the rows of {} heads", files.where(name, *files.find(name)),
+                      fmt::join(shape, ", "), heads);
+  }
+  std::int64_t stored_bytes(std::int64_t rows) const override { return inner_->stored_bytes(rows); }
+  void fetch(RowSpan rows, std::byte* stored) const override {
+    for (std::int64_t r = 0; r < rows.count; ++r)
+      inner_->fetch({stored_row(rows.first + r), 1}, stored + inner_->stored_bytes(r));
+  }
+
+ private:
+  std::int64_t stored_row(std::int64_t row) const {
+    const std::int64_t head = row / (2 * half_), in_head = row % (2 * half_);
+    return head * 2 * half_ + in_head % half_ * 2 + in_head / half_;
+  }
+  void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
+    inner_->convert(stored, fetched, rows, out);
+  }
+  const std::unique_ptr<TensorReader> inner_;
+  const std::int64_t half_;
+};
+
+}  // namespace
+
+std::string gguf_name(const std::string& name) {
+  static const std::map<std::string, const char*, std::less<>> top = {
+      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+  static const std::map<std::string, const char*, std::less<>> of_layer = {
+      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"}};
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return {};
+  const std::string module = name.substr(0, dot), kind = name.substr(dot);  // ".weight" or ".bias"
+  if (const auto found = top.find(module); found != top.end()) return found->second + kind;
+  constexpr std::string_view kLayers = "model.layers.";
+  const std::size_t after = module.find('.', kLayers.size());
+  if (!module.starts_with(kLayers) || after == std::string::npos) return {};
+  const auto found = of_layer.find(module.substr(after + 1));
+  if (found == of_layer.end()) return {};
+  return fmt::format("blk.{}.{}{}", module.substr(kLayers.size(), after - kLayers.size()), found->second, kind);
+}
+
+std::function<std::unique_ptr<TensorReader>(const TensorFiles&, const std::string&, const TensorShape&)> gguf_finder(
+    const Gguf& file) {
+  const nlohmann::json& metadata = file.metadata();
+  const auto whole = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found != metadata.end() && found->is_number_unsigned() ? found->get<std::int64_t>() : 0;
+  };
+  const bool permuted = metadata.contains("general.architecture") && metadata["general.architecture"] == "llama";
+  const std::int64_t q_heads = whole("llama.attention.head_count");
+  const std::int64_t given = whole("llama.attention.head_count_kv"), kv_heads = given == 0 ? q_heads : given;
+  return [=](const TensorFiles& files, const std::string& name,
+             const TensorShape& shape) -> std::unique_ptr<TensorReader> {
+    const std::string stored = gguf_name(name);
+    if (stored.empty()) throw UserError(Exit::bad_model, "tensor {} has no counterpart in GGUF files", quoted(name));
+    const bool q = stored.ends_with(".attn_q.weight"), k = stored.ends_with(".attn_k.weight");
+    if (permuted && (q || k)) return std::make_unique<PermutedReader>(files, stored, shape, q ? q_heads : kv_heads);
+    return stored_reader(files, stored, shape);
+  };
+}
+
+}  // namespace longhaul

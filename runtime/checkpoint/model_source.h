@@ -1,0 +1,36 @@
+// What --model names: a folder in the Hugging Face layout, a GGUF file, or a folder that holds one such file and no
+// config.json. Gives what is read from it, checked; a GGUF file's metadata is turned into the documents that such a
+// folder has.
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/jinja/chat_template.h"
+#include "runtime/model/model_config.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace longhaul {
+
+class ModelSource {
+ public:
+  /// Throws UserError{bad_model} where there is neither, and where one of the folder's files is a link that leads out
+  /// of it: only what lies in the folder, or in the blobs of the hub cache that it is part of, is opened.
+  explicit ModelSource(const std::string& model);
+
+  const std::string& name() const { return name_; }  // of the folder or file
+  const std::string& where() const { return where_; }
+  ModelConfig config() const;
+  GenerationDefaults generation() const;
+  Tokenizer tokenizer() const;
+  ChatTemplate chat(const ChatOptions& options) const;
+  Checkpoint weights() const;
+
+ private:
+  std::string where_, name_;
+  std::optional<std::filesystem::path> gguf_path_;
+  std::optional<Gguf> gguf_;
+};
+
+}  // namespace longhaul

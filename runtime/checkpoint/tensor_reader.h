@@ -1,0 +1,63 @@
+// One tensor of a checkpoint, given out in bf16 by rows, whatever the file stores it as. In two steps, so that they
+// overlap: fetch() only reads, convert() only computes. Neither has state: any thread may call either.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/base/types.h"
+#include "runtime/checkpoint/tensor_files.h"
+
+namespace longhaul {
+
+using TensorShape = std::vector<std::int64_t>;
+
+struct RowSpan {
+  std::int64_t first, count;
+};
+
+class TensorReader {
+ public:
+  virtual ~TensorReader() = default;
+  /// The last dimension is a row; a vector is one.
+  std::int64_t rows() const { return rows_; }
+  std::int64_t cols() const { return cols_; }
+  /// What the tensor is read from, by the names in the file.
+  const std::set<std::string>& parts() const { return parts_; }
+
+  /// fetch() gives bf16 itself, and there is nothing to convert.
+  virtual bool plain() const { return false; }
+  /// Spans of rows begin at a multiple of this; also those of convert().
+  virtual std::int64_t row_step() const { return 1; }
+  /// The most that fetch() writes for so many rows.
+  virtual std::int64_t stored_bytes(std::int64_t rows) const = 0;
+  /// Reads what `rows` are stored as. Throws UserError{io}.
+  virtual void fetch(RowSpan rows, std::byte* stored) const = 0;
+  /// Some rows (`out`, [rows.count, cols]) of what fetch(fetched, stored) has read. Throws UserError{bad_model} where a
+  /// value is not finite in bf16.
+  void convert(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const;
+
+ protected:
+  TensorReader(const TensorFiles& files, std::string name, const TensorShape& shape);
+  virtual void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const = 0;
+  /// A part that must have this type and shape.
+  const TensorInfo& part(const std::string& name, std::string_view dtype, const TensorShape& shape);
+  /// A part whose caller looks at type and shape; throws UserError{bad_model} where it is absent.
+  const TensorInfo& part(const std::string& name);
+
+  const TensorFiles& files_;
+  const std::string name_;
+
+ private:
+  std::int64_t rows_, cols_;
+  std::set<std::string> parts_;
+};
+
+/// "BF16", "F16", "F32": rounded to bf16 where it is more. BF16 is taken as it is, infinities and NaN too.
+std::unique_ptr<TensorReader> float_reader(const TensorFiles& files, const std::string& name, const TensorShape& shape);
+bool is_float(std::string_view dtype);
+
+}  // namespace longhaul

@@ -1,0 +1,186 @@
+// What an engine is made of, and the small things that its walks through the layers share. For the engine's own
+// sources.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "offload/edges.h"
+#include "offload/kv_cache.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/engine_memory.h"
+#include "runtime/engine/engine_setup.h"
+#include "runtime/engine/pinned_memory.h"
+#include "runtime/engine/recorded_steps.h"
+#include "runtime/engine/step_recorder.h"
+#include "runtime/model/hidden_states.h"
+#include "runtime/model/layer.h"
+
+namespace longhaul {
+
+struct Engine::Impl {
+  /// `file` may be null: random weights.
+  Impl(Device& device, const ModelConfig& config, const Checkpoint* file, const EngineOptions& options,
+       const PinReport& pinning = {}, const LoadReport& loading = {})
+      : device(device),
+        config(config),
+        options(options),
+        plan(plan_memory(config, options)),
+        device_memory(device.allocate(plan.device_bytes, "device memory")),
+        host_memory(device, plan.host_bytes, pinning),
+        device_arena(device_memory.data(), plan.device_bytes, "device arena"),
+        host_arena(host_memory.data(), plan.host_bytes, "host arena"),
+        memory(this->config, this->options, device_arena, host_arena),
+        compute(device.make_stream("compute")),
+        fetch(device.make_stream("fetch")),
+        store(device.make_stream("store")),
+        token_ready(device.make_event()),
+        cache(device, {*compute, *fetch, *store}, memory.kv),
+        weight_stream(device, *compute, memory.weights),
+        hidden(device, {*compute, *fetch, *store}, this->config, memory.act),
+        layer(this->config, memory.kv.shape, memory.weights, weight_stream, memory.act),
+        recorder(this->config, this->options, memory, *compute),
+        steps(device, streams(), options.replay_steps && memory.kv.steps_alike()) {
+    check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
+          "at most kDecodeTokens sessions together");
+    check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
+    check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
+    for (auto& event : paced) event = device.make_event();
+    if (file != nullptr) memory.weights.load(device, *fetch, *file, loading);
+    set_up(device, *compute, config, options, memory, /*random_weights=*/file == nullptr);
+    if (!length_dependent_rope()) send_frequencies(0, 1, {});
+  }
+
+  std::vector<Stream*> streams() const {
+    std::vector<Stream*> all{compute.get(), fetch.get(), store.get()};
+    if (weight_stream.stream() != nullptr) all.push_back(weight_stream.stream());
+    return all;
+  }
+
+  bool length_dependent_rope() const {
+    return config.rope.type == RopeType::dynamic || config.rope.type == RopeType::longrope;
+  }
+  /// What a session's rope table depends on once it has `rows` rows. Long factors are for sessions that may outgrow the
+  /// trained length: so that all keys are turned alike, whatever the answer's length turns out to be.
+  std::int64_t rope_length(const Session& session, std::int64_t rows) const {
+    return config.rope.type == RopeType::longrope ? session.most_tokens() : rows;
+  }
+
+  /// Rope tables for rows of these lengths (an empty list: one table, lengths do not matter).
+  void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
+    const std::int64_t half = config.head_dim / 2;
+    for (std::int64_t i = first; i < first + rows; ++i) {
+      auto table =
+          rope_frequencies(config.rope, config.head_dim, lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
+      std::ranges::copy(table, memory.act.host_inv_freq + i * half);
+    }
+    send(memory.act.inv_freq + first * half, memory.act.host_inv_freq + first * half, rows * half);
+  }
+
+  template <class T>
+  void send(T* to, const T* from, std::int64_t count) {
+    compute->copy({.dst = to,
+                   .src = from,
+                   .width = count * static_cast<std::int64_t>(sizeof(T)),
+                   .kind = CopyKind::host_to_device});
+  }
+
+  /// Waits for all that was enqueued on compute; outside of steps.
+  void finish_compute() {
+    compute->record(*token_ready);
+    device.host_wait(*token_ready, {"compute_finished"});
+  }
+
+  /// Ids and positions of `rows` rows.
+  void send_input(std::int64_t rows) {
+    const Activations& act = memory.act;
+    send(act.input.ids, act.host_input.ids, rows);
+    send(act.input.positions, act.host_input.positions, rows);
+  }
+
+  /// Embeds `rows` rows of what was sent, from row `first` on.
+  void embed(std::int64_t first, std::int64_t rows, std::byte* out) {
+    const Activations& act = memory.act;
+    compute->launch(EmbedArgs{.ids = act.input.ids + first,
+                              .table = memory.weights.embedding(),
+                              .out = out,
+                              .act = act.act,
+                              .tokens = rows,
+                              .hidden = config.hidden,
+                              .vocab = config.vocab});
+  }
+
+  /// Samples the `rows` rows of logits, with the parameters from `place` on, and brings the tokens to the host.
+  void sample(std::int64_t rows, std::int64_t place = 0) {
+    const Activations& act = memory.act;
+    send(act.params + place, act.host_params + place, rows);
+    compute->launch(SampleArgs{.logits = act.logits,
+                               .params = act.params + place,
+                               .out = act.sampled + place,
+                               .tokens = rows,
+                               .vocab = config.vocab});
+    compute->copy({.dst = act.host_sampled + place,
+                   .src = act.sampled + place,
+                   .width = rows * 4,
+                   .kind = CopyKind::device_to_host});
+  }
+
+  /// The one host wait of a step.
+  void wait_for_tokens() {
+    compute->record(*token_ready);
+    device.host_wait(*token_ready, edge::kTokenReady);
+  }
+
+  /// Brings the logits of `rows` rows of hidden states to the host, in groups that fit the logits buffer.
+  void tap_rows(const std::byte* states, std::int64_t rows) {
+    const std::int64_t row = config.hidden * size_of(memory.act.act);
+    const std::int64_t group = std::min(options.max_sessions, memory.act.chunk);
+    for (std::int64_t done = 0; done < rows; done += group) {
+      const std::int64_t n = std::min(group, rows - done);
+      layer.head(*compute, states + done * row, n);
+      tapped.resize(static_cast<std::size_t>(n * config.vocab));
+      compute->copy({.dst = tapped.data(),
+                     .src = memory.act.logits,
+                     .width = n * config.vocab * 4,
+                     .kind = CopyKind::device_to_host});
+      compute->record(*token_ready);
+      device.host_wait(*token_ready, {"logits_tapped"});
+      tap(n, tapped.data());
+    }
+  }
+
+  std::int64_t shared_rows(std::span<Session* const> sessions) const;
+  void prefill(std::span<Session* const> sessions, const PrefillReport& report);
+  void fill(Session& session);
+  void add_moments(std::int64_t layer, std::int64_t tokens);
+  void adopt(Session& session, Impl& from, const Session& source);
+  void rewind(Session& session, std::int64_t rows, std::int32_t next);
+  void step(std::span<Session* const> sessions);
+
+  static constexpr std::int64_t kPaced = 8;  // chunks enqueued ahead of the device in prefill
+
+  Device& device;
+  ModelConfig config;
+  EngineOptions options;
+  MemoryPlan plan;
+  Buffer device_memory;
+  PinnedMemory host_memory;
+  Arena device_arena, host_arena;
+  EngineMemory memory;
+  std::unique_ptr<Stream> compute, fetch, store;
+  std::unique_ptr<Event> token_ready;
+  std::array<std::unique_ptr<Event>, kPaced> paced;
+  KvCache cache;
+  WeightStream weight_stream;
+  HiddenStates hidden;
+  Layer layer;
+  StepRecorder recorder;
+  LogitsTap tap;
+  StepTap step_tap;
+  std::vector<float> tapped;
+  RecordedSteps steps;
+  RowCounts rows;  // what the host knows of them
+};
+
+}  // namespace longhaul

@@ -1,0 +1,94 @@
+// What a walk through the layers needs beside weights and KV rows. Device memory of the arena, laid out once; the host
+// side is what a step sends and gets back.
+#pragma once
+#include "kernels/arena.h"
+#include "kernels/ops.h"
+#include "runtime/plan/plan.h"
+
+namespace longhaul {
+
+/// What a walk begins with.
+struct StepInput {
+  std::int32_t* ids;        // [rows]
+  std::int32_t* positions;  // [rows]
+
+  StepInput(std::int64_t rows, Arena& arena)
+      : ids(arena.take<std::int32_t>(rows, "token ids")), positions(arena.take<std::int32_t>(rows, "token ids")) {}
+};
+
+struct Activations {
+  Activations(const ModelConfig& c, const EngineOptions& o, Arena& device, Arena& host)
+      : rows(std::max(o.max_len + o.shared_rest, o.max_sessions)),
+        chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
+        act(o.activations),
+        hidden(device.take_bytes((o.spill_hidden ? 2 * chunk : rows) * c.hidden * size_of(act), "hidden states")),
+        normed(scratch(device, c.hidden)),
+        qkv(scratch(device, (c.q_heads + 2 * c.kv_heads) * c.head_dim)),
+        attended(scratch(device, c.q_heads * c.head_dim)),
+        gate_up(scratch(device, networks(c) * 2 * c.intermediate)),
+        inner(scratch(device, networks(c) * c.intermediate)),
+        mixed(scratch(device, c.experts_per_token * c.hidden)),
+        router_logits(device.take<float>(chunk * c.experts, "expert routes")),
+        routes(take_routes(device, c)),
+        predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
+        noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
+        logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
+        inv_freq(device.take<float>(o.max_sessions * c.head_dim / 2, "rope table")),
+        params(device.take<SampleParams>(o.max_sessions, "sampling")),
+        sampled(device.take<std::int32_t>(o.max_sessions, "sampling")),
+        input(rows, device),
+        host_inv_freq(host.take<float>(o.max_sessions * c.head_dim / 2, "step input and output")),
+        host_params(host.take<SampleParams>(o.max_sessions, "step input and output")),
+        host_sampled(host.take<std::int32_t>(o.max_sessions, "step input and output")),
+        host_input(rows, host),
+        host_hidden(o.spill_hidden ? host.take_bytes(rows * c.hidden * size_of(act), "hidden states") : nullptr),
+        spilled_(o.spill_hidden) {}
+
+  /// Whether a prompt's hidden states live in host memory.
+  bool spilled() const { return spilled_; }
+  std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
+
+  std::int64_t rows, chunk;  // most rows of a walk, and of a call of a layer
+  DType act;
+  std::byte* hidden;                                     // [rows, hidden] act; spilled: two slots of [chunk, hidden]
+  std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act; the last two for each of a token's experts
+  std::byte* mixed;                                      // [chunk, experts_per_token, hidden] act: what experts give
+  float* router_logits;                                  // [chunk, experts]
+  Routes routes;                                         // of a chunk
+  std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
+  std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
+  float* logits;                                         // [max_sessions, vocab]
+  float* inv_freq;                                       // [max_sessions, head_dim / 2]
+  SampleParams* params;                                  // [max_sessions]
+  std::int32_t* sampled;                                 // [max_sessions]
+  StepInput input;
+
+  float* host_inv_freq;
+  SampleParams* host_params;
+  std::int32_t* host_sampled;
+  StepInput host_input;
+  std::byte* host_hidden;  // [rows, hidden] act, where they are spilled
+
+ private:
+  bool spilled_;
+  std::byte* query(Arena& device, const ModelConfig& c, std::int64_t tokens) const {
+    return device.take_bytes(tokens * c.q_heads * c.head_dim * size_of(act), "predicted queries");
+  }
+  static std::int64_t networks(const ModelConfig& c) { return std::max<std::int64_t>(c.experts_per_token, 1); }
+  Routes take_routes(Arena& device, const ModelConfig& c) const {
+    const std::int64_t pairs = chunk * c.experts_per_token;
+    auto take = [&](std::int64_t count) { return device.take<std::int32_t>(count, "expert routes"); };
+    return {.expert = take(pairs),
+            .weight = device.take<float>(pairs, "expert routes"),
+            .place = take(pairs),
+            .token = take(pairs),
+            .begin = take(c.experts > 0 ? c.experts + 1 : 0),
+            .experts = c.experts,
+            .chosen = c.experts_per_token};
+  }
+  std::byte* scratch(Arena& device, std::int64_t width) const {
+    return device.take_bytes(chunk * width * size_of(act), "layer scratch");
+  }
+};
+
+}  // namespace longhaul

@@ -1,0 +1,53 @@
+// One decoder layer, for a prefill chunk and for a decode step alike. It sees the KV cache through KvPass only.
+#pragma once
+#include <span>
+
+#include "offload/kv_pass.h"
+#include "runtime/model/activations.h"
+#include "runtime/model/weight_stream.h"
+
+namespace longhaul {
+
+/// Rows that go through a layer together, and the spans of sessions they belong to.
+struct Chunk {
+  std::byte* hidden;              // [tokens, hidden] act
+  const std::int32_t* positions;  // [tokens]
+  std::int64_t tokens;
+  std::span<const Span> spans;
+  bool own_frequencies;  // each row has its own rope table (decode with a rope type that depends on the length)
+};
+
+class Layer {
+ public:
+  Layer(const ModelConfig& config, const KvShape& shape, const Weights& weights, WeightStream& stream,
+        const Activations& act)
+      : config_(config), shape_(shape), weights_(weights), stream_(stream), act_(act) {}
+
+  /// hidden rows of `chunk` += attention, then += feed-forward. Enqueues on `compute` and what `kv` enqueues.
+  void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
+  /// The query of `layer` as the chunk's hidden states, the inputs of an earlier layer, foretell it (arXiv 2408.07092,
+  /// section 3.3): to act.predicted. Uses act.normed.
+  const void* predict(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
+  /// Logits of `tokens` rows of hidden states, to act.logits (at most its rows).
+  void head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const;
+
+ private:
+  void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const;
+  /// Heads are normalised and turned, as far as the model and the layer do that.
+  void rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
+  void linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,
+              std::int64_t in, std::int64_t out_dim, bool accumulate) const;
+  /// Of act.normed, in float32: the router's and the head's.
+  void logits(Stream& compute, const bf16* weight, float* out, std::int64_t tokens, std::int64_t out_dim) const;
+  /// hidden rows += the feed-forward of act.normed.
+  void feed_forward(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;
+  void mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chunk) const;
+
+  const ModelConfig& config_;
+  const KvShape& shape_;
+  const Weights& weights_;
+  WeightStream& stream_;
+  const Activations& act_;
+};
+
+}  // namespace longhaul

@@ -1,0 +1,52 @@
+#include "runtime/model/weight_stream.h"
+
+#include "kernels/base/error.h"
+#include "offload/edges.h"
+
+namespace longhaul {
+
+WeightStream::WeightStream(Device& device, Stream& compute, const Weights& weights)
+    : compute_(compute), weights_(weights), left_(device.make_event()) {
+  if (weights.streamed() > 0) stream_ = device.make_stream("weights");
+  for (auto& event : landed_) event = device.make_event();
+}
+
+void WeightStream::begin(std::int64_t chunks) {
+  parts_ = done_ = 0;
+  chunks_ = chunks;
+  for (std::int64_t i = 0; i < 2 * Weights::kSlots; ++i) load_next();
+}
+
+void WeightStream::load_next() {
+  if (parts_ == 2 * weights_.streamed()) return;
+  const std::int64_t n = parts_ / 2;
+  const auto part = static_cast<WeightPart>(parts_ % 2);
+  stream_->copy(weights_.copy_of(n, part));
+  stream_->record(landed(n, part));
+  ++parts_;
+}
+
+void WeightStream::need(std::int64_t layer, WeightPart part) {
+  const std::int64_t n = layer - weights_.first_streamed();
+  if (n >= 0) compute_.wait(landed(n, part), edge::kWeightsLanded);
+}
+
+void WeightStream::need_ahead(std::int64_t layer) {
+  const std::int64_t n = layer - weights_.first_streamed();
+  if (n >= 0) compute_.wait(landed(n, WeightPart::projection), edge::kNextWeightsLanded);
+}
+
+void WeightStream::projected(std::int64_t layer) {
+  const std::int64_t n = layer - weights_.first_streamed();
+  if (n < 0) return;
+  const bool first = done_ == 0, last = ++done_ == chunks_;
+  if (last) done_ = 0;
+  // With the first chunk's the layer before is behind compute; a walk begins with both slots full.
+  const bool rest = first && n > 0;
+  if (!rest && !last) return;
+  compute_.record(*left_);
+  stream_->wait(*left_, edge::kWeightsFree);
+  for (int i = 0; i < rest + last; ++i) load_next();
+}
+
+}  // namespace longhaul

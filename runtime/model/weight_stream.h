@@ -1,0 +1,46 @@
+// Brings the streamed layers' weights over the link, on a stream of its own, behind the compute of the layers before.
+// Two slots, two parts a layer (Weights): as soon as a layer's q, k and v are computed for all that walks through it,
+// the first part of the layer after next may come, and the layer before has left its slot for the second part of the
+// next. A walk begins with its first streamed layer in slot 0, so that decode steps can be recorded.
+//
+// No edge guards a walk's first loads: the host has waited for the last walk's tokens.
+#pragma once
+#include <array>
+#include <memory>
+
+#include "runtime/model/weights.h"
+
+namespace longhaul {
+
+class WeightStream {
+ public:
+  WeightStream(Device& device, Stream& compute, const Weights& weights);
+
+  /// Null where every layer is on the device.
+  Stream* stream() const { return stream_.get(); }
+  /// A walk through all layers, in each of which `chunks` chunks are computed. Starts what the slots have room for.
+  void begin(std::int64_t chunks);
+  /// Compute waits for a part of a layer that it comes to.
+  void need(std::int64_t layer, WeightPart part);
+  /// Compute waits for the first part of a layer after the one that it is in.
+  void need_ahead(std::int64_t layer);
+  /// A chunk's q, k and v have been enqueued.
+  void projected(std::int64_t layer);
+
+ private:
+  Event& landed(std::int64_t n, WeightPart part) const {
+    return *landed_[static_cast<std::size_t>(n % Weights::kSlots * 2 + static_cast<std::int64_t>(part))];
+  }
+  void load_next();
+
+  Stream& compute_;
+  const Weights& weights_;
+  std::unique_ptr<Stream> stream_;
+  std::array<std::unique_ptr<Event>, 2 * Weights::kSlots> landed_;  // by slot and part
+  std::unique_ptr<Event> left_;
+  std::int64_t parts_ = 0;   // of this walk that are on their way or have come
+  std::int64_t chunks_ = 1;  // of each layer
+  std::int64_t done_ = 0;    // of the layer that compute is in
+};
+
+}  // namespace longhaul
