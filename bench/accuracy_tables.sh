@@ -71,14 +71,14 @@ for part in "${parts[@]}"; do
         --policies offload,published-offload,streaming-llm,h2o
       "$0" "$texts" "$model" "$out" digests ${flags[@]:+-- "${flags[@]}"} ;;
     digests)
-      evaluate digests --task digest --lengths 4K,16K --texts "${books[@]}" --documents 20 \
+      evaluate digests --task digest --lengths 4K,16K --texts "${books[@]}" --documents 22 \
         --policies offload,published-offload,streaming-llm,h2o ;;
     long | longest)
       length=32K
       if [[ $part == longest ]]; then length=64K; fi
       evaluate "questions-$length" --task needle,lines --lengths "$length" --texts "${books[@]}" --documents 4 \
         --questions 50 --policies offload,published-offload,streaming-llm,h2o
-      evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 20 \
+      evaluate "digests-$length" --task digest --lengths "$length" --texts "${books[@]}" --documents 22 \
         --policies offload,published-offload,streaming-llm,h2o ;;
     context)
       for length in 128K 256K; do
