@@ -144,6 +144,33 @@ TEST_CASE("cuda: attend_step, a window of a ring", "[cuda]") {
         }
 }
 
+TEST_CASE("cuda: attend_step, a window of rows of every type, of many heads, and of as many rows as the ring has",
+          "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(36);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {64, 96, 128})
+      for (RowType type : kRowTypes)
+        for (std::int64_t window : {48, 128}) {
+          Case c{act, 1, window == 48 ? 12 : 2, d, {300, 77}, 0, 128, type};
+          c.window = window;
+          check_case(*cuda, random, c);
+        }
+}
+
+TEST_CASE("cuda: attend_step, a window of thousands of rows", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(37);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {24, 80, 128}) {
+      Case c{act, 2, 4, d, {9000, 4100, 10}, 0, 4160};
+      c.window = 4096;
+      check_case(*cuda, random, c);
+    }
+}
+
 TEST_CASE("cuda: attend_step, rows of every type", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

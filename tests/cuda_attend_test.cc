@@ -104,6 +104,16 @@ TEST_CASE("cuda: attend, a window that begins in one block or in several", "[cud
               check_case(*cuda, random, {act, tokens, 2, group, head_dim, 600 - tokens, first, 600 - first, window});
 }
 
+TEST_CASE("cuda: attend, a window in each kernel, small enough for a race checker", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(24);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t head_dim : {64, 80, 256})
+      for (std::int64_t tokens : {2, 17})
+        check_case(*cuda, random, {act, tokens, 1, 4, head_dim, 140 - tokens, 0, 140, 70});
+}
+
 TEST_CASE("cuda: attend, over head sizes, groups and numbers of tokens", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

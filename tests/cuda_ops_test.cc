@@ -35,6 +35,7 @@ void check_linear(Rig& cuda, DType act) {
                   {8, 515, 130},
                   {65, 48, 24},
                   {77, 328, 300},
+                  {17, 72, 128},
                   {600, 72, 264},
                   {1, 4096, 512}})
     for (DType out_type : kTypes)
@@ -158,21 +159,25 @@ TEST_CASE("cuda: rope, at the first and the millionth position", "[cuda][shared]
   Random random(4);
   for (DType act : kTypes)
     for (std::int64_t d : kHeadDims)
-      for (bool per_token : {false, true}) {
-        const std::int64_t tokens = 4, q_heads = 6, kv_heads = 2, width = (q_heads + 2 * kv_heads) * d;
+      for (int i = 0; i < 4; ++i) {
+        const bool per_token = i % 2 != 0;
+        const std::int64_t tokens = i < 2 ? 4 : 70;  // few and many
+        const std::int64_t q_heads = 6, kv_heads = 2, width = (q_heads + 2 * kv_heads) * d;
+        std::vector<std::int32_t> positions{0, 1, 4711, 1048575};
+        while (std::ssize(positions) < tokens) positions.push_back(positions[positions.size() - 4] / 2 + 3);
         std::vector<float> inv_freq(static_cast<std::size_t>(tokens * d / 2));
-        for (std::size_t i = 0; i < inv_freq.size(); ++i)
-          inv_freq[i] = std::pow(1e4f, -2.0f * (i % (d / 2)) / d) / (1 + i / (d / 2));
+        for (std::size_t f = 0; f < inv_freq.size(); ++f)
+          inv_freq[f] = std::pow(1e4f, -2.0f * (f % (d / 2)) / d) / (1 + f / (d / 2));
         const Tensor x = random.normal(act, tokens * width);
-        check_close(on_both(*cuda,
-                            [&](Rig& rig) {
-                              std::byte* qkv = rig.put(x);
-                              rig.stream->launch(RopeArgs{qkv, rig.put(std::vector<std::int32_t>{0, 1, 4711, 1048575}),
-                                                          rig.put(inv_freq), per_token ? d / 2 : 0, act, tokens,
-                                                          q_heads, kv_heads, d, 1.5f});
-                              return rig.get(qkv, act, tokens * width);
-                            }),
-                    width, bound(act));
+        check_close(
+            on_both(*cuda,
+                    [&](Rig& rig) {
+                      std::byte* qkv = rig.put(x);
+                      rig.stream->launch(RopeArgs{qkv, rig.put(positions), rig.put(inv_freq), per_token ? d / 2 : 0,
+                                                  act, tokens, q_heads, kv_heads, d, 1.5f});
+                      return rig.get(qkv, act, tokens * width);
+                    }),
+            width, bound(act));
       }
 }
 

@@ -59,6 +59,15 @@ TEST_CASE("What each family has", "[config]") {
   CHECK((defaults.still == std::vector<bool>{false, true, false, true} && defaults.tied_embeddings));
 }
 
+TEST_CASE("Sizes that are no whole packs", "[config]") {
+  CHECK(family_complaint("mixtral", {{"hidden_size", 100}}).ends_with("a multiple of 8 in a model with experts"));
+  CHECK(family_complaint("mixtral", {{"intermediate_size", 100}}).ends_with("a multiple of 8 in a model with experts"));
+  CHECK(family_complaint("qwen3_moe", {{"moe_intermediate_size", 100}}).find("moe_intermediate_size") !=
+        std::string::npos);
+  CHECK(family_complaint("seed_oss", {{"hidden_size", 100}}).ends_with("a multiple of 8 in a model with biases"));
+  CHECK(load(family_config("llama2_mha", {{"hidden_size", 100}, {"head_dim", 32}})).hidden == 100);
+}
+
 TEST_CASE("The keys that published configs have", "[config]") {
   // Of both schemas, as of the models' folders; lengths of lists cut to the layers.
   const char* const kPublished[] = {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "kernels/base/bytes.h"
-#include "paths.h"
 #include "tests/support/catch.h"
+#include "tests/support/families.h"
 #include "tests/support/mutations.h"
 
 using namespace longhaul;
@@ -12,12 +12,8 @@ using namespace longhaul::test;
 
 namespace {
 
-std::filesystem::path family(const std::string& name) {
-  return std::filesystem::path(LONGHAUL_SOURCE_DIR) / "tests/data/families" / name;
-}
-
 RunOptions run_of(const std::string& name, std::vector<std::int64_t> prompts, std::int64_t steps) {
-  RunOptions run{.model = family(name)};
+  RunOptions run{.model = family_dir(name)};
   run.prompts = std::move(prompts);
   run.steps = steps;
   run.device.poison = true;
@@ -92,7 +88,7 @@ TEST_CASE("law 7 for families: the plan is the use, byte for byte") {
   run.policy = policy;
   for (const RunOptions& one : {run, away(run)}) {
     const EngineOptions options = engine_options(one);
-    const MemoryPlan plan = plan_memory(load_model_config(family(name)), options);
+    const MemoryPlan plan = plan_memory(load_model_config(family_dir(name)), options);
     auto device = make_cpu_device({.budget = plan.device_bytes});  // not a byte more
     run_tiny(*device, one);
     CHECK(device->peak_bytes() == plan.device_bytes);
@@ -100,7 +96,7 @@ TEST_CASE("law 7 for families: the plan is the use, byte for byte") {
 }
 
 TEST_CASE("a windowed layer keeps its window on the device, and nothing on the host, whatever the context") {
-  const ModelConfig config = load_model_config(family("qwen2_window"));
+  const ModelConfig config = load_model_config(family_dir("qwen2_window"));
   auto bytes = [&](const std::vector<Arena::Item>& items, const char* name) {
     const auto item = std::ranges::find(items, name, &Arena::Item::name);
     return item == items.end() ? 0 : item->bytes;
@@ -118,7 +114,7 @@ TEST_CASE("a windowed layer keeps its window on the device, and nothing on the h
   CHECK(kv_shape(config, engine_options(shorter)).window == 0);
   // Where every layer has one, nothing leaves the device.
   const MemoryPlan all =
-      plan_memory(load_model_config(family("mistral_window")), engine_options(run_of("mistral_window", {4000}, 1)));
+      plan_memory(load_model_config(family_dir("mistral_window")), engine_options(run_of("mistral_window", {4000}, 1)));
   CHECK(bytes(all.host, "kv host store") == 0);
 }
 
@@ -163,7 +159,7 @@ TEST_CASE("law 10 for families: a batch equals single runs, bit for bit, whichev
 }
 
 TEST_CASE("adopt and rewind with windowed layers") {
-  const auto dir = family("qwen2_window");
+  const auto dir = family_dir("qwen2_window");
   const ModelConfig config = load_model_config(dir);
   const Checkpoint weights = Safetensors::open_model(dir);
   RunOptions run = run_of("qwen2_window", {150}, 100);

@@ -2,7 +2,8 @@
 # What can only be checked on a GPU machine; that needs no network and none of our libraries.
 #   tests/gpu.sh build                    here: builds the preset cuda and packs it into build-cuda/gpu
 #   tests/gpu.sh pack BUILD FOLDER        here: copies the programs of a cuda build, stripped, and the libraries they need
-#   FOLDER/gpu.sh run [FILTER]            there: the tests, then the four sanitizers, each with a planted error first
+#   FOLDER/gpu.sh run [FILTER]            there, in the project's folder: the tests, the golden families, then the four
+#                                         sanitizers, each with a planted error first
 #   FOLDER/gpu.sh figures [ARGS]          there: bench_cuda_figures; results go to FOLDER/results, or $OUT
 #   FOLDER/gpu.sh short                   there: all of it, within ten minutes
 # A table comes last; the exit code is 1 when anything in it failed.
@@ -85,7 +86,9 @@ run_tests() {
   tests=$here/longhaul_tests
   measured tests 0 240 "$tests" "$filter"
   measured fatal 0 60 "$tests" "[planted][fatal]"
+  measured families 0 240 "$here/golden_check" --device cuda tests/data/families/*
   told 40 tests fatal
+  told 5 families
   if ! command -v compute-sanitizer >/dev/null; then
     rows+=("sanitizers       | absent | compute-sanitizer is not on this machine")
     return
@@ -136,5 +139,5 @@ case $verb in
     esac
     table
     ;;
-  *) sed -n '2,10p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11p' "$0" >&2; exit 2 ;;
 esac

@@ -68,6 +68,9 @@ void Matmul::run(const LinearArgs& a, cudaStream_t stream) {
                   .alignment = alignment_of({a.x, a.w, a.out, workspace_.data()})});
   if (a.bias != nullptr) {
     longhaul::check(a.out_type == DType::bf16, "linear: a bias is of the product's type");
+    // The algorithm was chosen before there was a pointer, and may read packs.
+    longhaul::check(a.out_dim % 8 == 0 && reinterpret_cast<std::uintptr_t>(a.bias) % 16 == 0,
+                    "linear: a bias of whole, aligned packs");
     check(cublasLtMatmulDescSetAttribute(&p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &a.bias, sizeof a.bias));
   }
   workspace_.enter(stream);

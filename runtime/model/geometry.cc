@@ -142,6 +142,10 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
   keys.finish();
   if (c.q_heads % c.kv_heads != 0) keys.refuse("q_heads", fmt::format("must be a multiple of kv_heads {}", c.kv_heads));
   if (c.head_dim % 8 != 0) keys.refuse("head_dim", "must be a multiple of 8 up to 256");
+  if ((c.qkv_bias || c.experts > 0) && c.hidden % 8 != 0)
+    keys.refuse("hidden", "must be a multiple of 8 where there are biases or experts");
+  if (c.experts > 0 && c.intermediate % 8 != 0)
+    keys.refuse("intermediate", "must be a multiple of 8 where there are experts");
   return geometry;
 }
 

@@ -64,6 +64,14 @@ void read_experts(JsonObject& top, const ExpertNames& names, ModelConfig& config
   config.normalised_routes = read_flag(top, names.normalised);
 }
 
+/// Products with a bias, and those of experts, take rows of whole packs of 16 bytes.
+void check_packs(const JsonObject& top, const char* intermediate, const ModelConfig& config) {
+  const bool biased = config.qkv_bias || config.out_bias, experts = config.experts > 0;
+  if ((biased || experts) && config.hidden % 8 != 0)
+    top.refuse("hidden_size", fmt::format("a multiple of 8 in a model with {}", experts ? "experts" : "biases"));
+  if (experts && config.intermediate % 8 != 0) top.refuse(intermediate, "a multiple of 8 in a model with experts");
+}
+
 /// Of the layers that RoPE does not turn.
 void read_still(JsonObject& top, ModelConfig& config) {
   const std::int64_t interval = top.whole("no_rope_layer_interval", 1, 4096).value_or(4);
@@ -164,6 +172,7 @@ ModelConfig parse_model_config(const json& document, const std::string& file) {
   if (family.experts) read_experts(top, *family.experts, config);
   if (family.skips_rope) read_still(top, config);
   read_windows(top, family, config);
+  check_packs(top, intermediate, config);
 
   const auto trained = top.require("max_position_embeddings", top.whole("max_position_embeddings", 1, 1 << 30));
   config.rope = read_rope(top, family, config.head_dim, trained, file);
