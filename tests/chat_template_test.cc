@@ -3,12 +3,15 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "kernels/base/error.h"
 #include "paths.h"
 #include "runtime/jinja/json.h"
 #include "runtime/jinja/template.h"
+#include "runtime/jinja/text.h"
 #include "tests/support/catch.h"
+#include "tests/support/complaint.h"
 #include "tests/support/scratch_dir.h"
 
 using namespace longhaul;
@@ -101,10 +104,13 @@ TEST_CASE("every feature of templates does what it does in Jinja2") {
   CHECK(errors > 10);
 }
 
-// Real templates with what Jinja2 makes of them, where they lie beside the repository.
+// Five that are carried, and more where they lie beside the repository.
 TEST_CASE("real templates render as Jinja2 renders them") {
-  const std::filesystem::path folder = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "../shared/golden/templates";
-  if (!std::filesystem::exists(folder)) return;
+  const bool carried = GENERATE(true, false);
+  const std::filesystem::path folder =
+      carried ? kData / "chat_templates" : std::filesystem::path(LONGHAUL_SOURCE_DIR) / "../shared/golden/templates";
+  if (!carried && !std::filesystem::exists(folder)) return;
+  int rendered = 0;
   std::tm now{.tm_hour = 12, .tm_mday = 26, .tm_mon = 6, .tm_year = 126, .tm_wday = 0, .tm_yday = 206};
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".jinja") continue;
@@ -116,8 +122,10 @@ TEST_CASE("real templates render as Jinja2 renders them") {
       const jinja::Map context = jinja::read_context(one["context"].dump(), "context", Exit::usage);
       if (one.contains("text")) CHECK(chat.render(context, now) == one["text"].get<std::string>());
       else CHECK_THROWS_AS(chat.render(context, now), UserError);
+      ++rendered;
     }
   }
+  CHECK(rendered >= 80);
 }
 
 TEST_CASE("what the templates cannot do is refused by name and line") {
@@ -233,6 +241,58 @@ TEST_CASE("texts see through the guards of a document") {
   CHECK(made("x | tojson") == "\"<\xff/think>b<\xff/think>\"");
 }
 
+TEST_CASE("numbers are read through the guards of a document") {
+  const auto made = [](const std::string& expression, const std::string& x) {
+    return render("{{ " + expression + " }}", {{"x", x}});
+  };
+  CHECK(made("x | int + 1",
+             "1\xff"
+             "2\xff") == "13");
+  CHECK(made("x | int(base=10)", " \xff-4\xff_0") == "-40");
+  CHECK(made("x | float", "1\xff.5") == "1.5");
+}
+
+TEST_CASE("a part is found wherever guards stand, from either end") {
+  std::mt19937 random(3);
+  const auto below = [&](std::size_t n) { return random() % n; };
+  const auto guarded = [&](const std::string& text) {
+    std::string out;
+    for (const char c : text) out += below(3) == 0 ? std::string{c, '\xff'} : std::string{c};
+    return below(4) == 0 ? "\xff" + out : out;
+  };
+  for (int round = 0; round < 2000; ++round) {
+    std::string text, part;
+    for (std::size_t n = below(24); n > 0; --n) text += static_cast<char>('a' + below(2));
+    for (std::size_t n = 1 + below(3); n > 0; --n) part += static_cast<char>('a' + below(2));
+    const std::string held = guarded(text), sought = guarded(part);
+    INFO(text << " " << part);
+    const auto bare_places = [&](const std::optional<jinja::TextRange>& found) {
+      if (!found) return std::string::npos;
+      CHECK(jinja::unguarded(std::string_view(held).substr(found->begin, found->end - found->begin)) == part);
+      return jinja::unguarded(held.substr(0, found->begin)).size();
+    };
+    CHECK(bare_places(jinja::find_text(held, sought)) == text.find(part));
+    CHECK(bare_places(jinja::find_last_text(held, sought)) == text.rfind(part));
+    const auto joined = [&](const std::vector<std::string_view>& parts) {
+      std::vector<std::string> bare;
+      for (const std::string_view one : parts) bare.push_back(jinja::unguarded(one));
+      return bare;
+    };
+    for (const bool from_right : {false, true})
+      CHECK(joined(jinja::split_text(held, sought, 2, from_right)) ==
+            joined(jinja::split_text(text, part, 2, from_right)));
+  }
+}
+
+TEST_CASE("searches in guarded texts and from the end take no quadratic time") {
+  const std::string many(1 << 18, 'a');
+  for (const std::string& text : {many, "a\xff" + many}) {
+    CHECK_FALSE(jinja::find_text(text, many.substr(1 << 17) + "b"));
+    CHECK_FALSE(jinja::find_last_text(text, "b" + many.substr(1 << 17)));
+    CHECK(jinja::split_text(text, "aa", -1, true).size() > 1 << 16);
+  }
+}
+
 TEST_CASE("trim sees through the guards of a document") {
   const auto trimmed = [](const std::string& text) {
     return jinja::Template("{{ x | trim }}", "test").render({{"x", text}});
@@ -252,6 +312,15 @@ TEST_CASE("where a chat template is found") {
   CHECK(ChatTemplate(folder.path).render({}, true) == "<s>D");
   folder.put("chat_template.jinja", "{{ bos_token }}{{ eos_token }}F");
   CHECK(ChatTemplate(folder.path).render({}, true) == "<s>F");
+  const auto refused = [&] { return test::complaint([&] { ChatTemplate chat(folder.path); }); };
+  folder.put("chat_template.jinja", "version https://git-lfs.github.com/spec/v1\n");
+  CHECK_THAT(refused(), Catch::Matchers::EndsWith("chat_template.jinja: is a Git LFS pointer, not the file: run `git "
+                                                  "lfs pull`"));
+  folder.put("chat_template.jinja", "<!DOCTYPE html>");
+  CHECK_THAT(refused(), test::contains("chat_template.jinja: is a web page: download the file itself"));
+  folder.put("chat_template.jinja", std::string((4 << 20) + 1, 'x'));
+  CHECK_THAT(refused(), test::contains("chat_template.jinja: 4194305 bytes, more than the 4194304 that"));
+  folder.put("chat_template.jinja", "F");
   folder.put("tokenizer_config.json", R"({"bos_token": )");
   CHECK_THROWS_AS(ChatTemplate(folder.path), UserError);
   folder.put("tokenizer_config.json", R"({"bos_token": "<s>"})");

@@ -89,15 +89,34 @@ bool has_special(const Ids& ids) {
 
 }  // namespace
 
-TEST_CASE("417 hard strings encode and decode as Hugging Face tokenizers does") {
-  const auto golden = lines_of(kLongbook / "longbook.jsonl");
+namespace {
+
+void check_golden(const Tokenizer& tokenizer, const std::filesystem::path& file) {
+  const auto golden = lines_of(file);
   REQUIRE(golden.size() == 417);
   for (const json& line : golden) {
     const auto text = line["text"].get<std::string>();
     const auto ids = line["ids"].get<Ids>();
     INFO(text);
-    CHECK(longbook().encode(text, false) == ids);
-    CHECK(replace_invalid_utf8(longbook().decode(ids, false)) == line["decoded"].get<std::string>());
+    CHECK(tokenizer.encode(text, false) == ids);
+    CHECK(replace_invalid_utf8(tokenizer.decode(ids, false)) == line["decoded"].get<std::string>());
+  }
+}
+
+}  // namespace
+
+TEST_CASE("417 hard strings encode and decode as Hugging Face tokenizers does") {
+  check_golden(longbook(), kLongbook / "longbook.jsonl");
+}
+
+// These tokenizers may not be shipped.
+TEST_CASE("417 hard strings with the tokenizers that lie in ../shared, if it is there") {
+  const std::filesystem::path shared = std::filesystem::path(LONGHAUL_SOURCE_DIR) / "../shared";
+  for (const std::string name : {"smollm2", "phi2", "phi3", "qwen3"}) {
+    const std::filesystem::path golden = shared / "golden/tokens" / (name + ".jsonl");
+    if (!std::filesystem::exists(golden)) continue;
+    CAPTURE(name);
+    check_golden(Tokenizer(shared / "tokenizers" / name), golden);
   }
 }
 
@@ -314,4 +333,42 @@ TEST_CASE("regular expressions are Oniguruma's") {
         R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}-][^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}])");
   for (const char* pattern : {R"(\h)", R"(\b)", R"([a[b]])", R"([a&&b])", R"(a{1,2}+)", R"([\W])"})
     CHECK_THROWS_AS(pcre2_spelling(pattern, "x"), UserError);
+}
+
+TEST_CASE("a pattern that goes back and forth without end is stopped, by name") {
+  json file = longbook_json();
+  file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a+)+[!?]";
+  const Tokenizer tokenizer = tokenizer_of(file.dump());
+  CHECK(tokenizer.decode(tokenizer.encode("aaa!", false)) == "aaa!");
+  try {
+    tokenizer.encode(std::string(100, 'a'), false);
+    FAIL("not stopped");
+  } catch (const UserError& error) {
+    CHECK(error.code == Exit::bad_model);
+    CHECK_THAT(error.what(), test::contains("pattern: regular expression \"(a+)+[!?]\" fails on this text: "));
+  }
+  // What patterns of real tokenizers do on long runs is far from the limit.
+  const std::string spaces(1 << 20, ' ');
+  CHECK(longbook().decode(longbook().encode(spaces, false)) == spaces);
+}
+
+TEST_CASE("a document cannot spell a special token that is looked for in normalized text") {
+  json file = longbook_json();
+  const std::int32_t user = 2;
+  for (json& token : file["added_tokens"]) token["normalized"] = true;
+  const auto ids_of = [&](const json& normalizer, const std::string& text, bool guarded) {
+    file["normalizer"] = normalizer;
+    const Tokenizer tokenizer = tokenizer_of(file.dump());
+    return tokenizer.encode(guarded ? tokenizer.guard(text) : text, false);
+  };
+  const json prepend{{"type", "Prepend"}, {"prepend", "_"}}, wide{{"type", "NFKC"}},
+      replace{{"type", "Replace"}, {"pattern", {{"String", "USER"}}}, {"content", "user"}};
+  const std::vector<std::pair<json, std::string>> cases{
+      {prepend, "<|user|>"}, {wide, "x \uff1c|user|\uff1e y"}, {replace, "<|USER|>"}};
+  for (const auto& [normalizer, text] : cases) {
+    INFO(text);
+    CHECK(std::ranges::count(ids_of(normalizer, text, false), user) == 1);
+    CHECK(std::ranges::count(ids_of(normalizer, text, true), user) == 0);
+  }
+  CHECK(ids_of(wide, "plain \uff58", true) == ids_of(wide, "plain \uff58", false));
 }

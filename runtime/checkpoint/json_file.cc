@@ -33,6 +33,11 @@ std::string parse_complaint(const json::exception& error) {
 
 bool is_lfs_pointer(std::string_view head) { return head.starts_with("version https://git-lfs"); }
 
+bool is_web_page(std::string_view head) {
+  head.remove_prefix(std::min(head.find_first_not_of(" \t\r\n"), head.size()));
+  return head.starts_with("<!") || head.starts_with("<html") || head.starts_with("<HTML") || head.starts_with("<?xml");
+}
+
 std::string quoted(const std::string& text) {
   return shorten(json(text).dump(-1, ' ', false, json::error_handler_t::replace), 120);
 }
@@ -55,7 +60,7 @@ json parse_json(std::string_view text, const std::string& where, Exit exit) {
   }
 }
 
-json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes, Exit exit) {
+std::string read_text_file(const std::filesystem::path& file, std::int64_t max_bytes, Exit exit) {
   const std::string name = file.string();
   std::error_code failed;
   const auto status = std::filesystem::status(file, failed);
@@ -67,9 +72,16 @@ json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes, E
   const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(file, failed));
   if (bytes > max_bytes)
     throw UserError(exit, "{}: {} bytes, more than the {} that such a file may have", name, bytes, max_bytes);
-  const std::string text = read_file(file);
-  if (text.empty()) throw UserError(exit, "{}: is empty", name);
+  std::string text = read_file(file);
   if (is_lfs_pointer(text)) throw UserError(exit, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", name);
+  if (is_web_page(text))
+    throw UserError(exit, "{}: is a web page: download the file itself (does the hub ask for a login?)", name);
+  return text;
+}
+
+json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes, Exit exit) {
+  const std::string name = file.string(), text = read_text_file(file, max_bytes, exit);
+  if (text.empty()) throw UserError(exit, "{}: is empty", name);
   // Each value takes some 50 bytes of memory, whatever it takes in the file.
   constexpr std::int64_t kMostValues = 4 << 20;
   if (const auto commas = std::count(text.begin(), text.end(), ','); commas > kMostValues)

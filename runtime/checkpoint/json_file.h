@@ -20,6 +20,8 @@ namespace longhaul {
 
 /// True for the first bytes of a file that Git LFS left in place of the real one.
 bool is_lfs_pointer(std::string_view head);
+/// True for the first bytes of HTML, which a hub sends in place of a file that asks for a login.
+bool is_web_page(std::string_view head);
 
 /// Text out of a file, fit for a message: in quotes, escaped, shortened past 120 bytes.
 std::string quoted(const std::string& text);
@@ -28,8 +30,11 @@ std::string quoted(const std::string& text);
 /// in an object, at most 64 levels deep, no number too large to hold. Throws UserError{exit}.
 nlohmann::json parse_json(std::string_view text, const std::string& where, Exit exit = Exit::bad_model);
 
-/// The whole of a JSON file. Throws UserError{exit} when it is missing, not a regular file, larger than `max_bytes`,
-/// empty, a Git LFS pointer or not JSON, and UserError{io} when it is there but cannot be read.
+/// The whole of a small file. Throws UserError{exit} when it is missing, not a regular file, larger than `max_bytes`, a
+/// Git LFS pointer or a web page, and UserError{io} when it is there but cannot be read.
+std::string read_text_file(const std::filesystem::path& file, std::int64_t max_bytes, Exit exit = Exit::bad_model);
+
+/// The same of a JSON file, which must not be empty either.
 nlohmann::json read_json_file(const std::filesystem::path& file, std::int64_t max_bytes = 64 << 20,
                               Exit exit = Exit::bad_model);
 

@@ -23,11 +23,6 @@ std::int64_t file_bytes(int fd, const std::filesystem::path& path) {
   return status.st_size;
 }
 
-bool is_web_page(std::string_view head) {
-  head.remove_prefix(std::min(head.find_first_not_of(" \t\r\n"), head.size()));
-  return head.starts_with("<!") || head.starts_with("<html") || head.starts_with("<HTML") || head.starts_with("<?xml");
-}
-
 }  // namespace
 
 TensorFiles::TensorFiles(TensorFiles&& other) noexcept
@@ -83,10 +78,14 @@ const TensorInfo* TensorFiles::find(const std::string& name) const {
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
-void TensorFiles::missing(const std::string& name) const {
+std::string TensorFiles::name() const {
   const auto& path = files_.front().path;
+  return (files_.size() == 1 ? path : path.parent_path()).string();
+}
+
+void TensorFiles::missing(const std::string& name) const {
   throw UserError(Exit::bad_model, "{}: tensor {} is missing; are these the weights that config.json describes?",
-                  (files_.size() == 1 ? path : path.parent_path()).string(), quoted(name));
+                  this->name(), quoted(name));
 }
 
 std::string TensorFiles::where(const std::string& name, const TensorInfo& info) const {

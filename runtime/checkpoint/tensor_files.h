@@ -36,6 +36,8 @@ class TensorFiles {
   const TensorInfo& expect(const std::string& name, std::string_view dtype,
                            const std::vector<std::int64_t>& shape) const;
   [[noreturn]] void missing(const std::string& name) const;
+  /// Of the file, or of the folder of several.
+  std::string name() const;
   /// "FILE: tensor "NAME"", for messages.
   std::string where(const std::string& name, const TensorInfo& info) const;
   /// Reads bytes [begin, begin + bytes) of the tensor to `out`; throws UserError{io} on a short read and when the

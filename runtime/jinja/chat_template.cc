@@ -52,12 +52,15 @@ struct Source {
   Exit mistake;
 };
 
+constexpr std::int64_t kLargestTemplate = 4 << 20;
+
+// The user's own may be a pipe.
 Source given(const ChatOptions& options) { return {read_file(options.file), options.file, Exit::usage}; }
 
 Source source_of(const std::filesystem::path& dir, const ChatOptions& options, const nlohmann::json& config) {
   if (!options.file.empty()) return given(options);
   const std::filesystem::path file = dir / "chat_template.jinja", config_file = dir / "tokenizer_config.json";
-  if (std::filesystem::exists(file)) return {read_file(file), file.string(), Exit::bad_model};
+  if (std::filesystem::exists(file)) return {read_text_file(file, kLargestTemplate), file.string(), Exit::bad_model};
   if (!std::filesystem::exists(config_file))
     throw UserError(
         Exit::bad_model,
@@ -66,14 +69,6 @@ Source source_of(const std::filesystem::path& dir, const ChatOptions& options, c
         dir.string());
   return {template_in(config, config_file.string()), fmt::format("{}: chat_template", config_file.string()),
           Exit::bad_model};
-}
-
-nlohmann::json config_of(const std::filesystem::path& dir) {
-  const std::filesystem::path file = dir / "tokenizer_config.json";
-  if (!std::filesystem::exists(file)) return nlohmann::json::object();
-  nlohmann::json config = read_json_file(file);
-  JsonRef(config, file.string()).object();
-  return config;
 }
 
 std::tm parse_time(const std::string& text) {
@@ -109,7 +104,7 @@ struct ChatTemplate::Impl {
 
 ChatTemplate::ChatTemplate(const std::filesystem::path& dir, const ChatOptions& options) {
   if (options.none) return;
-  const nlohmann::json config = config_of(dir);
+  const nlohmann::json config = read_tokenizer_config(dir);
   impl_ = std::make_unique<Impl>(config, source_of(dir, options, config), options);
 }
 ChatTemplate::ChatTemplate(const nlohmann::json& config, const std::string& where, const ChatOptions& options) {
@@ -141,7 +136,7 @@ std::string ChatTemplate::render(const std::vector<Message>& messages, bool add_
 
 std::string render_context(const std::filesystem::path& dir, const ChatOptions& options, jinja::Map context,
                            const std::string& now) {
-  const Source source = source_of(dir, options, options.file.empty() ? config_of(dir) : nlohmann::json());
+  const Source source = source_of(dir, options, options.file.empty() ? read_tokenizer_config(dir) : nlohmann::json());
   for (const auto& [name, value] : options.variables) put(context, name, value);
   const jinja::Template text(source.text, source.where, source.mistake);
   try {

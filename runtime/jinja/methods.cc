@@ -149,7 +149,7 @@ Value join(Runtime& runtime, const Value& of, Arguments& arguments) {
 std::size_t places_of(std::string_view text, std::string_view part) {
   const TextFinder finder(text, part);
   std::size_t places = 0;
-  for (std::size_t at = 0; const auto found = finder.first(at); ++places) at = found->end;
+  for (std::size_t at = 0; const auto found = finder.next(at); ++places) at = found->end;
   return places;
 }
 

@@ -36,7 +36,7 @@ std::optional<Value> Arguments::get(std::size_t index, std::string_view name) {
     return positional[index];
   }
   if (found == named.end()) return std::nullopt;
-  std::optional<Value> value(std::move(found->second));
+  Value value = std::move(found->second);
   named.erase(found);
   return value;
 }

@@ -1,4 +1,4 @@
-// Filters of one text, number or other value; those of sequences are in jinja_filters.cc.
+// Filters of one text, number or other value; those of sequences are in filters.cc.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -123,14 +123,14 @@ Value to_int(Runtime&, const Value& of, Arguments& arguments) {
   if (of.whole()) return *of.whole();
   std::optional<double> value = of.number();
   if (of.text()) {
-    std::string text(strip_text(*of.text(), {}, true, true));
+    std::string text(strip_text(unguarded(*of.text()), {}, true, true));
     std::erase(text, '_');
     const std::string_view digits = std::string_view(text).substr(text.starts_with('+'));
     std::int64_t whole = 0;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), whole);
     if (error == std::errc::result_out_of_range && end == digits.data() + digits.size()) mistake("a number too large");
     if (error == std::errc() && end == digits.data() + digits.size()) return whole;
-    value = real_of(*of.text());
+    value = real_of(unguarded(*of.text()));
   }
   if (!value || std::isnan(*value)) return otherwise;
   if (std::isinf(*value)) mistake("cannot convert float infinity to integer");
@@ -142,7 +142,7 @@ Value to_float(Runtime&, const Value& of, Arguments& arguments) {
   const Value otherwise = arguments.get(0, "default").value_or(0.0);
   arguments.finish("float");
   if (of.undefined()) mistake("float of something undefined");
-  const auto value = of.text() ? real_of(*of.text()) : of.number();
+  const auto value = of.text() ? real_of(unguarded(*of.text())) : of.number();
   return value ? Value(*value) : otherwise;
 }
 

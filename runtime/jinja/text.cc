@@ -74,38 +74,50 @@ int text_compare(std::string_view a, std::string_view b) {
   return !guarded(a) && !guarded(b) ? a.compare(b) : unguarded(a).compare(unguarded(b));
 }
 
-TextFinder::TextFinder(std::string_view text, std::string_view part)
-    : text_(text), part_(unguarded(part)), guarded_(guarded(text)) {}
-
-std::optional<TextRange> TextFinder::first(std::size_t from) const {
-  if (part_.empty()) return from <= text_.size() ? std::optional(TextRange{from, from}) : std::nullopt;
-  if (!guarded_) {
-    if (from > text_.size()) return std::nullopt;
-    // Linear whatever the two are, as find() is not.
-    const void* hit = ::memmem(text_.data() + from, text_.size() - from, part_.data(), part_.size());
-    if (hit == nullptr) return std::nullopt;
-    const auto at = static_cast<std::size_t>(static_cast<const char*>(hit) - text_.data());
-    return TextRange{at, at + part_.size()};
+TextFinder::TextFinder(std::string_view text, std::string_view part, Direction direction)
+    : part_(unguarded(part)), bare_(text), direction_(direction) {
+  for (std::size_t at = text.find(kGuard); at != std::string_view::npos; at = text.find(kGuard, at + 1))
+    guards_.push_back(at);
+  if (guards_.empty() && direction == Direction::forward) return;
+  own_ = unguarded(text);
+  if (direction == Direction::backward) {
+    std::reverse(own_.begin(), own_.end());
+    std::reverse(part_.begin(), part_.end());
   }
-  for (std::size_t at = text_.find(part_[0], from); at != std::string_view::npos; at = text_.find(part_[0], at + 1))
-    if (const auto end = match_at(text_, at, part_)) return TextRange{at, *end};
-  return std::nullopt;
+  bare_ = own_;
 }
 
-std::optional<TextRange> TextFinder::last(std::size_t end) const {
-  if (part_.empty()) return TextRange{end, end};
-  const std::string_view head = text_.substr(0, end);
-  for (std::size_t at = head.rfind(part_[0]); at != std::string_view::npos;
-       at = at == 0 ? std::string_view::npos : head.rfind(part_[0], at - 1))
-    if (const auto stop = match_at(head, at, part_)) return TextRange{at, *stop};
-  return std::nullopt;
+// Places without guards counted, and back: a character's, not that of the guards before it.
+std::size_t TextFinder::bare(std::size_t at) const {
+  return at - static_cast<std::size_t>(std::ranges::lower_bound(guards_, at) - guards_.begin());
+}
+std::size_t TextFinder::in_text(std::size_t at) const {
+  std::size_t before = 0, after = guards_.size();  // so many guards stand before the character
+  while (before < after) {
+    const std::size_t middle = (before + after) / 2;
+    if (guards_[middle] - middle <= at) before = middle + 1;
+    else after = middle;
+  }
+  return at + before;
+}
+
+std::optional<TextRange> TextFinder::next(std::size_t at) const {
+  if (part_.empty()) return TextRange{at, at};
+  const bool forward = direction_ == Direction::forward;
+  const std::size_t from = forward ? bare(at) : bare_.size() - bare(at);
+  // Linear whatever the two are, as find() is not.
+  const void* hit = ::memmem(bare_.data() + from, bare_.size() - from, part_.data(), part_.size());
+  if (hit == nullptr) return std::nullopt;
+  const auto found = static_cast<std::size_t>(static_cast<const char*>(hit) - bare_.data());
+  const std::size_t begin = forward ? found : bare_.size() - found - part_.size();
+  return TextRange{in_text(begin), in_text(begin + part_.size() - 1) + 1};
 }
 
 std::optional<TextRange> find_text(std::string_view text, std::string_view part) {
-  return TextFinder(text, part).first(0);
+  return TextFinder(text, part).next(0);
 }
 std::optional<TextRange> find_last_text(std::string_view text, std::string_view part) {
-  return TextFinder(text, part).last(text.size());
+  return TextFinder(text, part, TextFinder::Direction::backward).next(text.size());
 }
 
 std::optional<std::size_t> after_prefix(std::string_view text, std::string_view part) {
@@ -164,7 +176,7 @@ std::vector<std::string_view> split_text(std::string_view text, std::optional<st
     const TextFinder finder(text, *separator);
     std::size_t at = 0;
     while (more()) {
-      const auto found = finder.first(at);
+      const auto found = finder.next(at);
       if (!found) break;
       parts.push_back(text.substr(at, found->begin - at));
       at = found->end;
@@ -173,10 +185,10 @@ std::vector<std::string_view> split_text(std::string_view text, std::optional<st
     return parts;
   }
   if (separator) {
-    const TextFinder finder(text, *separator);
+    const TextFinder finder(text, *separator, TextFinder::Direction::backward);
     std::size_t end = text.size();
     while (more()) {
-      const auto found = finder.last(end);
+      const auto found = finder.next(end);
       if (!found) break;
       parts.push_back(text.substr(found->end, end - found->end));
       end = found->begin;
@@ -250,7 +262,7 @@ std::string replace_text(std::string_view text, std::string_view from, std::stri
   const TextFinder finder(text, from);
   std::size_t at = 0;
   for (std::int64_t done = 0; most < 0 || done < most; ++done) {
-    const auto found = finder.first(at);
+    const auto found = finder.next(at);
     if (!found) break;
     out += text.substr(at, found->begin - at);
     out += to;

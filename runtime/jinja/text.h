@@ -20,19 +20,24 @@ std::int64_t text_length(std::string_view text);
 std::string unguarded(std::string_view text);
 bool text_equal(std::string_view a, std::string_view b);
 int text_compare(std::string_view a, std::string_view b);  // by code points
-/// Looks for `part` in a text, again and again. Both must outlive it.
+/// Looks for `part` in a text, again and again, in one direction; a search takes time linear in what it walks through.
+/// `text` must outlive it.
 class TextFinder {
  public:
-  TextFinder(std::string_view text, std::string_view part);
-  /// The first place at or after byte `from`.
-  std::optional<TextRange> first(std::size_t from) const;
-  /// The last place that ends at or before byte `end`.
-  std::optional<TextRange> last(std::size_t end) const;
+  enum class Direction : std::uint8_t { forward, backward };
+  TextFinder(std::string_view text, std::string_view part, Direction direction = Direction::forward);
+  TextFinder(const TextFinder&) = delete;
+  /// Forward: the first place at or after byte `at`. Backward: the last place that ends at or before it.
+  std::optional<TextRange> next(std::size_t at) const;
 
  private:
-  std::string_view text_;
-  std::string part_;  // without guards
-  bool guarded_;
+  std::size_t bare(std::size_t at) const;
+  std::size_t in_text(std::size_t at) const;
+  std::string part_;                 // without guards; backward: last byte first
+  std::string own_;                  // the text in the same way, where it is not so already
+  std::string_view bare_;            // the text in that way
+  std::vector<std::size_t> guards_;  // places in the text
+  Direction direction_;
 };
 std::optional<TextRange> find_text(std::string_view text, std::string_view part);
 std::optional<TextRange> find_last_text(std::string_view text, std::string_view part);

@@ -31,8 +31,8 @@ class AddedTokens {
   /// Calls `plain` for each stretch without added tokens, normalized, and `token` for each of them, in order.
   void split(std::string_view text, const Normalizer& normalizer, const std::function<void(std::string_view)>& plain,
              const std::function<void(std::int32_t)>& token) const;
-  /// See Tokenizer::guard.
-  std::string guard(std::string_view text) const;
+  /// See Tokenizer::guard. The normalizer is the same.
+  std::string guard(std::string_view text, const Normalizer& normalizer) const;
 
  private:
   // The texts of a set of tokens as a tree of bytes.
@@ -45,12 +45,19 @@ class AddedTokens {
     std::unordered_map<std::uint64_t, std::uint32_t> edges;  // node << 8 | byte → node; 0 is the root
     std::vector<std::int64_t> token_at{-1};                  // node → token that ends there
   };
-  void split_by(const Tree& tree, std::string_view text, const std::function<void(std::string_view)>& plain,
+  // For one text; each made when it is needed.
+  struct Matchers {
+    std::optional<Regex::Matcher> space, word;
+  };
+  void split_by(const Tree& tree, std::string_view text, Matchers& matchers,
+                const std::function<void(std::string_view)>& plain,
                 const std::function<void(std::int32_t)>& token) const;
-  bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) const;
+  bool stands_alone(std::string_view text, std::size_t begin, std::size_t end, Matchers& matchers) const;
+  bool spells_guarded(std::string_view text, const Normalizer& normalizer) const;
 
   std::vector<AddedToken> tokens_;  // their contents normalized, where they are looked for in normalized text
   Tree raw_, normalized_, guarded_;
+  Tree normalized_guarded_;    // those of normalized_ that guarded_ has, too
   std::optional<Regex> word_;  // compiled when a token needs it
   Regex space_;
 };

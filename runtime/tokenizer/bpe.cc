@@ -61,8 +61,7 @@ std::string spelling_of_byte(unsigned char byte) {
   return text;
 }
 
-Bpe::Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges,
-         std::optional<std::unordered_set<std::uint64_t>> joints)
+Bpe::Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges, std::optional<Joints> joints)
     : alphabet_(std::move(alphabet)),
       joints_(std::move(joints)),
       table_(std::bit_ceil(2 * merges.size() + 2), Slot{kFree, 0, 0}) {
@@ -87,23 +86,11 @@ const Bpe::Slot* Bpe::find(std::int32_t left, std::int32_t right) const {
 
 void Bpe::cut(std::string_view pretoken, const std::function<void(std::string_view)>& part) const {
   if (!joints_) return part(pretoken);
-  std::size_t begin = 0;
-  std::uint64_t previous = 0;
-  bool previous_known = false;
-  for (std::size_t at = 0; at < pretoken.size();) {
-    const std::string_view character = character_at(pretoken, at);
-    const char32_t code = utf8_code_point(character);
-    // What has no token of its own stays with its neighbours: unknown ones may be fused.
-    const bool known = alphabet_.id(code) >= 0;
-    if (known && previous_known && !joints_->contains(previous << 32 | code)) {
-      part(pretoken.substr(begin, at - begin));
-      begin = at;
-    }
-    previous = code;
-    previous_known = known;
-    at += character.size();
-  }
-  if (begin < pretoken.size()) part(pretoken.substr(begin));
+  // What has no token of its own stays with its neighbours: unknown ones may be fused.
+  const auto together = [this](char32_t left, char32_t right) {
+    return alphabet_.id(left) < 0 || alphabet_.id(right) < 0 || joints_->contains(left, right);
+  };
+  cut_text(pretoken, together, part);
 }
 
 // The symbols of a pretoken, unmerged.

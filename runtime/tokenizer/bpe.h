@@ -6,8 +6,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <vector>
+
+#include "runtime/tokenizer/joints.h"
 
 namespace longhaul {
 
@@ -32,9 +33,8 @@ class Bpe {
     std::int32_t id(std::size_t code) const { return code < ids.size() ? ids[code] : -1; }
   };
   /// `merges` in order of rank; of two that join the same pair the later counts, as in the reference. `joints`: the
-  /// characters between which a merge may happen, as (left << 32 | right); without it, anywhere.
-  Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges,
-      std::optional<std::unordered_set<std::uint64_t>> joints = {});
+  /// characters between which a merge may happen; without it, anywhere.
+  Bpe(Alphabet alphabet, const std::vector<BpeMerge>& merges, std::optional<Joints> joints = {});
 
   /// Cuts `pretoken` where no merge can reach across, so that the parts encode to what the whole does.
   void cut(std::string_view pretoken, const std::function<void(std::string_view)>& part) const;
@@ -59,7 +59,7 @@ class Bpe {
   const Slot* find(std::int32_t left, std::int32_t right) const;  // null: the two do not merge
 
   Alphabet alphabet_;
-  std::optional<std::unordered_set<std::uint64_t>> joints_;
+  std::optional<Joints> joints_;
   std::vector<Slot> table_;  // open addressing, a power of two
 };
 

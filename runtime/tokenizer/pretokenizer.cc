@@ -5,15 +5,10 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "runtime/tokenizer/patterns.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace longhaul {
-namespace {
-
-constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-}  // namespace
-
 PreTokenizer::PreTokenizer(const JsonRef& json) {
   if (!json.is_null()) add(json);
 }

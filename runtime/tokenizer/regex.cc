@@ -3,14 +3,21 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <cctype>
+#include <cstdint>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/json_file.h"
 
 namespace longhaul {
 namespace {
 
 constexpr std::size_t kJitStack = 64 << 20;  // bytes of address space; touched only by patterns that nest
+// Of one search. A document may be one run of ten million letters, which patterns that cut text walk through a few
+// times; one that goes back and forth in it is stopped.
+constexpr std::uint64_t kStepsOfASearch = 1 << 20, kStepsOfAByte = 16;
+constexpr std::uint32_t kMostHeap = 1 << 20;  // KiB
 
 std::string pcre2_error(int code) {
   PCRE2_UCHAR text[256];
@@ -59,6 +66,7 @@ std::string pcre2_spelling(std::string_view pattern, const std::string& where) {
 }
 
 struct Regex::Code {
+  std::string name;  // in messages
   pcre2_code* code = nullptr;
   bool jit = false;
   ~Code() { pcre2_code_free(code); }
@@ -73,6 +81,7 @@ Regex::Regex(Kind kind, const std::string& pattern, const std::string& where) : 
   code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options, &error, &at, nullptr);
   if (!code_->code)
     throw UserError(Exit::bad_model, "{}: regular expression {:?}: {} (at {})", where, pattern, pcre2_error(error), at);
+  code_->name = fmt::format("{}: regular expression {}", where, quoted(pattern));
   code_->jit = pcre2_jit_compile(code_->code, PCRE2_JIT_COMPLETE) == 0;  // else the interpreter, slower
 }
 Regex::Regex(Regex&&) noexcept = default;
@@ -84,10 +93,8 @@ struct Regex::Matcher::State {
         data(pcre2_match_data_create_from_pattern(code.code, nullptr)),
         context(pcre2_match_context_create(nullptr)),
         stack(code.jit ? pcre2_jit_stack_create(32 << 10, kJitStack, nullptr) : nullptr) {
-    // A document may be one run of ten million letters: no limit but memory.
-    pcre2_set_match_limit(context, UINT32_MAX);
-    pcre2_set_depth_limit(context, UINT32_MAX);
-    pcre2_set_heap_limit(context, UINT32_MAX);
+    pcre2_set_depth_limit(context, UINT32_MAX);  // what nests takes steps and heap, too
+    pcre2_set_heap_limit(context, kMostHeap);
     if (stack) pcre2_jit_stack_assign(context, nullptr, stack);
   }
   ~State() {
@@ -108,14 +115,15 @@ Regex::Matcher::~Matcher() = default;
 std::optional<Regex::Match> Regex::Matcher::find(std::string_view text, std::size_t from) {
   State& s = *state_;
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  pcre2_set_match_limit(s.context, static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                       kStepsOfASearch + kStepsOfAByte * (text.size() - from), UINT32_MAX)));
   // Without NO_UTF_CHECK each search would check the whole text again.
   int rc = PCRE2_ERROR_JIT_STACKLIMIT;
   if (s.code.jit) rc = pcre2_jit_match(s.code.code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, s.data, s.context);
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT)  // the interpreter keeps its stack on the heap
     rc = pcre2_match(s.code.code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s.data, s.context);
   if (rc == PCRE2_ERROR_NOMATCH) return std::nullopt;
-  if (rc < 0)
-    throw UserError(Exit::usage, "tokenizer.json: its regular expression fails on this text: {}", pcre2_error(rc));
+  if (rc < 0) throw UserError(Exit::bad_model, "{} fails on this text: {}", s.code.name, pcre2_error(rc));
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(s.data);
   return Match{range[0], range[1]};
 }

@@ -2,138 +2,90 @@
 
 #include <sentencepiece_processor.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "kernels/base/file.h"
 
 namespace longhaul {
 namespace {
 
-using Kind = SentencePiece::Kind;
-
-// The file as protobuf has it on disk: ModelProto.pieces is field 1, SentencePiece.type is field 3 of each.
-class Proto {
- public:
-  explicit Proto(std::string_view bytes) : bytes_(bytes) {}
-  bool done() const { return at_ >= bytes_.size() || broken_; }
-  bool broken() const { return broken_; }
-  struct Field {
-    std::uint64_t number, value;
-    std::size_t begin, end;  // the place of the value in the bytes
-  };
-  Field next() {
-    const std::uint64_t tag = varint();
-    Field field{tag >> 3, 0, at_, at_};
-    switch (tag & 7) {
-      case 0:
-        field.value = varint();
-        break;
-      case 1:
-        skip(8);
-        break;
-      case 2: {
-        const std::uint64_t length = varint();
-        field.begin = at_;
-        skip(length);
-        break;
-      }
-      case 5:
-        skip(4);
-        break;
-      default:
-        broken_ = true;
-    }
-    field.end = at_;
-    return field;
-  }
-
- private:
-  std::uint64_t varint() {
-    std::uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      if (at_ >= bytes_.size()) break;
-      const auto byte = static_cast<unsigned char>(bytes_[at_++]);
-      value |= std::uint64_t{byte & 0x7fu} << shift;
-      if (byte < 0x80) return value;
-    }
-    broken_ = true;
-    return 0;
-  }
-  void skip(std::uint64_t count) {
-    if (count > bytes_.size() - at_) broken_ = true;
-    else at_ += count;
-  }
-  std::string_view bytes_;
-  std::size_t at_ = 0;
-  bool broken_ = false;
-};
-
-bool is_space(std::string_view text) {
-  constexpr std::string_view kSpace = "\xe2\x96\x81";
-  while (!text.empty()) {
-    const std::size_t size = text.starts_with(kSpace) ? kSpace.size() : text[0] == '\n' || text[0] == '\t' ? 1 : 0;
-    if (size == 0) return false;
-    text.remove_prefix(size);
-  }
-  return true;
-}
+using Kind = SentencePieceFile::Kind;
+constexpr std::string_view kSpace = "\u2581";
 
 }  // namespace
 
-struct SentencePiece::Impl {
+struct SentencePiece::Library {
   sentencepiece::SentencePieceProcessor processor;
-  std::vector<Piece> pieces;
 };
 
-SentencePiece::SentencePiece(const std::filesystem::path& file) : impl_(std::make_unique<Impl>()) {
-  const auto fail = [&] {
-    throw UserError(Exit::bad_model, "{}: is no SentencePiece model (nor ranks in tiktoken's format)", file.string());
-  };
-  std::string bytes = read_file(file);
-  Proto model(bytes);
-  while (!model.done()) {
-    const Proto::Field piece = model.next();
-    if (piece.number != 1 || model.broken()) continue;
-    const std::string_view inside = std::string_view(bytes).substr(piece.begin, piece.end - piece.begin);
-    Piece read{"", Kind::normal};
-    std::size_t type_at = 0;
-    for (Proto fields(inside); !fields.done();) {
-      const Proto::Field field = fields.next();
-      if (fields.broken()) fail();
-      if (field.number == 1) read.text = inside.substr(field.begin, field.end - field.begin);
-      if (field.number == 3 && field.value >= 1 && field.value <= 6) {
-        read.kind = static_cast<Kind>(field.value);
-        type_at = piece.begin + field.begin;
-      }
-    }
-    // User-defined pieces are looked for before the library sees a text, so that a document cannot spell them; to the
-    // library they are control tokens. But for spaces, which command nothing.
-    if (read.kind == Kind::user_defined) {
-      if (is_space(read.text)) read.kind = Kind::normal;
-      else bytes[type_at] = static_cast<char>(Kind::control);
-    }
-    impl_->pieces.push_back(std::move(read));
+SentencePiece::SentencePiece(SentencePieceFile file, const std::string& where, Prefix prefix)
+    : library_(std::make_unique<Library>()), collapses_spaces_(file.collapses_spaces), prefix_(prefix) {
+  if (!library_->processor.LoadFromSerializedProto(file.model).ok())
+    throw UserError(Exit::bad_model, "{}: the SentencePiece library refuses it", where);
+  // A merge makes a piece of two neighbours, the best first, the left one of equals; so where no piece has two
+  // characters side by side, what happens on one side does not depend on the other. Unused pieces are taken apart
+  // again, by how the whole text came to them last.
+  cuts_ = std::ranges::none_of(file.pieces, [](const auto& piece) { return piece.kind == Kind::unused; });
+  for (std::size_t id = 0; id < file.pieces.size(); ++id) {
+    const auto& [text, kind] = file.pieces[id];
+    if (kind == Kind::unknown && !file.byte_fallback) unknown_ = static_cast<std::int32_t>(id);
+    if (kind != Kind::normal || text.empty()) continue;
+    joints_.add(text);
+    if (character_at(text, 0).size() != text.size()) continue;
+    const char32_t code = utf8_code_point(text);
+    if (code >= known_.size()) known_.resize(code + 1);
+    known_[code] = true;
   }
-  if (model.broken() || impl_->pieces.empty() || !impl_->processor.LoadFromSerializedProto(bytes).ok()) fail();
 }
 SentencePiece::~SentencePiece() = default;
 
-const std::vector<SentencePiece::Piece>& SentencePiece::pieces() const { return impl_->pieces; }
+std::int32_t SentencePiece::begin_id() const { return library_->processor.bos_id(); }
+std::int32_t SentencePiece::end_id() const { return library_->processor.eos_id(); }
 
-std::int32_t SentencePiece::begin_id() const { return impl_->processor.bos_id(); }
-std::int32_t SentencePiece::end_id() const { return impl_->processor.eos_id(); }
-
-bool SentencePiece::adds_space() const {
-  std::vector<std::string> pieces;
-  return impl_->processor.Encode("a", &pieces).ok() && !pieces.empty() && pieces[0].starts_with("\xe2\x96\x81");
+std::string SentencePiece::spell(std::string_view text, bool first) const {
+  std::string out;
+  out.reserve(text.size() + text.size() / 2);
+  bool after_space = collapses_spaces_;
+  for (const char c : text) {
+    if (c != ' ') out += c;
+    else if (!after_space) out += kSpace;
+    after_space = collapses_spaces_ && c == ' ';
+  }
+  while (collapses_spaces_ && out.ends_with(kSpace)) out.resize(out.size() - kSpace.size());
+  const bool prefix = prefix_ == Prefix::always || (prefix_ == Prefix::first && first && !out.starts_with(kSpace));
+  if (prefix && !out.empty()) out.insert(0, kSpace);
+  return out;
 }
 
-void SentencePiece::encode(std::string_view text, std::vector<std::int32_t>& out) const {
+void SentencePiece::cut(std::string_view spelled, const std::function<void(std::string_view)>& part) const {
+  if (!cuts_) return part(spelled);
+  cut_text(
+      spelled, [this](char32_t left, char32_t right) { return joints_.contains(left, right); }, part);
+}
+
+void SentencePiece::encode(std::string_view spelled, std::vector<std::int32_t>& out) const {
+  if (unknown_ >= 0) check_run_of_unknown(spelled);
   std::vector<int> ids;
-  const auto status = impl_->processor.Encode({text.data(), text.size()}, &ids);
+  const auto status = library_->processor.Encode({spelled.data(), spelled.size()}, &ids);
   if (!status.ok()) throw UserError(Exit::io, "SentencePiece cannot tokenize the text: {}", status.ToString());
   out.insert(out.end(), ids.begin(), ids.end());
+}
+
+// The library joins the characters of such a run one by one, in quadratic time. It is long only where a text could not
+// be cut.
+void SentencePiece::check_run_of_unknown(std::string_view spelled) const {
+  constexpr std::int64_t kMost = 1 << 14;
+  std::int64_t run = 0;
+  for (std::size_t at = 0; at < spelled.size() && std::ssize(spelled) > kMost;) {
+    const std::string_view character = character_at(spelled, at);
+    const char32_t code = utf8_code_point(character);
+    run = code < known_.size() && known_[code] ? 0 : run + 1;
+    if (run > kMost)
+      throw UserError(Exit::io, "a run of more than {} characters that tokenizer.model does not know is not supported",
+                      kMost);
+    at += character.size();
+  }
 }
 
 }  // namespace longhaul

@@ -24,7 +24,10 @@ class Encoder {
       text = unguarded;
     }
     const bool first = std::exchange(first_, false);
-    if (model_.pieces) return model_.pieces->encode(text, out_);
+    if (model_.pieces) {
+      stretch_ = out_.size();
+      return model_.pieces->cut(model_.pieces->spell(text, first), [this](std::string_view part) { encode(part); });
+    }
     splitter_.split(text, first, [this](std::string_view pretoken) {
       model_.bpe.cut(pretoken, [this](std::string_view part) { encode(part); });
     });
@@ -39,18 +42,29 @@ class Encoder {
   static constexpr std::size_t kMostKept = 1 << 18;  // pretokens
 
   void encode(std::string_view pretoken) {
-    if (pretoken.size() > kLongestKept) return encode_afresh(pretoken);
-    if (const auto kept = kept_.find(pretoken); kept != kept_.end()) {
-      out_.insert(out_.end(), kept->second.begin(), kept->second.end());
-      return;
-    }
     const auto begin = static_cast<std::ptrdiff_t>(out_.size());
-    encode_afresh(pretoken);
-    if (kept_.size() < kMostKept) kept_.emplace(pretoken, std::vector(out_.begin() + begin, out_.end()));
+    if (pretoken.size() > kLongestKept) {
+      encode_afresh(pretoken);
+    } else if (const auto kept = kept_.find(pretoken); kept != kept_.end()) {
+      out_.insert(out_.end(), kept->second.begin(), kept->second.end());
+    } else {
+      encode_afresh(pretoken);
+      if (kept_.size() < kMostKept) kept_.emplace(pretoken, std::vector(out_.begin() + begin, out_.end()));
+    }
+    if (model_.pieces && model_.pieces->unknown_id() >= 0) fuse_unknown(begin);
+  }
+
+  // A run of what SentencePiece does not know gives one id, also where it was cut.
+  void fuse_unknown(std::ptrdiff_t at) {
+    const std::int32_t unknown = model_.pieces->unknown_id();
+    const auto place = static_cast<std::size_t>(at);
+    if (place > stretch_ && place < out_.size() && out_[place - 1] == unknown && out_[place] == unknown)
+      out_.erase(out_.begin() + at);
   }
 
   void encode_afresh(std::string_view pretoken) {
-    if (const auto whole = model_.whole_ids.find(pretoken); whole != model_.whole_ids.end())
+    if (model_.pieces) model_.pieces->encode(pretoken, out_);
+    else if (const auto whole = model_.whole_ids.find(pretoken); whole != model_.whole_ids.end())
       out_.push_back(whole->second);
     else model_.bpe.encode(pretoken, scratch_, out_);
   }
@@ -60,7 +74,8 @@ class Encoder {
   Bpe::Scratch scratch_;
   TextMap<std::vector<std::int32_t>> kept_;
   std::vector<std::int32_t>& out_;
-  bool first_ = true;  // nothing of the text has been seen
+  std::size_t stretch_ = 0;  // of `out_`: where what is encoded now begins
+  bool first_ = true;        // nothing of the text has been seen
 };
 
 void check_utf8(std::string_view text) {
@@ -141,7 +156,9 @@ std::optional<std::int32_t> Tokenizer::id_of(std::string_view text) const {
 
 std::int64_t Tokenizer::vocab_size() const { return static_cast<std::int64_t>(impl_->model.tokens.size()); }
 
-std::string Tokenizer::guard(std::string_view text) const { return impl_->model.added.guard(text); }
+std::string Tokenizer::guard(std::string_view text) const {
+  return impl_->model.added.guard(text, impl_->model.normalizer);
+}
 
 struct StreamDecoder::State {
   const Tokenizer::Impl& tokenizer;

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "kernels/base/file.h"
 #include "runtime/checkpoint/json_file.h"
+#include "runtime/tokenizer/patterns.h"
 #include "runtime/tokenizer/tiktoken.h"
 
 namespace longhaul {
@@ -13,31 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-// Of cl100k_base and of Llama 3.
-constexpr const char* kLlama3 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-constexpr std::uintmax_t kLargestFile = 64 << 20;
-
-std::string read_text(const fs::path& file) {
-  std::error_code failed;
-  const auto bytes = fs::file_size(file, failed);
-  if (!failed && bytes > kLargestFile)
-    throw UserError(Exit::bad_model, "{}: {} bytes, more than the {} that such a file may have", file.string(), bytes,
-                    kLargestFile);
-  std::string text = read_file(file);
-  if (is_lfs_pointer(text))
-    throw UserError(Exit::bad_model, "{}: is a Git LFS pointer, not the file: run `git lfs pull`", file.string());
-  return text;
-}
-
-json config_of(const fs::path& dir) {
-  const fs::path file = dir / "tokenizer_config.json";
-  return fs::exists(file) ? read_json_file(file) : json::object();
-}
+constexpr std::int64_t kLargestFile = 64 << 20;
 
 std::string class_of(const json& config) {
   const auto found = config.find("tokenizer_class");
@@ -68,22 +44,16 @@ bool flag(const json& config, const fs::path& dir, const char* key, bool otherwi
   return JsonRef(config, (dir / "tokenizer_config.json").string())[key].boolean_or(otherwise);
 }
 
-json byte_level(bool prefix_space, bool cuts) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", prefix_space}, {"trim_offsets", true}, {"use_regex", cuts}};
-}
-
-json document_of(json model, const char* pattern, bool nfc, bool prefix_space, json added) {
-  const json split{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+json document_of(json model, json pre_tokenizer, bool nfc, json added) {
   return {{"added_tokens", std::move(added)},
           {"normalizer", nfc ? json::object({{"type", "NFC"}}) : json()},
-          {"pre_tokenizer",
-           {{"type", "Sequence"}, {"pretokenizers", json::array({split, byte_level(prefix_space, false)})}}},
-          {"decoder", byte_level(true, true)},
+          {"pre_tokenizer", std::move(pre_tokenizer)},
+          {"decoder", byte_level_part(true, true)},
           {"model", std::move(model)}};
 }
 
 TokenizerModel from_vocab_and_merges(const fs::path& dir) {
-  const json config = config_of(dir);
+  const json config = read_tokenizer_config(dir);
   const std::string kind = class_of(config);
   const bool qwen = kind == "Qwen2Tokenizer", gpt2 = kind == "GPT2Tokenizer" || kind == "CodeGenTokenizer";
   if (!qwen && !gpt2)
@@ -92,7 +62,7 @@ TokenizerModel from_vocab_and_merges(const fs::path& dir) {
                     "CodeGenTokenizer and Qwen2Tokenizer are); download the model's tokenizer.json",
                     dir.string(), kind);
   json merges = json::array();
-  const std::string text = read_text(dir / "merges.txt");
+  const std::string text = read_text_file(dir / "merges.txt", kLargestFile);
   for (std::string_view rest = text; !rest.empty();) {
     std::string_view line = rest.substr(0, rest.find('\n'));
     rest.remove_prefix(std::min(line.size() + 1, rest.size()));
@@ -101,9 +71,9 @@ TokenizerModel from_vocab_and_merges(const fs::path& dir) {
   }
   json model{{"type", "BPE"}, {"vocab", read_json_file(dir / "vocab.json")}, {"merges", std::move(merges)}};
   const bool spaced = gpt2 && flag(config, dir, "add_prefix_space", false);
-  json document = document_of(std::move(model), qwen ? kQwen2 : kGpt2, qwen, spaced, added_tokens_of(config, dir));
   // GPT-2's own pattern comes with the prefix space, which is put before the pattern is applied.
-  if (gpt2) document["pre_tokenizer"] = byte_level(spaced, true);
+  json cuts = qwen ? then_bytes(split_part(kQwen2Pattern), false) : byte_level_part(spaced, true);
+  const json document = document_of(std::move(model), std::move(cuts), qwen, added_tokens_of(config, dir));
   return tokenizer_model(document, (dir / "vocab.json with merges.txt").string());
 }
 
@@ -137,7 +107,7 @@ std::vector<std::string> qwen_tokens() {
 }
 
 TokenizerModel from_tiktoken(const fs::path& file, std::string_view text, const fs::path& dir) {
-  const json config = config_of(dir);
+  const json config = read_tokenizer_config(dir);
   const std::string kind = class_of(config), stem = file.stem().string();
   json model = tiktoken_model(text, file.string());
   const auto size = static_cast<std::int64_t>(model["vocab"].size());
@@ -155,8 +125,8 @@ TokenizerModel from_tiktoken(const fs::path& file, std::string_view text, const 
         "is not known (Llama 3, QWenTokenizer, cl100k_base and r50k_base are); download tokenizer.json",
         file.string(), kind, size);
   // tiktoken takes whole words from the ranks but for those of the GPT-2 generation.
-  const char* pattern = gpt2 ? kGpt2 : kLlama3;
-  json document = document_of(std::move(model), qwen ? kQwen2 : pattern, qwen, false, std::move(added));
+  const char* pattern = qwen ? kQwen2Pattern : gpt2 ? kGpt2Pattern : kLlama3Pattern;
+  json document = document_of(std::move(model), then_bytes(split_part(pattern), false), qwen, std::move(added));
   if (llama3) {
     const json begin{{"SpecialToken", {{"id", "<|begin_of_text|>"}, {"type_id", 0}}}};
     const json sequence{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
@@ -168,13 +138,22 @@ TokenizerModel from_tiktoken(const fs::path& file, std::string_view text, const 
   return tokenizer_model(document, file.string());
 }
 
-TokenizerModel from_sentencepiece(const fs::path& file, const fs::path& dir) {
-  const json config = config_of(dir);
-  auto pieces = std::make_unique<SentencePiece>(file);
-  using Kind = SentencePiece::Kind;
+// Where spaces are put that a text has not. `legacy: false` is transformers' repair of what SentencePiece does: a space
+// before a text, and none behind an added token.
+SentencePiece::Prefix prefix_of(const json& config, const fs::path& dir, const SentencePieceFile& file) {
+  using enum SentencePiece::Prefix;
+  if (!flag(config, dir, "add_prefix_space", file.adds_space)) return never;
+  return flag(config, dir, "legacy", true) ? always : first;
+}
+
+TokenizerModel from_sentencepiece(const fs::path& path, std::string bytes, const fs::path& dir) {
+  const json config = read_tokenizer_config(dir);
+  SentencePieceFile file = read_sentencepiece(std::move(bytes), path.string());
+  const SentencePiece::Prefix prefix = prefix_of(config, dir, file);
+  using Kind = SentencePieceFile::Kind;
   json vocab = json::object(), added = json::array(), merges = json::array();
   std::uint64_t id = 0;
-  for (const SentencePiece::Piece& piece : pieces->pieces()) {
+  for (const SentencePieceFile::Piece& piece : file.pieces) {
     if (piece.kind == Kind::control || piece.kind == Kind::user_defined || piece.kind == Kind::unknown)
       added.push_back({{"id", id}, {"content", piece.text}, {"special", piece.kind != Kind::user_defined}});
     vocab[piece.text] = id++;
@@ -184,15 +163,17 @@ TokenizerModel from_sentencepiece(const fs::path& file, const fs::path& dir) {
   const json space = json::object({{"String", "\u2581"}});
   json decoders = json::array({json::object({{"type", "Replace"}, {"pattern", space}, {"content", " "}}),
                                json::object({{"type", "ByteFallback"}}), json::object({{"type", "Fuse"}})});
-  if (pieces->adds_space())
+  if (prefix != SentencePiece::Prefix::never)
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", std::uint64_t{1}}, {"stop", std::uint64_t{0}}});
   const json document{{"added_tokens", std::move(added)},
                       {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}},
                       {"model", {{"type", "BPE"}, {"vocab", std::move(vocab)}, {"merges", std::move(merges)}}}};
-  TokenizerModel model = tokenizer_model(document, file.string());
-  if (pieces->begin_id() >= 0 && flag(config, dir, "add_bos_token", true)) model.around.prefix = {pieces->begin_id()};
-  if (pieces->end_id() >= 0 && flag(config, dir, "add_eos_token", false)) model.around.suffix = {pieces->end_id()};
+  auto pieces = std::make_unique<SentencePiece>(std::move(file), path.string(), prefix);
+  TokenizerModel model = tokenizer_model(document, path.string());
   model.pieces = std::move(pieces);
+  const std::int32_t begin = model.pieces->begin_id(), end = model.pieces->end_id();
+  if (begin >= 0 && flag(config, dir, "add_bos_token", true)) model.around.prefix = {begin};
+  if (end >= 0 && flag(config, dir, "add_eos_token", false)) model.around.suffix = {end};
   return model;
 }
 
@@ -204,12 +185,13 @@ TokenizerModel load_tokenizer_model(const fs::path& dir) {
   if (has("tokenizer.json"))
     return tokenizer_model(read_json_file(dir / "tokenizer.json"), (dir / "tokenizer.json").string());
   if (has("tokenizer.model")) {
-    const std::string text = read_text(dir / "tokenizer.model");
-    if (is_tiktoken(text)) return from_tiktoken(dir / "tokenizer.model", text, dir);
-    return from_sentencepiece(dir / "tokenizer.model", dir);
+    const fs::path file = dir / "tokenizer.model";
+    std::string text = read_text_file(file, kLargestFile);
+    return is_tiktoken(text) ? from_tiktoken(file, text, dir) : from_sentencepiece(file, std::move(text), dir);
   }
   for (const auto& entry : fs::directory_iterator(dir, unknown))
-    if (entry.path().extension() == ".tiktoken") return from_tiktoken(entry.path(), read_text(entry.path()), dir);
+    if (entry.path().extension() == ".tiktoken")
+      return from_tiktoken(entry.path(), read_text_file(entry.path(), kLargestFile), dir);
   if (has("vocab.json") && has("merges.txt")) return from_vocab_and_merges(dir);
   throw UserError(Exit::bad_model, "{}: no such file; download the model's tokenizer.json there",
                   (dir / "tokenizer.json").string());

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/json_file.h"
 
 namespace longhaul {
 namespace {
@@ -50,6 +51,14 @@ const nlohmann::json& JsonRef::object() const {
 void JsonRef::only(std::initializer_list<std::string_view> keys) const {
   for (const auto& [key, value] : object().items())
     if (std::find(keys.begin(), keys.end(), key) == keys.end()) refuse(fmt::format("unknown key {:?}", key));
+}
+
+nlohmann::json read_tokenizer_config(const std::filesystem::path& dir) {
+  const std::filesystem::path file = dir / "tokenizer_config.json";
+  if (!std::filesystem::exists(file)) return nlohmann::json::object();
+  nlohmann::json config = read_json_file(file);
+  JsonRef(config, file.string()).object();
+  return config;
 }
 
 }  // namespace longhaul

@@ -1,6 +1,7 @@
 // Strict reading of tokenizer.json: every key is known and of the right type, or the user is told which is not.
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -37,5 +38,8 @@ class JsonRef {
   const nlohmann::json* value_;
   std::string where_;
 };
+
+/// DIR/tokenizer_config.json; an empty object where there is none.
+nlohmann::json read_tokenizer_config(const std::filesystem::path& dir);
 
 }  // namespace longhaul

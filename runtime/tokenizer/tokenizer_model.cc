@@ -45,7 +45,7 @@ Vocabulary read_vocabulary(const JsonRef& json, const TokenDecoder& decoder) {
 
 struct Merges {
   std::vector<BpeMerge> merges;
-  std::unordered_set<std::uint64_t> joints;  // see Bpe
+  Joints joints;  // see Bpe
 };
 
 Merges read_merges(const JsonRef& json, const TextMap<std::int32_t>& ids) {
@@ -80,8 +80,7 @@ Merges read_merges(const JsonRef& json, const TextMap<std::int32_t>& ids) {
     const std::int32_t left_id = id(left), right_id = id(right);
     out.merges.push_back({left_id, right_id, id(left + right)});
     if (left.empty() || right.empty()) refuse("joins nothing");
-    out.joints.insert(std::uint64_t{utf8_code_point(character_before(left, left.size()))} << 32 |
-                      utf8_code_point(character_at(right, 0)));
+    out.joints.add(utf8_code_point(character_before(left, left.size())), utf8_code_point(character_at(right, 0)));
   }
   return out;
 }
@@ -190,7 +189,7 @@ TokenizerModel tokenizer_model(const nlohmann::json& document, const std::string
     for (const auto& [text, id] : vocabulary.ids)
       if (auto spelled = bytes ? bytes_of_spelling(text) : std::optional(text))
         whole_ids.emplace(std::move(*spelled), id);
-  std::optional<std::unordered_set<std::uint64_t>> joints;
+  std::optional<Joints> joints;
   if (!bytes && whole_ids.empty() && merges_are_of_characters(merges.merges, alphabet))
     joints = std::move(merges.joints);
   Normalizer normalizer(root["normalizer"]);
