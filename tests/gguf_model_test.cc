@@ -26,6 +26,14 @@ using test::ScratchDir;
 
 const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
 constexpr std::uint32_t kF32 = 0, kF16 = 1;
+// The patterns of the published tokenizer.json files.
+const char* const kQwen2 =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const char* const kTekken =
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
+    "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 GgufFile small_llama() {
   return {.metadata = {{"general.architecture", "llama"},
@@ -123,21 +131,33 @@ TEST_CASE("GGUF metadata that no config expresses is refused by name", "[gguf]")
     return complaint([&] { config_of(file); });
   };
   CHECK(with("general.quantized_by", "somebody") == "no error");
-  CHECK_THAT(with("general.architecture", "gemma3"),
-             contains("architecture \"gemma3\" is not supported; supported in GGUF: llama, qwen2, qwen3"));
+  CHECK_THAT(
+      with("general.architecture", "gemma3"),
+      contains("architecture \"gemma3\" is not supported; supported in GGUF: llama, qwen2, qwen3, qwen3moe, phi3, "
+               "smollm3"));
   CHECK_THAT(with("general.architecture", nullptr), contains("the key \"general.architecture\" is missing"));
   CHECK_THAT(with("general.type", "adapter"), contains("\"general.type\" is \"adapter\"; expected \"model\""));
   CHECK_THAT(with("llama.block_count", nullptr), contains("the key \"llama.block_count\" is missing"));
   CHECK_THAT(with("llama.block_count", 0), contains("\"llama.block_count\" is 0; expected a whole number from 1"));
   CHECK_THAT(with("llama.block_count", -1), contains("\"llama.block_count\" is -1"));
   CHECK_THAT(with("llama.attention.head_count_kv", {2, 2}), contains("\"llama.attention.head_count_kv\" is [2,2]"));
-  CHECK_THAT(with("llama.expert_count", 8), contains("\"llama.expert_count\" is 8; expected 0"));
+  CHECK_THAT(with("llama.expert_count", 8), contains("the key \"llama.expert_used_count\" is missing"));
+  CHECK_THAT(with("llama.attention.sliding_window", 64), contains("sliding_window\" is unknown"));
+  CHECK_THAT(with("llama.rope.scaling.attn_factor", 1.5), contains("attn_factor\" is 1.5; expected 1"));
   CHECK_THAT(with("llama.rope.dimension_count", 8), contains("\"llama.rope.dimension_count\" is 8; expected 16"));
   CHECK_THAT(with("llama.attention.value_length", 8), contains("\"llama.attention.value_length\" is 8; expected 16"));
   CHECK_THAT(with("llama.rope.scaling.type", "su"), contains("rope.scaling.type \"su\" is not supported"));
   CHECK_THAT(with("llama.vocab_size", 41), contains("\"llama.vocab_size\" is 41; expected 40"));
   CHECK_THAT(with("llama.attention.clamp_kqv", 1.5), contains("the key \"llama.attention.clamp_kqv\" is unknown"));
   CHECK_THAT(with("split.count", 3), contains("is one of 3 files of a split model"));
+
+  GgufFile qwen = small_llama();
+  const GgufFile llama = qwen;
+  for (const auto& [key, value] : llama.metadata.items())
+    if (key.starts_with("llama.")) qwen.metadata["qwen3" + key.substr(5)] = value;
+  qwen.metadata["general.architecture"] = "qwen3";
+  qwen.metadata["qwen3.expert_count"] = 8;
+  CHECK_THAT(complaint([&] { config_of(qwen); }), contains("\"qwen3.expert_count\" is 8; expected 0"));
 
   GgufFile no_table = small_llama();
   no_table.tensors[0].name = "token_types.weight";
@@ -151,11 +171,20 @@ TEST_CASE("GGUF metadata that no config expresses is refused by name", "[gguf]")
 }
 
 TEST_CASE("A tokenizer inside a GGUF file gives the ids of the tokenizer.json it was made from", "[gguf]") {
-  const json document = read_json_file(kData / "longbook-tokenizer/tokenizer.json");
-  const GgufFile file = with_tokenizer(document, "llama-bpe");
+  json document = read_json_file(kData / "longbook-tokenizer/tokenizer.json");
+  const auto [pre, pattern, nfc] = GENERATE(table<std::string, std::string, bool>(
+      {{"llama-bpe", "", false}, {"qwen2", kQwen2, true}, {"tekken", kTekken, false}}));
+  if (!pattern.empty()) {  // as the tokenizer.json of Qwen2.5 and of Mistral Nemo
+    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern;
+    document["normalizer"] = nfc ? json::object({{"type", "NFC"}}) : json();
+    if (nfc) document["post_processor"] = nullptr;
+    document["model"]["ignore_merges"] = !nfc;
+  }
+  CAPTURE(pre);
+  const GgufFile file = with_tokenizer(document, pre);
   ScratchDir dir;
   const auto gguf = Gguf::open_file(dir.write("m.gguf", file.bytes()));
-  const Tokenizer inside(gguf_tokenizer(gguf), "m.gguf"), original(kData / "longbook-tokenizer");
+  const Tokenizer inside(gguf_tokenizer(gguf), "m.gguf"), original(document, "tokenizer.json");
   CHECK(inside.vocab_size() == original.vocab_size());
   int compared = 0;
   for (const char* name : {"longbook.jsonl", "recorded.jsonl"}) {
@@ -207,7 +236,7 @@ TEST_CASE("A GGUF tokenizer that is not known is refused by name", "[gguf]") {
   CHECK_THAT(with("tokenizer.ggml.model", "t5"),
              contains("tokenizer.ggml.model \"t5\" is not supported; gpt2 and llama are"));
   CHECK_THAT(with("tokenizer.ggml.model", nullptr), contains("the key \"tokenizer.ggml.model\" is missing"));
-  for (const char* pre : {"default", "tekken", "qwen35"})
+  for (const char* pre : {"default", "gpt-4o", "qwen35"})
     CHECK_THAT(with("tokenizer.ggml.pre", pre),
                contains(fmt::format("tokenizer.ggml.pre \"{}\" is not supported", pre)));
   CHECK_THAT(with("tokenizer.ggml.pre", nullptr), contains("the key \"tokenizer.ggml.pre\" is missing"));

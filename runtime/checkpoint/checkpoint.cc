@@ -32,16 +32,12 @@ std::unique_ptr<TensorReader> find_in_safetensors(const TensorFiles& files, cons
 }  // namespace
 
 Checkpoint::Checkpoint(Safetensors files, Quantization quantization)
-    : files_(std::make_unique<Safetensors>(std::move(files))),
+    : files_(std::make_shared<Safetensors>(std::move(files))),
       find_([quantization](const TensorFiles& from, const std::string& name, const TensorShape& shape) {
         return find_in_safetensors(from, quantization, name, shape);
       }) {}
 
-Checkpoint::Checkpoint(Gguf file) : find_(gguf_finder(file)) { files_ = std::make_unique<Gguf>(std::move(file)); }
-
-Checkpoint Checkpoint::open(const std::filesystem::path& dir) {
-  return {Safetensors::open_model(dir), load_quantization(dir)};
-}
+Checkpoint::Checkpoint(std::shared_ptr<const Gguf> file) : files_(file), find_(gguf_finder(*file)) {}
 
 std::unique_ptr<TensorReader> Checkpoint::tensor(const std::string& name, const TensorShape& shape) const {
   return find_(*files_, name, shape);
@@ -55,8 +51,8 @@ void Checkpoint::refuse_others(const std::set<std::string>& used, const ModelCon
 }
 
 bool is_derived(const std::string& name, const ModelConfig& config) {
-  return name.ends_with("rotary_emb.inv_freq") || name == kGgufRopeFactors ||
-         (config.tied_embeddings && name.starts_with("lm_head."));
+  return name.ends_with("rotary_emb.inv_freq") || name == kGgufRopeFactors || name == kGgufShortFactors ||
+         name == kGgufLongFactors || (config.tied_embeddings && name.starts_with("lm_head."));
 }
 
 }  // namespace longhaul

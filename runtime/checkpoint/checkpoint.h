@@ -17,9 +17,7 @@ namespace longhaul {
 class Checkpoint {
  public:
   Checkpoint(Safetensors files, Quantization quantization = {});
-  explicit Checkpoint(Gguf file);
-  /// Of a model folder: its safetensors, read as its config.json says.
-  static Checkpoint open(const std::filesystem::path& dir);
+  explicit Checkpoint(std::shared_ptr<const Gguf> file);
 
   /// Reads nothing but small tables of scales. Throws UserError{bad_model} where the tensor is absent, has another
   /// shape, or is stored in a way that is not supported.
@@ -31,7 +29,7 @@ class Checkpoint {
  private:
   using Finder =
       std::function<std::unique_ptr<TensorReader>(const TensorFiles&, const std::string&, const TensorShape&)>;
-  std::unique_ptr<const TensorFiles> files_;
+  std::shared_ptr<const TensorFiles> files_;
   Finder find_;
 };
 

@@ -51,19 +51,32 @@ json llama3_rope(const Gguf& file, const TensorInfo& info, double theta, std::in
                   where);
 }
 
+/// An architecture as llama.cpp names it, and the model_type of the same models.
+struct Architecture {
+  std::string_view name;
+  const char *model_type, *of_experts;  // of_experts: where there are some; null: there are never any
+};
+constexpr Architecture kArchitectures[] = {{"llama", "llama", "mixtral"}, {"qwen2", "qwen2", nullptr},
+                                           {"qwen3", "qwen3", nullptr},   {"qwen3moe", nullptr, "qwen3_moe"},
+                                           {"phi3", "phi3", nullptr},     {"smollm3", "smollm3", nullptr}};
+
 class ConfigWriter {
  public:
-  ConfigWriter(const Gguf& file, std::string arch)
-      : file_(file), where_(file.path().string()), arch_(std::move(arch)), keys_(file.metadata(), where_) {}
+  ConfigWriter(const Gguf& file, const Architecture& architecture)
+      : file_(file),
+        where_(file.path().string()),
+        architecture_(architecture),
+        arch_(architecture.name),
+        keys_(file.metadata(), where_) {}
 
   json write() {
-    json out{{"model_type", arch_}, {"hidden_act", "silu"}};
+    json out{{"hidden_act", "silu"}};
+    family(out);
     const std::int64_t hidden = take("embedding_length"), heads = take("attention.head_count");
     out["hidden_size"] = hidden;
     out["num_attention_heads"] = heads;
     out["num_key_value_heads"] = keys_.whole(key("attention.head_count_kv"), 1, kMost).value_or(heads);
     out["num_hidden_layers"] = take("block_count");
-    out["intermediate_size"] = take("feed_forward_length");
     out["max_position_embeddings"] = take("context_length");
     out["rms_norm_eps"] = keys_.require(key("attention.layer_norm_rms_epsilon"),
                                         keys_.number(key("attention.layer_norm_rms_epsilon"), 0, 1));
@@ -72,7 +85,7 @@ class ConfigWriter {
     const std::int64_t head_dim = key_length.value_or(hidden / heads);
     keys_.only(key("attention.value_length"), {head_dim});
     keys_.only(key("rope.dimension_count"), {head_dim});  // RoPE of a part of a head is not supported
-    out["rope_parameters"] = rope(head_dim);
+    rope(out, head_dim);
     vocabulary(out);
     tokens(out);
     refuse_the_rest();
@@ -83,26 +96,73 @@ class ConfigWriter {
   std::string key(const char* name) const { return arch_ + "." + name; }
   std::int64_t take(const char* name) { return keys_.require(key(name), keys_.whole(key(name), 1, kMost)); }
 
-  json rope(std::int64_t head_dim) {
+  /// What one family has and others have not.
+  void family(json& out) {
+    const std::int64_t experts = keys_.whole(key("expert_count"), 0, kMost).value_or(0);
+    const auto used = keys_.whole(key("expert_used_count"), 0, kMost);
+    const char* type = experts > 0 ? architecture_.of_experts : architecture_.model_type;
+    if (type == nullptr)
+      throw UserError(Exit::bad_model, "{}: \"{}\" is {}; expected {}", where_, key("expert_count"), experts,
+                      experts > 0 ? "0" : "the number of experts");
+    const std::string_view model_type = type;
+    out["model_type"] = model_type;
+    out["intermediate_size"] = take("feed_forward_length");
+    if (experts > 0) {
+      out["num_local_experts"] = experts;
+      out["num_experts_per_tok"] = keys_.require(key("expert_used_count"), used);
+      keys_.only(key("expert_gating_func"), {1});  // softmax
+    }
+    if (model_type == "qwen3_moe") {
+      out["moe_intermediate_size"] = take("expert_feed_forward_length");
+      out["norm_topk_prob"] = true;  // as llama.cpp has it, whatever the model
+      keys_.only(key("expert_weights_norm"), {true});
+    }
+    if (model_type == "phi3")
+      if (const auto window = keys_.whole(key("attention.sliding_window"), 0, kMost).value_or(0); window > 0)
+        out["sliding_window"] = window;
+    if (model_type == "smollm3") out["no_rope_layer_interval"] = 4;  // the same
+  }
+
+  void rope(json& out, std::int64_t head_dim) {
     const double theta = keys_.number(key("rope.freq_base"), 1, 1e12).value_or(10000);
     const std::string type = keys_.text(key("rope.scaling.type")).value_or("none");
     const auto factor = keys_.number(key("rope.scaling.factor"), 1, 1e12);
     const auto original = keys_.whole(key("rope.scaling.original_context_length"), 1, kMost);
     keys_.ignore({key("rope.scaling.finetuned").c_str()});
-    keys_.only(key("rope.scaling.attn_factor"), {1});
     keys_.only(key("rope.scale_linear"), {1});  // of the first files
-    const TensorInfo* divisors = file_.find(kGgufRopeFactors);
-    if (divisors != nullptr && type == "none") return llama3_rope(file_, *divisors, theta, head_dim);
-    if (divisors != nullptr)
+    if (architecture_.name == "phi3" && original) out["original_max_position_embeddings"] = *original;
+    const TensorInfo *divisors = file_.find(kGgufRopeFactors), *longer = file_.find(kGgufLongFactors);
+    if ((divisors != nullptr || longer != nullptr) && type != "none" && !(longer != nullptr && type == "longrope"))
       throw UserError(Exit::bad_model, "{}: has both rope.scaling.type {} and {}", where_, quoted(type),
-                      kGgufRopeFactors);
-    if (type == "none") return {{"rope_type", "default"}, {"rope_theta", theta}};
+                      divisors != nullptr ? kGgufRopeFactors : kGgufLongFactors);
+    json& rope = out["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", theta}};
+    if (longer != nullptr)
+      return longrope(rope, head_dim, keys_.require(key("rope.scaling.original_context_length"), original),
+                      out["max_position_embeddings"].get<std::int64_t>());
+    keys_.only(key("rope.scaling.attn_factor"), {1});
+    if (divisors != nullptr) rope = llama3_rope(file_, *divisors, theta, head_dim);
+    if (divisors != nullptr || type == "none") return;
     if (type != "linear" && type != "yarn")
       throw UserError(Exit::bad_model, "{}: rope.scaling.type {} is not supported; none, linear and yarn are", where_,
                       quoted(type));
-    json out{{"rope_type", type}, {"rope_theta", theta}, {"factor", keys_.require(key("rope.scaling.factor"), factor)}};
-    if (type == "yarn" && original) out["original_max_position_embeddings"] = *original;
-    return out;
+    rope["rope_type"] = type;
+    rope["factor"] = keys_.require(key("rope.scaling.factor"), factor);
+    if (type == "yarn" && original) rope["original_max_position_embeddings"] = *original;
+  }
+
+  void longrope(json& rope, std::int64_t head_dim, std::int64_t original, std::int64_t longest) {
+    rope["rope_type"] = "longrope";
+    rope["original_max_position_embeddings"] = original;
+    const auto factors = [&](const char* name) {
+      return read_floats(file_, name, file_.expect(name, "F32", {head_dim / 2}));
+    };
+    rope["short_factor"] = factors(kGgufShortFactors);
+    rope["long_factor"] = factors(kGgufLongFactors);
+    const double scale = static_cast<double>(longest) / static_cast<double>(original);
+    const double usual = scale <= 1 ? 1 : std::sqrt(1 + std::log(scale) / std::log(static_cast<double>(original)));
+    // Rounded to float32 in the file; config.json has it only where it is another.
+    const double given = keys_.number(key("rope.scaling.attn_factor"), 1e-6, 1e6).value_or(1);
+    if (std::abs(given - usual) > 1e-6 * usual) rope["attention_factor"] = given;
   }
 
   /// The embedding table says how many tokens there are; without an output matrix it is that, too.
@@ -125,7 +185,6 @@ class ConfigWriter {
   }
 
   void refuse_the_rest() {
-    for (const char* name : {"expert_count", "expert_used_count"}) keys_.only(key(name), {0});
     if (const auto files = keys_.whole("split.count", 0, kMost); files && *files > 1)
       throw UserError(Exit::bad_model,
                       "{}: is one of {} files of a split model; join them with `llama-gguf-split --merge`", where_,
@@ -136,7 +195,9 @@ class ConfigWriter {
   }
 
   const Gguf& file_;
-  std::string where_, arch_;
+  std::string where_;
+  const Architecture& architecture_;
+  std::string arch_;
   JsonObject keys_;
 };
 
@@ -146,11 +207,15 @@ json gguf_config(const Gguf& file) {
   const std::string where = file.path().string();
   JsonObject keys(file.metadata(), where);
   const std::string arch = keys.require("general.architecture", keys.text("general.architecture"));
-  if (arch != "llama" && arch != "qwen2" && arch != "qwen3")
-    throw UserError(Exit::bad_model, "{}: architecture {} is not supported; supported in GGUF: llama, qwen2, qwen3",
-                    where, quoted(arch));
+  const auto known = std::ranges::find(kArchitectures, arch, &Architecture::name);
+  if (known == std::end(kArchitectures)) {
+    std::string names;
+    for (const Architecture& one : kArchitectures) names += (names.empty() ? "" : ", ") + std::string(one.name);
+    throw UserError(Exit::bad_model, "{}: architecture {} is not supported; supported in GGUF: {}", where, quoted(arch),
+                    names);
+  }
   keys.only("general.type", {"model"});  // neither an adapter nor a projector
-  return ConfigWriter(file, arch).write();
+  return ConfigWriter(file, *known).write();
 }
 
 }  // namespace longhaul

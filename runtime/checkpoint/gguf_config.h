@@ -7,8 +7,8 @@
 
 namespace longhaul {
 
-/// Of the architectures llama (which Mistral's files say, too), qwen2 and qwen3. Strict: a key of the architecture that
-/// has no counterpart there is refused by name. Throws UserError{bad_model}.
+/// Of the architectures llama (which Mistral's and Mixtral's files say, too), qwen2, qwen3, qwen3moe, phi3 and smollm3.
+/// Strict: a key of the architecture that has no counterpart there is refused by name. Throws UserError{bad_model}.
 nlohmann::json gguf_config(const Gguf& file);
 
 }  // namespace longhaul

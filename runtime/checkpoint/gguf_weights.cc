@@ -3,7 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/halves.h"
@@ -86,76 +88,126 @@ std::unique_ptr<TensorReader> stored_reader(const TensorFiles& files, const std:
   return std::make_unique<BlockReader>(files, name, shape, info->dtype);
 }
 
-/// Row i of half h of a head is stored as row 2 i + h of it.
-class PermutedReader final : public TensorReader {
+/// A matrix whose rows stand elsewhere in a stored one.
+class MovedReader final : public TensorReader {
  public:
-  PermutedReader(const TensorFiles& files, const std::string& name, const TensorShape& shape, std::int64_t heads)
+  using StoredRow = std::function<std::int64_t(std::int64_t row)>;
+  MovedReader(const TensorFiles& files, const std::string& name, const TensorShape& shape, const TensorShape& stored,
+              StoredRow stored_row)
       : TensorReader(files, name, shape),
-        inner_(stored_reader(files, name, shape)),
-        half_(rows() / std::max<std::int64_t>(2 * heads, 1)) {
+        inner_(stored_reader(files, name, stored)),
+        stored_row_(std::move(stored_row)) {
     part(name);
-    if (heads < 1 || shape.size() != 2 || rows() % (2 * heads) != 0)
-      throw UserError(Exit::bad_model, "{}: [{}] are not the rows of {} heads", files.where(name, *files.find(name)),
-                      fmt::join(shape, ", "), heads);
   }
+  bool plain() const override { return inner_->plain(); }
   std::int64_t stored_bytes(std::int64_t rows) const override { return inner_->stored_bytes(rows); }
   void fetch(RowSpan rows, std::byte* stored) const override {
-    for (std::int64_t r = 0; r < rows.count; ++r)
-      inner_->fetch({stored_row(rows.first + r), 1}, stored + inner_->stored_bytes(r));
+    for (std::int64_t r = 0; r < rows.count;) {
+      RowSpan run{stored_row_(rows.first + r), 1};
+      while (r + run.count < rows.count && stored_row_(rows.first + r + run.count) == run.first + run.count)
+        ++run.count;
+      inner_->fetch(run, stored + inner_->stored_bytes(r));
+      r += run.count;
+    }
   }
 
  private:
-  std::int64_t stored_row(std::int64_t row) const {
-    const std::int64_t head = row / (2 * half_), in_head = row % (2 * half_);
-    return head * 2 * half_ + in_head % half_ * 2 + in_head / half_;
-  }
   void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
     inner_->convert(stored, fetched, rows, out);
   }
   const std::unique_ptr<TensorReader> inner_;
-  const std::int64_t half_;
+  const StoredRow stored_row_;
 };
 
-}  // namespace
+/// Row i of half h of a head is stored as row 2 i + h of it.
+std::unique_ptr<TensorReader> permuted_reader(const TensorFiles& files, const std::string& name,
+                                              const TensorShape& shape, std::int64_t heads) {
+  if (heads < 1 || shape.size() != 2 || shape[0] % (2 * heads) != 0)
+    throw UserError(Exit::bad_model, "{}: tensor {}: [{}] are not the rows of {} heads", files.name(), quoted(name),
+                    fmt::join(shape, ", "), heads);
+  const std::int64_t half = shape[0] / (2 * heads);
+  return std::make_unique<MovedReader>(files, name, shape, shape, [half](std::int64_t row) {
+    const std::int64_t head = row / (2 * half), in_head = row % (2 * half);
+    return head * 2 * half + in_head % half * 2 + in_head / half;
+  });
+}
 
-std::string gguf_name(const std::string& name) {
+/// Experts are stored one after the other, as one tensor.
+std::unique_ptr<TensorReader> expert_reader(const TensorFiles& files, const std::string& name, const TensorShape& shape,
+                                            std::int64_t expert, std::int64_t experts) {
+  const std::int64_t first = expert * shape.front();
+  return std::make_unique<MovedReader>(files, name, shape, TensorShape{experts, shape[0], shape[1]},
+                                       [first](std::int64_t row) { return first + row; });
+}
+
+struct Place {
+  std::string name;
+  std::int64_t expert = -1;
+};
+
+Place place_of(const std::string& name) {
   static const std::map<std::string, const char*, std::less<>> top = {
       {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
-  static const std::map<std::string, const char*, std::less<>> of_layer = {
-      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
-      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
-      {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
-      {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
+  static const std::map<std::string, const char*, std::less<>> of_layer = {{"input_layernorm", "attn_norm"},
+                                                                           {"self_attn.q_proj", "attn_q"},
+                                                                           {"self_attn.k_proj", "attn_k"},
+                                                                           {"self_attn.v_proj", "attn_v"},
+                                                                           {"self_attn.qkv_proj", "attn_qkv"},
+                                                                           {"self_attn.o_proj", "attn_output"},
+                                                                           {"self_attn.q_norm", "attn_q_norm"},
+                                                                           {"self_attn.k_norm", "attn_k_norm"},
+                                                                           {"post_attention_layernorm", "ffn_norm"},
+                                                                           {"mlp.gate_proj", "ffn_gate"},
+                                                                           {"mlp.up_proj", "ffn_up"},
+                                                                           {"mlp.gate_up_proj", "ffn_up"},
+                                                                           {"mlp.down_proj", "ffn_down"},
+                                                                           {"mlp.gate", "ffn_gate_inp"},
+                                                                           {"block_sparse_moe.gate", "ffn_gate_inp"}};
+  static const std::map<std::string, const char*, std::less<>> of_expert = {
+      {"w1", "ffn_gate_exps"},        {"w3", "ffn_up_exps"},      {"w2", "ffn_down_exps"},
+      {"gate_proj", "ffn_gate_exps"}, {"up_proj", "ffn_up_exps"}, {"down_proj", "ffn_down_exps"}};
   const std::size_t dot = name.rfind('.');
   if (dot == std::string::npos) return {};
   const std::string module = name.substr(0, dot), kind = name.substr(dot);  // ".weight" or ".bias"
-  if (const auto found = top.find(module); found != top.end()) return found->second + kind;
-  constexpr std::string_view kLayers = "model.layers.";
+  if (const auto found = top.find(module); found != top.end()) return {found->second + kind};
+  constexpr std::string_view kLayers = "model.layers.", kExperts = ".experts.";
   const std::size_t after = module.find('.', kLayers.size());
   if (!module.starts_with(kLayers) || after == std::string::npos) return {};
+  const std::string layer = "blk." + module.substr(kLayers.size(), after - kLayers.size()) + ".";
+  if (const std::size_t experts = module.find(kExperts); experts != std::string::npos) {
+    const std::string number = module.substr(experts + kExperts.size());
+    const auto found = of_expert.find(number.substr(number.find('.') + 1));
+    if (found == of_expert.end()) return {};
+    return {layer + found->second + kind, std::stol(number)};
+  }
   const auto found = of_layer.find(module.substr(after + 1));
   if (found == of_layer.end()) return {};
-  return fmt::format("blk.{}.{}{}", module.substr(kLayers.size(), after - kLayers.size()), found->second, kind);
+  return {layer + found->second + kind};
 }
+
+}  // namespace
+
+std::string gguf_name(const std::string& name) { return place_of(name).name; }
 
 std::function<std::unique_ptr<TensorReader>(const TensorFiles&, const std::string&, const TensorShape&)> gguf_finder(
     const Gguf& file) {
   const nlohmann::json& metadata = file.metadata();
+  const auto named = metadata.find("general.architecture");
+  const std::string arch = named != metadata.end() && named->is_string() ? named->get<std::string>() : "";
   const auto whole = [&](const char* key) {
-    const auto found = metadata.find(key);
+    const auto found = metadata.find(arch + "." + key);
     return found != metadata.end() && found->is_number_unsigned() ? found->get<std::int64_t>() : 0;
   };
-  const bool permuted = metadata.contains("general.architecture") && metadata["general.architecture"] == "llama";
-  const std::int64_t q_heads = whole("llama.attention.head_count");
-  const std::int64_t given = whole("llama.attention.head_count_kv"), kv_heads = given == 0 ? q_heads : given;
+  const bool permuted = arch == "llama" || arch == "smollm3";
+  const std::int64_t q_heads = whole("attention.head_count"), experts = whole("expert_count");
+  const std::int64_t given = whole("attention.head_count_kv"), kv_heads = given == 0 ? q_heads : given;
   return [=](const TensorFiles& files, const std::string& name,
              const TensorShape& shape) -> std::unique_ptr<TensorReader> {
-    const std::string stored = gguf_name(name);
+    const auto [stored, expert] = place_of(name);
     if (stored.empty()) throw UserError(Exit::bad_model, "tensor {} has no counterpart in GGUF files", quoted(name));
+    if (expert >= 0) return expert_reader(files, stored, shape, expert, experts);
     const bool q = stored.ends_with(".attn_q.weight"), k = stored.ends_with(".attn_k.weight");
-    if (permuted && (q || k)) return std::make_unique<PermutedReader>(files, stored, shape, q ? q_heads : kv_heads);
+    if (permuted && (q || k)) return permuted_reader(files, stored, shape, q ? q_heads : kv_heads);
     return stored_reader(files, stored, shape);
   };
 }

@@ -1,6 +1,7 @@
 #include "runtime/checkpoint/model_source.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "runtime/checkpoint/gguf_config.h"
@@ -46,6 +47,7 @@ std::vector<fs::path> ggufs_in(const fs::path& dir) {
 ModelSource::ModelSource(const std::string& model) : where_(model) {
   std::error_code failed;
   const fs::path real = fs::canonical(model, failed);
+  std::optional<fs::path> gguf;
   if (failed)
     throw UserError(Exit::bad_model,
                     "--model {}: no such folder; give a folder with config.json and safetensors, or a GGUF file",
@@ -56,7 +58,7 @@ ModelSource::ModelSource(const std::string& model) : where_(model) {
       throw UserError(
           Exit::bad_model,
           "--model {}: is a file; give a folder with config.json and safetensors, or a file that ends in .gguf", model);
-    gguf_path_ = model;
+    gguf = model;
   } else {
     check_links(model);
     const auto ggufs = ggufs_in(model);
@@ -64,17 +66,23 @@ ModelSource::ModelSource(const std::string& model) : where_(model) {
       if (ggufs.size() > 1)
         throw UserError(Exit::bad_model, "--model {}: holds {} GGUF files; name the one that is meant", model,
                         ggufs.size());
-      gguf_path_ = ggufs.front();
+      gguf = ggufs.front();
     }
   }
-  if (!gguf_path_) return;
-  where_ = gguf_path_->string();
-  name_ = gguf_path_->stem();
-  gguf_.emplace(Gguf::open_file(*gguf_path_));
+  if (!gguf) return;
+  where_ = gguf->string();
+  name_ = gguf->stem();
+  gguf_ = std::make_shared<const Gguf>(Gguf::open_file(*gguf));
+}
+
+const nlohmann::json& ModelSource::folder_config() const {
+  if (config_.is_null()) config_ = read_model_config(where_);
+  return config_;
 }
 
 ModelConfig ModelSource::config() const {
-  return gguf_ ? parse_model_config(gguf_config(*gguf_), where_) : load_model_config(where_);
+  return gguf_ ? parse_model_config(gguf_config(*gguf_), where_)
+               : parse_model_config(folder_config(), (fs::path(where_) / "config.json").string());
 }
 
 GenerationDefaults ModelSource::generation() const {
@@ -90,7 +98,9 @@ ChatTemplate ModelSource::chat(const ChatOptions& options) const {
 }
 
 Checkpoint ModelSource::weights() const {
-  return gguf_ ? Checkpoint(Gguf::open_file(*gguf_path_)) : Checkpoint::open(where_);
+  if (gguf_) return Checkpoint(gguf_);
+  const std::string file = (fs::path(where_) / "config.json").string();
+  return {Safetensors::open_model(where_), parse_quantization(folder_config(), file)};
 }
 
 }  // namespace longhaul

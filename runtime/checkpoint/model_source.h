@@ -3,7 +3,7 @@
 // folder has.
 #pragma once
 #include <filesystem>
-#include <optional>
+#include <memory>
 #include <string>
 
 #include "runtime/checkpoint/checkpoint.h"
@@ -28,9 +28,10 @@ class ModelSource {
   Checkpoint weights() const;
 
  private:
+  const nlohmann::json& folder_config() const;
   std::string where_, name_;
-  std::optional<std::filesystem::path> gguf_path_;
-  std::optional<Gguf> gguf_;
+  std::shared_ptr<const Gguf> gguf_;  // null: a folder
+  mutable nlohmann::json config_;     // of a folder: its config.json, read when it is asked for
 };
 
 }  // namespace longhaul

@@ -184,9 +184,4 @@ Quantization parse_quantization(const json& config, const std::string& file) {
   return out;
 }
 
-Quantization load_quantization(const std::filesystem::path& dir) {
-  const std::string file = (dir / "config.json").string();
-  return parse_quantization(read_json_file(file), file);
-}
-
 }  // namespace longhaul

@@ -2,7 +2,6 @@
 // method, a layout or a key that we would get wrong is refused by name.
 #pragma once
 #include <cstdint>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -26,7 +25,5 @@ struct Quantization {
 /// `config` is the document of `file`. Which modules are left unquantised (modules_to_not_convert, ignore) is not kept:
 /// the tensors of each module show it. Scales of activations are not used: activations stay as they are.
 Quantization parse_quantization(const nlohmann::json& config, const std::string& file);
-/// Of DIR/config.json.
-Quantization load_quantization(const std::filesystem::path& dir);
 
 }  // namespace longhaul

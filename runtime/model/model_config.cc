@@ -144,13 +144,17 @@ void read_fixed(JsonObject& top, const Family& family) {
 
 }  // namespace
 
-ModelConfig load_model_config(const std::filesystem::path& dir) {
+json read_model_config(const std::filesystem::path& dir) {
   const std::string file = (dir / "config.json").string();
   std::error_code unknown;
   if (!std::filesystem::exists(file, unknown))
     throw UserError(Exit::bad_model, "{}: no such file; is this a Hugging Face model folder? Download the file there",
                     file);
-  return parse_model_config(read_json_file(file), file);
+  return read_json_file(file);
+}
+
+ModelConfig load_model_config(const std::filesystem::path& dir) {
+  return parse_model_config(read_model_config(dir), (dir / "config.json").string());
 }
 
 ModelConfig parse_model_config(const json& document, const std::string& file) {

@@ -57,7 +57,9 @@ struct GenerationDefaults {
   std::optional<std::int64_t> max_new_tokens;
 };
 
-/// Reads DIR/config.json (both schemas: rope_theta + rope_scaling + torch_dtype, and rope_parameters + dtype).
+/// DIR/config.json. Throws UserError{bad_model} with what to do.
+nlohmann::json read_model_config(const std::filesystem::path& dir);
+/// What DIR/config.json says (both schemas: rope_theta + rope_scaling + torch_dtype, and rope_parameters + dtype).
 /// Throws UserError{bad_model} with file, key and what to do.
 ModelConfig load_model_config(const std::filesystem::path& dir);
 /// The same of a document; `where` is for messages.

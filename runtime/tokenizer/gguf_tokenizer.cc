@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/checkpoint/json_file.h"
+#include "runtime/tokenizer/patterns.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace longhaul {
@@ -15,23 +16,33 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kLlama3Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kMetaspace = "\u2581";  // what SentencePiece writes for a space
 
 enum class TokenType : std::int64_t { normal = 1, unknown, control, user_defined, unused, byte };
 
-json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-json sequence(json first, json second) {
-  return {{"type", "Sequence"}, {"pretokenizers", json::array({std::move(first), std::move(second)})}};
-}
-json split(const char* pattern) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
-}
+/// What a name in tokenizer.ggml.pre stands for.
+struct PreTokenizerOf {
+  std::string_view name;
+  json (*cuts)();
+  bool nfc = false, takes_words = false, bos = false;  // takes_words: whole, past the merges
+};
+constexpr auto kLlama3Cuts = [] { return then_bytes(split_part(kLlama3Pattern), false); };
+constexpr auto kQwen2Cuts = [] { return then_bytes(split_part(kQwen2Pattern), false); };
+constexpr PreTokenizerOf kPreTokenizers[] = {
+    {.name = "llama-bpe", .cuts = kLlama3Cuts, .takes_words = true, .bos = true},
+    {.name = "llama3", .cuts = kLlama3Cuts, .takes_words = true, .bos = true},
+    {.name = "llama-v3", .cuts = kLlama3Cuts, .takes_words = true, .bos = true},
+    {.name = "smaug-bpe", .cuts = kLlama3Cuts},  // SmolLM3
+    {.name = "qwen2", .cuts = kQwen2Cuts, .nfc = true},
+    {.name = "deepseek-r1-qwen", .cuts = kQwen2Cuts, .nfc = true},
+    {.name = "tekken",  // Mistral Nemo and Small
+     .cuts = [] { return then_bytes(split_part(kTekkenPattern), false); },
+     .takes_words = true,
+     .bos = true},
+    {.name = "gpt-2", .cuts = [] { return byte_level_part(false, true); }},
+    {.name = "smollm", .cuts = [] {
+       return then_bytes({{"type", "Digits"}, {"individual_digits", true}}, true);
+     }}};
 
 class Writer {
  public:
@@ -149,28 +160,19 @@ class Writer {
 
   void byte_level_bpe(json& out) {
     const std::string pre = keys_.require("tokenizer.ggml.pre", keys_.text("tokenizer.ggml.pre"));
-    const bool llama3 = pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3";
-    out["normalizer"] = nullptr;
-    if (llama3) {
-      out["pre_tokenizer"] = sequence(split(kLlama3Pattern), byte_level(false));
-    } else if (pre == "qwen2" || pre == "deepseek-r1-qwen") {
-      out["normalizer"] = {{"type", "NFC"}};
-      out["pre_tokenizer"] = sequence(split(kQwen2Pattern), byte_level(false));
-    } else if (pre == "gpt-2") {
-      out["pre_tokenizer"] = byte_level(true);
-    } else if (pre == "smollm") {
-      out["pre_tokenizer"] = sequence({{"type", "Digits"}, {"individual_digits", true}}, byte_level(true));
-    } else {
-      throw UserError(
-          Exit::bad_model,
-          "{}: tokenizer.ggml.pre {} is not supported; supported: llama-bpe, qwen2, deepseek-r1-qwen, gpt-2, "
-          "smollm",
-          where_, quoted(pre));
+    const auto known = std::ranges::find(kPreTokenizers, pre, &PreTokenizerOf::name);
+    if (known == std::end(kPreTokenizers)) {
+      std::string names;
+      for (const PreTokenizerOf& one : kPreTokenizers) names += (names.empty() ? "" : ", ") + std::string(one.name);
+      throw UserError(Exit::bad_model, "{}: tokenizer.ggml.pre {} is not supported; supported: {}", where_, quoted(pre),
+                      names);
     }
-    out["decoder"] = byte_level(true);
-    out["post_processor"] = post_processor(llama3);
+    out["normalizer"] = known->nfc ? json::object({{"type", "NFC"}}) : json();
+    out["pre_tokenizer"] = known->cuts();
+    out["decoder"] = byte_level_part(true, true);
+    out["post_processor"] = post_processor(known->bos);
     out["model"] = {{"type", "BPE"},
-                    {"ignore_merges", llama3},
+                    {"ignore_merges", known->takes_words},
                     {"vocab", vocabulary()},
                     {"merges", required_list("tokenizer.ggml.merges")}};
   }

@@ -8,6 +8,7 @@ name, the FNV-1a hash of its bf16 bytes.
     pip install numpy ml_dtypes gguf && tests/data/make_quantised.py
 """
 import json
+import math
 import pathlib
 import shutil
 import struct
@@ -252,6 +253,14 @@ def byte_alphabet():
     return [letters[b] for b in range(256)]
 
 
+def permuted(w, n):  # as convert_hf_to_gguf.py lays out llama's q and k
+    return w.reshape(n, 2, w.shape[0] // n // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
+
+
+def restored(w, n):
+    return w.reshape(n, w.shape[0] // n // 2, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
+
+
 def gguf_case():
     T = gguf.GGMLQuantizationType
     hidden, heads, kv_heads, head_dim, inner = 256, 2, 1, 64, 256
@@ -297,12 +306,6 @@ def gguf_case():
                              "{% if add_generation_prompt %}<|assistant|>{% endif %}")
     dequantised = {}
 
-    def permuted(w, n):  # as convert_hf_to_gguf.py lays out llama's q and k
-        return w.reshape(n, 2, w.shape[0] // n // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
-
-    def restored(w, n):
-        return w.reshape(n, w.shape[0] // n // 2, 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
-
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
     for name, shape in shapes.items():
         if len(shape) == 1:
@@ -333,6 +336,86 @@ def gguf_case():
     write_hashes(folder, dequantised)
 
 
+def gguf_family(family, arch, layers=1, tied=False):
+    """The first layers of a family's model as convert_hf_to_gguf.py writes them, and its config.json as expected.json."""
+    T = gguf.GGMLQuantizationType
+    config = json.loads((HERE / "families" / family / "config.json").read_text())
+    config.update(num_hidden_layers=layers, vocab_size=VOCAB, tie_word_embeddings=tied)
+    for key in ("layer_types", "no_rope_layers"):
+        if key in config:
+            config[key] = config[key][:layers]
+    heads, kv_heads, hidden = config["num_attention_heads"], config["num_key_value_heads"], config["hidden_size"]
+    head_dim = config.get("head_dim", hidden // heads)
+    folder = OUT / f"gguf_{family}"
+    folder.mkdir()
+    (folder / "expected.json").write_text(json.dumps(config, indent=1) + "\n")
+    writer = gguf.GGUFWriter(folder / "model.gguf", arch)
+    writer.add_name(family)
+    writer.add_vocab_size(VOCAB)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    if "head_dim" in config:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if arch not in ("qwen2", "qwen3", "qwen3moe"):
+        writer.add_rope_dimension_count(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_file_type(7)
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    experts = config.get("num_local_experts", 0)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if arch == "qwen3moe":
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    rope = config["rope_parameters"]
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if arch == "phi3":
+        trained = config["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(trained)
+        writer.add_sliding_window(config["sliding_window"] or 0)
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(config["max_position_embeddings"] / trained) / math.log(trained)))
+        for which in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{which}.weight", np.array(rope[f"{which}_factor"], f32))
+    dequantised, stacks = {}, {}
+
+    def add(name, data):
+        kind = T.F32 if data.ndim == 1 or ".gate.weight" in name else T.BF16 if arch == "phi3" else T.Q8_0
+        n = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2], 0) if arch in ("llama", "smollm3") else 0
+        data = data.astype(f32)
+        stored = gguf.quants.quantize(permuted(data, n) if n else data, kind)
+        values = gguf.quants.dequantize(stored, kind)
+        writer.add_tensor(table.get_name(name, try_suffixes=(".weight", ".bias")), stored, raw_dtype=kind)
+        return restored(values, n) if n else values
+
+    table = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), layers)
+    for name, data in read_safetensors(HERE / "families" / family / "model.safetensors").items():
+        part = name.split(".")
+        if part[1] == "layers" and int(part[2]) >= layers or tied and name == "lm_head.weight":
+            continue
+        if "experts" in part:
+            stacks.setdefault(name.replace(f".experts.{part[5]}.", ".experts."), {})[int(part[5])] = name, data
+        else:
+            dequantised[name] = add(name, data[:VOCAB] if name in ("model.embed_tokens.weight", "lm_head.weight") else data)
+    for name, stack in stacks.items():
+        values = add(name, np.stack([stack[e][1] for e in range(experts)]))
+        dequantised.update({stack[e][0]: values[e] for e in range(experts)})
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    write_hashes(folder, dequantised)
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
@@ -356,6 +439,12 @@ def main():
          gptq(32, False, 0, act_order=True))
     case("gptq_columns", gptq_config(group_size=-1, sym=False), gptq(-1, False, 1, with_index=False))
     gguf_case()
+    gguf_family("qwen2_yarn", "qwen2", tied=True)
+    gguf_family("qwen3", "qwen3")
+    gguf_family("qwen3_moe", "qwen3moe")
+    gguf_family("mixtral", "llama")
+    gguf_family("phi3_longrope", "phi3")
+    gguf_family("smollm3", "smollm3", layers=4)
 
 
 if __name__ == "__main__":
