@@ -15,6 +15,7 @@ from tokenizers import models, trainers
 
 HERE = os.path.dirname(__file__)
 GOLDEN = [json.loads(line)["text"] for line in open(os.path.join(HERE, "longbook-tokenizer/longbook.jsonl"), encoding="utf-8")]
+LINES = [line for text in GOLDEN for line in text.split("\n") if 0 < len(line) < 1000 and max(line) < "\u0250"]  # not the whole of Unicode
 
 
 def random_texts(count):
@@ -25,15 +26,14 @@ def random_texts(count):
 
 
 def base():
-    """SentencePiece-style BPE, as Llama 2's tokenizer.json has it, trained on the project's own words."""
-    words = open(os.path.join(HERE, "../../DESIGN.md"), encoding="utf-8").read()
+    """SentencePiece-style BPE, as Llama 2's tokenizer.json has it, trained on the hard strings."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")
     trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)],
                                   limit_alphabet=90)
-    tokenizer.train_from_iterator(words.split("\n"), trainer)
+    tokenizer.train_from_iterator(LINES, trainer)
     document = json.loads(tokenizer.to_str())
     for token in document["added_tokens"]:
         token["special"] = token["content"][:3] != "<0x"
@@ -86,10 +86,9 @@ def record(document, change, texts):
 
 
 def write_sentencepiece(texts):
-    words = open(os.path.join(HERE, "../../DESIGN.md"), encoding="utf-8").read()
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words.split("\n")), model_writer=written, vocab_size=600, model_type="bpe", byte_fallback=True,
+        sentence_iterator=iter(LINES), model_writer=written, vocab_size=600, model_type="bpe", byte_fallback=True,
         character_coverage=0.99, user_defined_symbols=["<|x|>"], normalization_rule_name="identity", remove_extra_whitespaces=False,
         minloglevel=2, num_threads=1)
     open(os.path.join(HERE, "sentencepiece/tokenizer.model"), "wb").write(written.getvalue())
