@@ -151,14 +151,9 @@ void add_chat_options(CLI::App& verb, Options& o) {
 }
 
 ChatOptions chat_options(const Options& o) {
-  ChatOptions options{.file = o.chat_template, .none = o.no_chat_template, .variables = {}};
   if (o.no_chat_template && (!o.chat_template.empty() || !o.template_vars.empty()))
     throw UserError(Exit::usage, "--no-chat-template: contradicts --chat-template and --template-var");
-  for (const std::string& text : o.template_vars) {
-    check_text("--template-var", text);
-    options.variables.push_back(jinja::read_variable(text));
-  }
-  return options;
+  return {.file = o.chat_template, .none = o.no_chat_template, .variables = jinja::read_variables(o.template_vars)};
 }
 
 void add_geometry_option(CLI::App& verb, Options& o) {

@@ -98,11 +98,7 @@ void decode(const Tokenizer& tokenizer, const Input& input) {
 }
 
 void render(const TokenizeOptions& options) {
-  ChatOptions chat{.file = options.chat_template};
-  for (const std::string& text : options.template_vars) {
-    if (find_invalid_utf8(text) != std::string_view::npos) throw UserError(Exit::usage, "--template-var: not UTF-8");
-    chat.variables.push_back(jinja::read_variable(text));
-  }
+  const ChatOptions chat{.file = options.chat_template, .variables = jinja::read_variables(options.template_vars)};
   ModelSource{options.model};  // of a folder only what lies in it is opened
   const Input context = read_input(options.render);
   std::cout << render_context(options.model, chat, jinja::read_context(context.text, context.name, Exit::usage),

@@ -364,7 +364,9 @@ TEST_CASE("a context renders as it is, and every mistake is the user's") {
   CHECK_THROWS_AS(jinja::read_context("[1]", "c", Exit::usage), UserError);
   CHECK_THROWS_AS(jinja::read_context("{\"a\": 18446744073709551615}", "c", Exit::usage), UserError);
   CHECK_THROWS_AS(jinja::read_context(std::string(100000, '['), "c", Exit::usage), UserError);
-  CHECK(jinja::read_variable("enable_thinking=false").second.boolean());
-  CHECK(*jinja::read_variable("name=a=b").second.text() == "a=b");
-  CHECK_THROWS_AS(jinja::read_variable("name"), UserError);
+  const jinja::Map variables = jinja::read_variables({"enable_thinking=false", "name=a=b"});
+  CHECK(variables[0].second.boolean());
+  CHECK(*variables[1].second.text() == "a=b");
+  CHECK_THROWS_AS(jinja::read_variables({"name"}), UserError);
+  CHECK_THROWS_AS(jinja::read_variables({"name=\xff"}), UserError);
 }

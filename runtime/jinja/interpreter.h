@@ -80,7 +80,6 @@ class Interpreter {
   // A function of the node's parameters; the body is child `body`, defaults are the children behind it.
   Value macro(const Node& node, const std::string& name, std::size_t body);
   Value call_macro(const Node& node, const std::string& name, std::size_t body, Scope* seen, Arguments& arguments);
-  static std::optional<Value> take_named(Arguments& arguments, std::string_view name);
   static bool mentions(const Node& node, std::string_view name);
   void call_block(const Node& node);
 

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "runtime/tokenizer/tokenizer.h"
+
 namespace longhaul::jinja {
 namespace {
 
@@ -65,17 +67,23 @@ Map read_context(std::string_view text, const std::string& where, Exit exit) {
   }
 }
 
-std::pair<std::string, Value> read_variable(const std::string& text) {
-  const std::size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0)
-    throw UserError(Exit::usage, "--template-var {}: needs NAME=VALUE, such as enable_thinking=false", text);
-  const std::string value = text.substr(equals + 1);
-  try {
-    const Json json = parse(value);
-    return {text.substr(0, equals), json.is_discarded() ? Value(value) : value_of(json)};
-  } catch (const Refused& refused) {
-    throw UserError(Exit::usage, "--template-var {}: {}", text.substr(0, equals), refused.what);
+Map read_variables(const std::vector<std::string>& texts) {
+  Map variables;
+  for (const std::string& text : texts) {
+    if (const std::size_t bad = find_invalid_utf8(text); bad != std::string::npos)
+      throw UserError(Exit::usage, "--template-var: not valid UTF-8 at byte {}", bad);
+    const std::size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0)
+      throw UserError(Exit::usage, "--template-var {}: needs NAME=VALUE, such as enable_thinking=false", text);
+    const std::string name = text.substr(0, equals), value = text.substr(equals + 1);
+    try {
+      const Json json = parse(value);
+      variables.emplace_back(name, json.is_discarded() ? Value(value) : value_of(json));
+    } catch (const Refused& refused) {
+      throw UserError(Exit::usage, "--template-var {}: {}", name, refused.what);
+    }
   }
+  return variables;
 }
 
 }  // namespace longhaul::jinja

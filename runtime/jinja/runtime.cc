@@ -28,17 +28,22 @@ void check_hashable(const Value& key) {
     mistake(fmt::format("unhashable type: '{}'", key.type()));
 }
 
+std::optional<Value> Arguments::take(std::string_view name) {
+  std::optional<Value> taken;
+  const auto found = std::find_if(named.begin(), named.end(), [&](const auto& one) { return one.first == name; });
+  if (found != named.end()) {
+    taken = std::move(found->second);
+    named.erase(found);
+  }
+  return taken;
+}
+
 std::optional<Value> Arguments::get(std::size_t index, std::string_view name) {
   taken_ = std::max(taken_, index + 1);
-  const auto found = std::find_if(named.begin(), named.end(), [&](const auto& one) { return one.first == name; });
-  if (index < positional.size()) {
-    if (found != named.end()) mistake(fmt::format("the argument {} appears twice", name));
-    return positional[index];
-  }
-  if (found == named.end()) return std::nullopt;
-  Value value = std::move(found->second);
-  named.erase(found);
-  return value;
+  auto by_name = take(name);
+  if (index >= positional.size()) return by_name;
+  if (by_name) mistake(fmt::format("the argument {} appears twice", name));
+  return positional[index];
 }
 
 Value Arguments::required(std::size_t index, std::string_view name) {

@@ -28,7 +28,9 @@ class Arguments {
   List positional;
   std::vector<std::pair<std::string, Value>> named;
 
-  /// The argument at `index`, or with this name; none when it was not given.
+  /// The argument with this name; none when it was not given.
+  std::optional<Value> take(std::string_view name);
+  /// The same, or the argument at `index`.
   std::optional<Value> get(std::size_t index, std::string_view name);
   Value required(std::size_t index, std::string_view name);
   std::optional<std::int64_t> whole(std::size_t index, std::string_view name);

@@ -164,7 +164,7 @@ Value Interpreter::call_macro(const Node& node, const std::string& name, std::si
     if (!given && i >= defaults) given = evaluate(*node.children[body + 1 + i - defaults]);
     scope_->set(node.names[i], std::move(given).value_or(Value()));
   }
-  if (auto given = take_named(arguments, "caller")) scope_->set("caller", *std::move(given));
+  if (auto given = arguments.take("caller")) scope_->set("caller", *std::move(given));
   // The rest, for macros that name it.
   List rest;
   for (std::size_t i = node.names.size(); i < arguments.positional.size(); ++i) rest.push_back(arguments.positional[i]);
@@ -175,16 +175,6 @@ Value Interpreter::call_macro(const Node& node, const std::string& name, std::si
   scope_->set("varargs", runtime_.sequence(Sequence::tuple, std::move(rest)));
   scope_->set("kwargs", Value(Map(arguments.named)));
   return runtime_.text(printed(*node.children[body]));
-}
-
-std::optional<Value> Interpreter::take_named(Arguments& arguments, std::string_view name) {
-  for (auto one = arguments.named.begin(); one != arguments.named.end(); ++one) {
-    if (one->first != name) continue;
-    Value value = std::move(one->second);
-    arguments.named.erase(one);
-    return value;
-  }
-  return std::nullopt;
 }
 
 bool Interpreter::mentions(const Node& node, std::string_view name) {
