@@ -27,7 +27,7 @@ std::string names_of(const CLI::App& app) {
 
 /// `text` inside single quotes, for fish.
 std::string quoted(std::string text) {
-  for (std::size_t at = 0; (at = text.find_first_of("'\\", at)) != std::string::npos; at += 2) text.insert(at, "\\");
+  for (std::size_t at = 0; (at = text.find_first_of("'\\", at)) != std::string::npos; at += 2) text.insert(at, 1, '\\');
   return fmt::format("'{}'", text);
 }
 
