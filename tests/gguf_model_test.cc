@@ -35,21 +35,23 @@ const char* const kTekken =
     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
     "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-GgufFile small_llama() {
-  return {.metadata = {{"general.architecture", "llama"},
-                       {"general.name", "small"},
-                       {"llama.context_length", 512},
-                       {"llama.embedding_length", 64},
-                       {"llama.block_count", 2},
-                       {"llama.feed_forward_length", 96},
-                       {"llama.attention.head_count", 4},
-                       {"llama.attention.head_count_kv", 2},
-                       {"llama.attention.layer_norm_rms_epsilon", 1e-5},
-                       {"llama.rope.dimension_count", 16},
-                       {"tokenizer.ggml.bos_token_id", 1},
-                       {"tokenizer.ggml.eos_token_id", 2}},
-          .tensors = {{"token_embd.weight", {64, 40}, kF16, 0, 64 * 40 * 2}}};
+GgufFile small_model(const std::string& architecture) {
+  nlohmann::ordered_json metadata{{"general.architecture", architecture},
+                                  {"general.name", "small"},
+                                  {"tokenizer.ggml.bos_token_id", 1},
+                                  {"tokenizer.ggml.eos_token_id", 2}};
+  const nlohmann::ordered_json shape{{"context_length", 512},
+                                     {"embedding_length", 64},
+                                     {"block_count", 2},
+                                     {"feed_forward_length", 96},
+                                     {"attention.head_count", 4},
+                                     {"attention.head_count_kv", 2},
+                                     {"attention.layer_norm_rms_epsilon", 1e-5},
+                                     {"rope.dimension_count", 16}};
+  for (const auto& [key, value] : shape.items()) metadata[architecture + "." + key] = value;
+  return {.metadata = std::move(metadata), .tensors = {{"token_embd.weight", {64, 40}, kF16, 0, 64 * 40 * 2}}};
 }
+GgufFile small_llama() { return small_model("llama"); }
 
 json config_of(const GgufFile& file) {
   ScratchDir dir;
@@ -151,11 +153,7 @@ TEST_CASE("GGUF metadata that no config expresses is refused by name", "[gguf]")
   CHECK_THAT(with("llama.attention.clamp_kqv", 1.5), contains("the key \"llama.attention.clamp_kqv\" is unknown"));
   CHECK_THAT(with("split.count", 3), contains("is one of 3 files of a split model"));
 
-  GgufFile qwen = small_llama();
-  const GgufFile llama = qwen;
-  for (const auto& [key, value] : llama.metadata.items())
-    if (key.starts_with("llama.")) qwen.metadata["qwen3" + key.substr(5)] = value;
-  qwen.metadata["general.architecture"] = "qwen3";
+  GgufFile qwen = small_model("qwen3");
   qwen.metadata["qwen3.expert_count"] = 8;
   CHECK_THAT(complaint([&] { config_of(qwen); }), contains("\"qwen3.expert_count\" is 8; expected 0"));
 
@@ -168,6 +166,31 @@ TEST_CASE("GGUF metadata that no config expresses is refused by name", "[gguf]")
              contains("tensor \"rope_freqs.weight\": these divisors are not those of the llama3 rope type"));
   divisors.tensors[0].dims = {4};
   CHECK_THAT(complaint([&] { config_of(divisors); }), contains("has not one divisor for each of 8 frequencies"));
+}
+
+TEST_CASE("Phi3's factors in a GGUF file are taken as they are, or refused by name", "[gguf]") {
+  GgufFile file = small_model("phi3");
+  file.metadata["phi3.rope.scaling.attn_factor"] = 1.25;
+  file.tensors = {{"rope_factors_long.weight", {8}, kF32, 0, 32},
+                  {"rope_factors_short.weight", {8}, kF32, 32, 32},
+                  {"token_embd.weight", {64, 40}, kF16, 64, 64 * 40 * 2}};
+  const auto refused = [](const GgufFile& changed) { return complaint([&] { config_of(changed); }); };
+  CHECK_THAT(refused(file), contains("the key \"phi3.rope.scaling.original_context_length\" is missing"));
+  file.metadata["phi3.rope.scaling.original_context_length"] = 64;
+  const json config = config_of(file);
+  CHECK(config["original_max_position_embeddings"] == 64);
+  CHECK(config["rope_parameters"]["rope_type"] == "longrope");
+  CHECK(config["rope_parameters"]["attention_factor"] == 1.25);  // none that the lengths give
+  CHECK(config["rope_parameters"]["long_factor"].size() == 8);
+  GgufFile other = file;
+  other.metadata["phi3.rope.scaling.type"] = "yarn";
+  CHECK_THAT(refused(other), contains("has both rope.scaling.type \"yarn\" and rope_factors_long.weight"));
+  other = file;
+  other.tensors[1].name = "rope_factors_shorter.weight";
+  CHECK_THAT(refused(other), contains("tensor \"rope_factors_short.weight\" is missing"));
+  other = file;
+  other.tensors[0].dims = {4, 2};
+  CHECK_THAT(refused(other), contains("tensor \"rope_factors_long.weight\" is F32 [2, 4]; expected F32 [8]"));
 }
 
 TEST_CASE("A tokenizer inside a GGUF file gives the ids of the tokenizer.json it was made from", "[gguf]") {

@@ -187,6 +187,8 @@ TEST_CASE("what a tokenizer.model asks for and is not done is refused by name", 
              contains("has a table of normalizations (precompiled_charsmap), which is not supported"));
   CHECK_THAT(refused(pieces + settings({}) + bytes(3, number(5, 0))), contains("escape_whitespaces false"));
   CHECK_THAT(refused(pieces + settings({}) + bytes(2, number(24, 1))), contains("treat_whitespace_as_suffix"));
+  CHECK_THAT(refused(pieces + piece("é", 0, control) + settings({})),
+             contains("the control token \"é\" of one character is not supported"));
   CHECK_THAT(refused(pieces + pieces + settings({})), contains("the SentencePiece library refuses it"));
 }
 

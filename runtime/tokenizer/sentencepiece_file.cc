@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/json_file.h"
+#include "runtime/tokenizer/utf8.h"
 
 namespace longhaul {
 namespace {
@@ -117,6 +119,9 @@ class Reader {
         type_at = message.begin + field.begin;
       }
     }
+    // The library gives its id for the character in any text.
+    if (read.kind == Kind::control && !read.text.empty() && character_at(read.text, 0).size() == read.text.size())
+      refuse(fmt::format("the control token {} of one character is not supported", longhaul::quoted(read.text)));
     if (read.kind == Kind::user_defined && is_space(read.text)) {
       read.kind = Kind::normal;
     } else if (read.kind == Kind::user_defined) {
