@@ -188,6 +188,12 @@ TEST_CASE("Phi3's factors in a GGUF file are taken as they are, or refused by na
   other = file;
   other.tensors[1].name = "rope_factors_shorter.weight";
   CHECK_THAT(refused(other), contains("tensor \"rope_factors_short.weight\" is missing"));
+  other.tensors[1].name = "rope_factors_short.weight";
+  other.tensors[0].name = "rope_factors_longer.weight";
+  CHECK_THAT(refused(other), contains("tensor \"rope_factors_long.weight\" is missing"));
+  other = file;
+  other.tensors[1].name = "rope_freqs.weight";
+  CHECK_THAT(refused(other), contains("has both rope_freqs.weight and rope_factors_long.weight"));
   other = file;
   other.tensors[0].dims = {4, 2};
   CHECK_THAT(refused(other), contains("tensor \"rope_factors_long.weight\" is F32 [2, 4]; expected F32 [8]"));

@@ -131,12 +131,15 @@ class ConfigWriter {
     keys_.ignore({key("rope.scaling.finetuned").c_str()});
     keys_.only(key("rope.scale_linear"), {1});  // of the first files
     if (architecture_.name == "phi3" && original) out["original_max_position_embeddings"] = *original;
-    const TensorInfo *divisors = file_.find(kGgufRopeFactors), *longer = file_.find(kGgufLongFactors);
-    if ((divisors != nullptr || longer != nullptr) && type != "none" && !(longer != nullptr && type == "longrope"))
+    const TensorInfo* divisors = file_.find(kGgufRopeFactors);
+    const bool factors = file_.find(kGgufLongFactors) != nullptr || file_.find(kGgufShortFactors) != nullptr;
+    if (divisors != nullptr && factors)
+      throw UserError(Exit::bad_model, "{}: has both {} and {}", where_, kGgufRopeFactors, kGgufLongFactors);
+    if ((divisors != nullptr && type != "none") || (factors && type != "none" && type != "longrope"))
       throw UserError(Exit::bad_model, "{}: has both rope.scaling.type {} and {}", where_, quoted(type),
-                      divisors != nullptr ? kGgufRopeFactors : kGgufLongFactors);
+                      factors ? kGgufLongFactors : kGgufRopeFactors);
     json& rope = out["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", theta}};
-    if (longer != nullptr)
+    if (factors)
       return longrope(rope, head_dim, keys_.require(key("rope.scaling.original_context_length"), original),
                       out["max_position_embeddings"].get<std::int64_t>());
     keys_.only(key("rope.scaling.attn_factor"), {1});
