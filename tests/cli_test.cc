@@ -303,7 +303,7 @@ TEST_CASE("models that cannot be used") {
   ScratchDir dir;
   int made = 0;
   auto broken = [&](auto&& change) {
-    fs::path copy = dir.path() / fmt::format("m{}", made++);
+    fs::path copy = dir.path() / std::string("m").append(std::to_string(made++));
     fs::copy(kModel, copy, fs::copy_options::recursive);
     change(copy);
     return "run --prompt hello --model " + copy.string();
