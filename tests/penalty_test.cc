@@ -5,6 +5,8 @@
 #include <set>
 
 #include "kernels/cpu/ops.h"
+#include "paths.h"
+#include "runtime/checkpoint/json_file.h"
 #include "tests/support/catch.h"
 #include "tests/support/tiny_model.h"
 
@@ -186,4 +188,28 @@ TEST_CASE("prompts that begin alike have their own penalties") {
     return tokens;
   };
   CHECK(answers(true) == answers(false));
+}
+
+TEST_CASE("penalised answers are those of transformers") {
+  const std::filesystem::path data = LONGHAUL_SOURCE_DIR "/tests/data";
+  const auto cases = read_json_file(data / "repetition_penalty.json");
+  REQUIRE(cases.size() == 9);
+  for (const auto& one : cases) {
+    const auto dir = data / "families" / one["family"].get<std::string>();
+    const auto prompt = one["prompt"].get<std::vector<std::int32_t>>();
+    const auto answer = one["answer"].get<std::vector<std::int32_t>>();
+    for (const char* policy : {"dense", "stream"}) {
+      auto device = make_cpu_device({.poison = true});
+      Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir),
+                    engine_options({.policy = policy,
+                                    .activations = DType::f32,
+                                    .prompts = {std::ssize(prompt)},
+                                    .steps = std::ssize(answer)}));
+      Session session(0, prompt, {.repetition_penalty = one["penalty"].get<float>()}, std::ssize(answer), {});
+      engine.prefill(session);
+      while (!session.done()) engine.step(std::array{&session});
+      CAPTURE(dir.filename().string(), one["penalty"].get<float>(), policy);
+      CHECK(answer_of(session) == answer);
+    }
+  }
 }
