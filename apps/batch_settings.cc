@@ -55,6 +55,7 @@ Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOpti
                {"temperature", job.sampling.temperature},
                {"top_p", job.sampling.top_p},
                {"top_k", job.sampling.top_k},
+               {"repetition_penalty", job.sampling.repetition_penalty},
                {"seed", job.sampling.seed},
                {"activations", o.activations},
                {"policy", print_policy(policy)},

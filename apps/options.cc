@@ -130,6 +130,10 @@ void add_options(CLI::App& verb, Options& o) {
       ->check(between(0.0, 1.0));
   verb.add_option("--top-k", o.top_k, std::string("sample from this many tokens; 0 is all") + kFromModel)
       ->check(between(0, 1 << 30));
+  verb.add_option("--repetition-penalty", o.repetition_penalty,
+                  std::string("above 1 makes tokens of the prompt and of the answer so far less likely; 1 is none") +
+                      kFromModel)
+      ->check(between(kLeastPenalty, kMostPenalty));
   verb.add_option("--seed", o.seed, "of the sampler")->capture_default_str()->check(between(0, 1e15));
   add_engine_options(verb, o);
 }
@@ -203,6 +207,7 @@ SampleParams sampling_params(const Options& o, const GenerationDefaults& default
   params.temperature = static_cast<float>(o.temperature.value_or(defaults.temperature));
   params.top_p = static_cast<float>(o.top_p.value_or(defaults.top_p));
   params.top_k = static_cast<std::int32_t>(o.top_k.value_or(defaults.top_k));
+  params.repetition_penalty = static_cast<float>(o.repetition_penalty.value_or(defaults.repetition_penalty));
   params.seed = static_cast<std::uint64_t>(o.seed);
   return params;
 }

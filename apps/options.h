@@ -19,7 +19,7 @@ struct Options {
   std::string profile;                                  // a file, or "none"; empty: the user's
   std::optional<std::int64_t> gpu_memory, host_memory;  // bytes
   std::optional<std::int64_t> max_model_len, max_tokens;
-  std::optional<double> temperature, top_p;
+  std::optional<double> temperature, top_p, repetition_penalty;
   std::optional<std::int64_t> top_k;
   std::int64_t seed = 0, prefill_chunk = 512;
   double cpu_link = 0;                                   // GB/s; 0: as fast as memory

@@ -258,18 +258,26 @@ struct FinishArgs {
 struct SampleParams {
   float temperature = 0;  // 0: greedy (the lowest id among equals)
   float top_p = 1;
-  std::int32_t top_k = 0;  // 0: all
+  std::int32_t top_k = 0;        // 0: all
+  float repetition_penalty = 1;  // of tokens that the prompt and the answer so far have; 1: none
   std::uint64_t seed = 0;
-  std::uint64_t step = 0;  // index of the token in its answer; with the seed it fixes the draw
+  std::uint64_t step = 0;   // index of the token in its answer; with the seed it fixes the draw
+  std::int32_t slot = 0;    // whose tokens SampleArgs::seen has
+  std::int32_t newest = 0;  // the last token so far, which joins them
 };
 
-/// One token a row. top_k, then top_p over what is left, then the draw. A row that holds NaN or no finite logit gives
-/// -1.
+/// 32-bit words of a bit for each id.
+constexpr std::int64_t seen_words(std::int64_t vocab) { return (vocab + 31) / 32; }
+
+/// One token a row. The penalty first, then top_k, then top_p over what is left, then the draw. A row that holds NaN or
+/// no finite logit gives -1. A row without a penalty neither reads nor writes `seen`; one with a penalty has it in its
+/// logits afterwards. No two rows of a call with a penalty have one slot.
 struct SampleArgs {
-  const float* logits;         // [tokens, vocab]
+  float* logits;               // [tokens, vocab]
   const SampleParams* params;  // [tokens]
   std::int32_t* out;           // [tokens]
   std::int64_t tokens, vocab;
+  std::uint32_t* seen = nullptr;  // [slots, seen_words(vocab)] bit i % 32 of word i / 32 for id i; 0 past the last id
 };
 
 }  // namespace longhaul

@@ -37,6 +37,9 @@ constexpr std::uint64_t exp_units(float x) {
   return y << 10 >> ((t >> 32) + 1);
 }
 
+/// The logit of a token that is there already, as transformers has it: less likely for a penalty above 1.
+constexpr float penalised(float logit, float penalty) { return logit < 0 ? logit * penalty : logit / penalty; }
+
 /// A candidate's share of the draw, at most 2^40: `highest` is the row's highest logit.
 constexpr std::uint64_t weight(float logit, float highest, float temperature) {
   return exp_units(logit == highest ? 0.0f : (logit - highest) / temperature);

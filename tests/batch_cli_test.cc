@@ -65,6 +65,7 @@ TEST_CASE("the same command goes on, another is refused, --fresh starts over") {
   check_refused(dir, batch + "--instruction Why?", 2,
                 "options.prompt = \"{document}\\n\\nSummarize the document.\", not");
   check_refused(dir, batch + "--policy dense", 2, "options.policy");
+  check_refused(dir, batch + "--repetition-penalty 1.5", 2, "options.repetition_penalty = 1.0, not 1.5");
   check_refused(dir, batch + "--no-chat-template", 2, "options.chat_template");
   check_refused(dir, batch + "--template-var enable_thinking=false", 2, "options.chat_template");
   std::string torn = text;

@@ -141,7 +141,8 @@ TEST_CASE("a JSONL request carries what it sets") {
   BatchRequest request = parse_request(
       R"({"custom_id": "q", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "any", "messages": [)"
       R"({"role": "system", "content": "short"}, {"role": "user", "content": [{"type": "text", "text": "a"},)"
-      R"({"type": "text", "text": "b"}]}], "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3}})",
+      R"({"type": "text", "text": "b"}]}], "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3,)"
+      R"("repetition_penalty": 1.05}})",
       "f:1");
   CHECK_FALSE(request.failure);
   CHECK(request.custom_id == "q");
@@ -152,6 +153,7 @@ TEST_CASE("a JSONL request carries what it sets") {
   CHECK(request.temperature == 0.5);
   CHECK(request.top_p == 0.9);
   CHECK(request.seed == 3);
+  CHECK(request.repetition_penalty == 1.05);
   CHECK(request.stop.empty());
   auto stops = [](const std::string& stop) {
     return parse_request(
@@ -174,6 +176,7 @@ TEST_CASE("a body field that would change the answer is refused unless neutral")
   }
   for (const char* changing :
        {R"(, "n": 2)", R"(, "stop": [""])", R"(, "stop": 1)", R"(, "logit_bias": {"1": 5})", R"(, "temperature": -1)",
+        R"(, "repetition_penalty": 0)", R"(, "repetition_penalty": -1.1)", R"(, "presence_penalty": 0.5)",
         R"(, "top_p": "high")", R"(, "max_tokens": 0)", R"(, "response_format": {"type": "json_object"})"}) {
     INFO(changing);
     Failure failure = with_body(changing);

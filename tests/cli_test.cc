@@ -91,6 +91,36 @@ TEST_CASE("run streams an answer") {
   CHECK_THAT(outcome.out, contains("Title: The Road"));
 }
 
+TEST_CASE("a model's repetition_penalty is the default of run and batch, flags and requests have their own") {
+  ScratchDir dir;
+  fs::create_directories(dir.path() / "qwen");
+  for (const auto& file : fs::directory_iterator(kModel))
+    if (file.path().filename() != "generation_config.json")
+      fs::copy_file(file.path(), dir.path() / "qwen" / file.path().filename());
+  dir.write("qwen/generation_config.json",
+            R"({"do_sample": false, "repetition_penalty": 1.3, "eos_token_id": [1, 4], "temperature": 0.7})");
+  auto run = [&](const std::string& model, const std::string& flags) {
+    return run_command(dir,
+                       "run --log-level warn --max-tokens 40 --prompt 'Once upon a time' --model " + model + flags);
+  };
+  const Outcome plain = run(kModel, ""), penalised = run("qwen", "");
+  CHECK(penalised.exit == 0);
+  CHECK(penalised.out != plain.out);
+  CHECK(run(kModel, " --repetition-penalty 1.3").out == penalised.out);
+  CHECK(run("qwen", " --repetition-penalty 1").out == plain.out);
+
+  auto request = [](const char* id, const char* more) {
+    return std::string(R"({"custom_id": ")") + id +
+           R"(", "body": {"messages": [{"role": "user", "content": "Once upon a time"}])" + more + "}}\n";
+  };
+  dir.write("r.jsonl", request("a", "") + request("b", R"(, "repetition_penalty": 1)"));
+  CHECK(run_command(dir, "batch --log-level warn --max-tokens 40 --model qwen --input r.jsonl --output out").exit == 0);
+  const auto all = records(dir.path() / "out");
+  REQUIRE(all.size() == 2);
+  CHECK(content(all[0]) + "\n" == penalised.out);
+  CHECK(content(all[1]) + "\n" == plain.out);
+}
+
 TEST_CASE("a batch answers in input order, whatever the policy, and a bad document is a record") {
   ScratchDir dir;
   fs::create_directories(dir.path() / "docs/sub");
@@ -180,7 +210,8 @@ TEST_CASE("mistakes on the command line and in the config") {
   check_refused(dir, batch + "--gpu-memory 24", 2, "--gpu-memory: size '24' has no unit; write 24GiB");
   check_refused(dir, batch + "--max-model-len 64K", 2, "the model's context is 32768 tokens");
   for (const char* bad :
-       {"--temperature -1", "--temperature nan", "--top-p nan", "--cpu-link nan", "--cpu-link 1e-300"})
+       {"--temperature -1", "--temperature nan", "--top-p nan", "--cpu-link nan", "--cpu-link 1e-300",
+        "--repetition-penalty 0", "--repetition-penalty -1", "--repetition-penalty inf", "--repetition-penalty nan"})
     check_refused(dir, batch + bad, 2, std::string(bad).substr(0, 7));
   check_refused(dir, batch + "--instruction \"$(printf 'a\\377')\"", 2, "--instruction: not valid UTF-8 at byte 1");
   check_refused(dir, batch + "--device tpu", 2, "known: auto, cpu, cuda");

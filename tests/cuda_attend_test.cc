@@ -71,8 +71,16 @@ void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t ro
         {.temperature = static_cast<float>(i % 4) * 0.6f,
          .top_p = std::vector{1.0f, 0.9f, 0.5f, 0.0f, 0.999f}[static_cast<std::size_t>(i / 2 % 5)],
          .top_k = static_cast<std::int32_t>(std::vector{0, 1, 40, 1000}[static_cast<std::size_t>(i / 3 % 4)]),
+         .repetition_penalty = std::vector{1.0f, 1.05f, 0.7f}[static_cast<std::size_t>(i % 3)],
          .seed = static_cast<std::uint64_t>(random.integer(0, 1 << 30)),
-         .step = static_cast<std::uint64_t>(i)});
+         .step = static_cast<std::uint64_t>(i),
+         .slot = static_cast<std::int32_t>(rows - 1 - i),
+         .newest = static_cast<std::int32_t>(random.integer(0, vocab - 1))});
+  const std::int64_t words = seen_words(vocab);
+  std::vector<std::uint32_t> seen(static_cast<std::size_t>(rows * words));
+  for (std::int64_t i = 0; i < rows * vocab; ++i)
+    if (random.integer(0, 7) < i / vocab % 4)
+      seen[static_cast<std::size_t>(i / vocab * words + i % vocab / 32)] |= 1u << i % vocab % 32;
   auto row = [&](std::int64_t r, std::int64_t at, float value) { logits.set(r * vocab + at % vocab, value); };
   row(4, 3, std::numeric_limits<float>::quiet_NaN());
   row(5, vocab - 1, std::numeric_limits<float>::quiet_NaN());
@@ -81,12 +89,14 @@ void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t ro
     row(8, i, -kInf), row(9, i, i == 2 ? 1 : -kInf), row(10, i, 2), row(11, i, 2);
   const auto [want, got] = on_both(cuda, [&](Rig& rig) {
     auto* out = rig.put(std::vector<std::int32_t>(static_cast<std::size_t>(rows), -7));
-    rig.stream->launch(SampleArgs{reinterpret_cast<float*>(rig.put(logits)), rig.put(params), out, rows, vocab});
-    return rig.ints(out, rows);
+    auto* bits = rig.put(seen);
+    rig.stream->launch(SampleArgs{reinterpret_cast<float*>(rig.put(logits)), rig.put(params), out, rows, vocab, bits});
+    return std::pair(rig.ints(out, rows), rig.ints(bits, rows * words));
   });
   CAPTURE(vocab);
-  CHECK(got == want);
-  CHECK((want[4] == -1 && want[5] == -1 && want[8] == -1));
+  CHECK(got.first == want.first);
+  CHECK(got.second == want.second);
+  CHECK((want.first[4] == -1 && want.first[5] == -1 && want.first[8] == -1));
 }
 
 }  // namespace

@@ -189,8 +189,18 @@ TEST_CASE("Generation defaults", "[config]") {
   CHECK(sampled.top_k == 50);
   CHECK(sampled.eos == std::vector<std::int32_t>{1, 4});
   CHECK(read(R"({"temperature": 0.6, "max_length": 4096})").temperature == 0);
-  CHECK(has(complaint([&] { read(R"({"repetition_penalty": 1.1})"); }),
-            "generation_config.json: \"repetition_penalty\" is 1.1; expected 1"));
+  CHECK(sampled.repetition_penalty == 1);
+  // Of Qwen2.5-7B-Instruct.
+  const auto qwen = read(R"({"bos_token_id": 151643, "pad_token_id": 151643, "do_sample": true,
+                             "eos_token_id": [151645, 151643], "repetition_penalty": 1.05, "temperature": 0.7,
+                             "top_p": 0.8, "top_k": 20, "transformers_version": "4.37.0"})");
+  CHECK(qwen.repetition_penalty == 1.05f);
+  CHECK(qwen.top_k == 20);
+  CHECK(read(R"({"repetition_penalty": 1.1})").repetition_penalty == 1.1f);  // greedy answers are penalised, too
+  for (const char* bad : {"0", "-1.05", "200", "\"1.1\"", "true"})
+    CHECK(has(complaint([&] { read(("{\"repetition_penalty\": " + std::string(bad) + "}").c_str()); }),
+              "generation_config.json: \"repetition_penalty\" is " + std::string(bad) +
+                  "; expected a number from 0.01 to 100"));
   CHECK(has(complaint([&] { read(R"({"temprature": 1})"); }), "the key \"temprature\" is unknown"));
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 
-std::int32_t one(const std::vector<float>& logits, const SampleParams& params) {
+std::int32_t one(std::vector<float> logits, const SampleParams& params) {
   std::int32_t out = -7;
   cpu::sample({logits.data(), &params, &out, 1, static_cast<std::int64_t>(logits.size())});
   return out;
@@ -76,6 +76,57 @@ TEST_CASE("sample: seed and step fix the draw and rows do not disturb one anothe
     std::vector<float> row(logits.floats() + i * vocab, logits.floats() + (i + 1) * vocab);
     CHECK(one(row, params[i]) == out[i]);
   }
+}
+
+TEST_CASE("sample: a penalty is for what is seen, once, as in float64, before all else") {
+  Random random(32);
+  const std::int64_t rows = 60, slots = 70, vocab = GENERATE(1, 31, 64, 1000), words = seen_words(vocab);
+  Tensor logits = random.normal(DType::f32, rows * vocab, 3);
+  std::vector<std::uint32_t> seen(static_cast<std::size_t>(slots * words));
+  for (std::int64_t slot = 0; slot < slots; ++slot)  // none, few or most
+    for (std::int64_t id = 0; id < vocab; ++id)
+      if (random.integer(0, 9) < slot % 3 * 4) seen[static_cast<std::size_t>(slot * words + id / 32)] |= 1u << id % 32;
+  std::vector<SampleParams> params;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::vector<float> odd{kInf, -kInf, 3e38f, -3e38f, 1e-44f, -1e-44f, -0.0f, 2};
+    for (std::int64_t i = 0; r % 2 == 1 && i < 20; ++i)
+      logits.set(r * vocab + random.integer(0, vocab - 1), odd[static_cast<std::size_t>(random.integer(0, 7))]);
+    if (r % 10 == 9) logits.set(r * vocab + random.integer(0, vocab - 1), kNaN);
+    params.push_back({.temperature = r % 4 * 0.5f,
+                      .top_p = r % 3 == 1 ? 0.8f : 1.0f,
+                      .top_k = static_cast<std::int32_t>(r % 5 * 3),
+                      .repetition_penalty = std::vector{1.0f, 1.05f, 1.5f, 0.5f, 100.0f, 0.01f}[r % 6],
+                      .seed = static_cast<std::uint64_t>(r),
+                      .step = 3,
+                      .slot = static_cast<std::int32_t>(slots - 1 - r),
+                      .newest = static_cast<std::int32_t>(random.integer(0, vocab - 1))});
+  }
+  std::vector<std::uint32_t> seen_after = seen;
+  std::vector<std::vector<float>> scores;
+  std::vector<std::int32_t> want;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    SampleParams p = params[static_cast<std::size_t>(r)];
+    std::vector<float> row(logits.floats() + r * vocab, logits.floats() + (r + 1) * vocab);
+    std::uint32_t* bits = seen_after.data() + p.slot * words;
+    if (p.repetition_penalty != 1) bits[p.newest / 32] |= 1u << p.newest % 32;
+    for (std::int64_t id = 0; id < vocab && p.repetition_penalty != 1; ++id) {
+      if ((bits[id / 32] >> id % 32 & 1) == 0) continue;
+      const double logit = row[id], penalty = p.repetition_penalty;
+      row[id] = static_cast<float>(logit < 0 ? logit * penalty : logit / penalty);
+    }
+    p.repetition_penalty = 1;
+    want.push_back(one(row, p));
+    scores.push_back(row);
+  }
+  std::vector<std::int32_t> out(rows, -7);
+  cpu::sample({logits.floats(), params.data(), out.data(), rows, vocab, seen.data()});
+  CHECK(out == want);
+  CHECK(seen == seen_after);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < vocab; ++i) {
+      const float got = logits.floats()[r * vocab + i], wanted = scores[static_cast<std::size_t>(r)][i];
+      if (!(got == wanted || (std::isnan(got) && std::isnan(wanted)))) FAIL_CHECK(r << ' ' << i << ' ' << got);
+    }
 }
 
 TEST_CASE("sample: draws follow the distribution that temperature, top_k and top_p leave") {

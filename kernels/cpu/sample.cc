@@ -1,5 +1,6 @@
-// sample: greedy, or temperature, top_k, top_p and a draw that (seed, step) fixes.
+// sample: greedy, or temperature, top_k, top_p and a draw that (seed, step) fixes; a penalty before all of it.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -57,6 +58,15 @@ void keep_mass(std::vector<Candidate>& all, std::uint64_t need) {
   all.erase(low + 1, all.end());
 }
 
+void penalise(std::span<float> row, std::uint32_t* seen, const SampleParams& p) {
+  seen[p.newest / 32] |= 1u << p.newest % 32;
+  for (std::int64_t w = 0; w < seen_words(std::ssize(row)); ++w)
+    for (std::uint32_t word = seen[w]; word != 0; word &= word - 1) {
+      float& logit = row[static_cast<std::size_t>(w * 32 + std::countr_zero(word))];
+      logit = sampling::penalised(logit, p.repetition_penalty);
+    }
+}
+
 std::int32_t sample_row(std::span<const float> row, const SampleParams& p) {
   float highest = -std::numeric_limits<float>::infinity();
   std::int32_t first = -1;
@@ -95,8 +105,12 @@ std::int32_t sample_row(std::span<const float> row, const SampleParams& p) {
 
 void sample(const SampleArgs& a) {
   parallel_for(a.tokens, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t)
-      a.out[t] = sample_row({a.logits + t * a.vocab, static_cast<std::size_t>(a.vocab)}, a.params[t]);
+    for (std::int64_t t = begin; t < end; ++t) {
+      const SampleParams& p = a.params[t];
+      const std::span<float> row(a.logits + t * a.vocab, static_cast<std::size_t>(a.vocab));
+      if (p.repetition_penalty != 1) penalise(row, a.seen + p.slot * seen_words(a.vocab), p);
+      a.out[t] = sample_row(row, p);
+    }
   });
 }
 

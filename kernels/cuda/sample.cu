@@ -1,7 +1,8 @@
 // sample: a team of blocks per row, each with a run of neighbouring candidates that it keeps in shared memory with
 // their weights. A cut is found among candidates counted by how far their logit is below the highest, which spreads
 // those near it evenly, then among the few at the cut, by their ranks, 8 bits a pass. Weights are integers
-// (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same token.
+// (kernels/sampling.h), so the order in which threads add them changes nothing and the CPU draws the same token. A
+// penalty goes into the logits of the tokens it is for before all of that: rows without one pay a comparison.
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -245,12 +246,29 @@ __device__ void draw(const Row& row, Units cut, const SampleParams& p, std::int3
   }
 }
 
+/// The logits [begin, end) of tokens that are there already, by the words of their bits: a thread has a word's. The
+/// block's first and last word may be a peer's, too; both then add the newest token to it and leave the same.
+__device__ void penalise(const SampleArgs& a, const SampleParams& p, float* logits, std::int64_t begin,
+                         std::int64_t end) {
+  std::uint32_t* seen = a.seen + p.slot * seen_words(a.vocab);
+  for (std::int64_t w = begin / 32 + threadIdx.x; w * 32 < end; w += kThreads) {
+    std::uint32_t word = seen[w];
+    if (p.newest / 32 == w) seen[w] = word |= 1u << p.newest % 32;
+    for (; word != 0; word &= word - 1) {
+      const std::int64_t i = w * 32 + __ffs(static_cast<int>(word)) - 1;
+      if (i >= begin && i < end) logits[i] = sampling::penalised(logits[i], p.repetition_penalty);
+    }
+  }
+  __syncthreads();
+}
+
 __device__ void sample_row(const SampleArgs& a, float* kept, Shared& shared) {
   const std::int64_t r = blockIdx.x / team_size(), slice = (a.vocab + team_size() - 1) / team_size();
   const SampleParams p = a.params[r];
   Row row{.logits = a.logits + r * a.vocab, .begin = min(team_rank() * slice, a.vocab)};
   row.end = min(row.begin + slice, a.vocab);
   row.run = (slice + kThreads - 1) / kThreads * 32;
+  if (p.repetition_penalty != 1) penalise(a, p, a.logits + r * a.vocab, row.begin, row.end);
 
   Units best = 0;
   bool nan = false, finite = false;

@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "runtime/checkpoint/json_file.h"
+#include "runtime/model/model_config.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"
 
@@ -172,6 +173,7 @@ void read_body(JsonObject& body, BatchRequest& request, const std::string& where
   request.temperature = body.number("temperature", 0, 100);
   request.top_p = body.number("top_p", 0, 1);
   request.top_k = body.whole("top_k", 0, std::numeric_limits<std::int32_t>::max());
+  request.repetition_penalty = body.number("repetition_penalty", kLeastPenalty, kMostPenalty);
   request.seed = body.whole("seed", 0, std::numeric_limits<std::int64_t>::max());
   request.stop = stops_of(body.take("stop"), body);
   // The response names the model that answered, whatever the request calls it.

@@ -34,7 +34,7 @@ struct BatchRequest {
   std::string content;  // content_key() of a JSONL line without its custom_id; a document's when it is read
   // What a JSONL request sets for itself; the job's values otherwise.
   std::optional<std::int64_t> max_tokens;
-  std::optional<double> temperature, top_p;
+  std::optional<double> temperature, top_p, repetition_penalty;
   std::optional<std::int64_t> top_k, seed;
   std::vector<std::string> stop;  // texts that end the answer, and are no part of it
   std::optional<Failure> failure;

@@ -49,6 +49,7 @@ BatchJob::Ready BatchJob::ready_of(std::int64_t index, std::vector<std::int32_t>
   if (request.temperature) ready.sampling.temperature = static_cast<float>(*request.temperature);
   if (request.top_p) ready.sampling.top_p = static_cast<float>(*request.top_p);
   if (request.top_k) ready.sampling.top_k = static_cast<std::int32_t>(*request.top_k);
+  if (request.repetition_penalty) ready.sampling.repetition_penalty = static_cast<float>(*request.repetition_penalty);
   if (request.seed) ready.sampling.seed = static_cast<std::uint64_t>(*request.seed);
   return ready;
 }

@@ -15,6 +15,7 @@ void Engine::Impl::fill(Session& session) {
   check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
   if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
   cache.fill(session.slot(), n, memory.act.inv_freq, memory.act.qkv, memory.act.chunk);
+  send_seen(session, n);
   finish_compute();
   session.accept(session.tokens().back(), n);
 }
@@ -41,6 +42,7 @@ void Engine::Impl::adopt(Session& session, Impl& from, const Session& source) {
   check(table(session) == table(source), "adopt: the sessions are turned alike");
   if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
   cache.adopt(session.slot(), from.memory.kv, source.slot(), n, memory.act.inv_freq);
+  send_seen(session, n);
   finish_compute();
   session.accept(source.tokens()[static_cast<std::size_t>(n)], n);
 }
@@ -52,6 +54,9 @@ void Engine::Impl::rewind(Session& session, std::int64_t rows, std::int32_t next
         "rewind: a heavy-hitter policy goes back to the prompt's end only");
   session.rewind(rows, next);
   cache.rewind(session.slot());
+  if (!session.penalised()) return;
+  send_seen(session, rows);
+  finish_compute();  // the session may be taken back again before it steps
 }
 
 void Engine::Impl::step(std::span<Session* const> sessions) {

@@ -111,6 +111,20 @@ struct Engine::Impl {
                               .vocab = config.vocab});
   }
 
+  /// What the session's penalty is for: its first `rows` tokens. The ones after them join as steps are sampled, so that
+  /// forced tokens count as they are. The host must not be in flight with another set of the slot's.
+  void send_seen(const Session& session, std::int64_t rows) {
+    if (!session.penalised()) return;
+    const std::int64_t words = seen_words(config.vocab), first = session.slot() * words;
+    std::uint32_t* const seen = memory.act.host_seen + first;
+    std::fill_n(seen, words, 0u);
+    for (const std::int32_t id : std::span(session.tokens()).first(static_cast<std::size_t>(rows))) {
+      check(id >= 0 && id < config.vocab, "token id outside the vocabulary");
+      seen[id / 32] |= 1u << id % 32;
+    }
+    send(memory.act.seen + first, seen, words);
+  }
+
   /// Samples the `rows` rows of logits, with the parameters from `place` on, and brings the tokens to the host.
   void sample(std::int64_t rows, std::int64_t place = 0) {
     const Activations& act = memory.act;
@@ -119,7 +133,8 @@ struct Engine::Impl {
                                .params = act.params + place,
                                .out = act.sampled + place,
                                .tokens = rows,
-                               .vocab = config.vocab});
+                               .vocab = config.vocab,
+                               .seen = act.seen});
     compute->copy({.dst = act.host_sampled + place,
                    .src = act.sampled + place,
                    .width = rows * 4,

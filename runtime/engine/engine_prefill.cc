@@ -37,6 +37,7 @@ void Engine::Impl::prefill(std::span<Session* const> sessions, const PrefillRepo
     }
   if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(*sessions.front(), walk.rows)});
   send_input(walk.rows);
+  for (const Session* session : sessions) send_seen(*session, session->prompt_size());
 
   double done = 0;
   std::array<double, kPaced> work{};

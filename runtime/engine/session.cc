@@ -20,6 +20,8 @@ Session::Session(std::int64_t slot, std::vector<std::int32_t> prompt, const Samp
 SampleParams Session::next_sampling() const {
   SampleParams next = sampling_;
   next.step = static_cast<std::uint64_t>(answer_size());
+  next.slot = static_cast<std::int32_t>(slot_);
+  next.newest = tokens_.back();
   return next;
 }
 

@@ -14,7 +14,7 @@ enum class Finish { none, stop, length, not_finite };
 
 class Session {
  public:
-  /// `sampling.step` is ignored; max_tokens >= 1 counts answer tokens, an end token included.
+  /// `sampling`'s step, slot and newest token are ignored; max_tokens >= 1 counts answer tokens, an end token included.
   Session(std::int64_t slot, std::vector<std::int32_t> prompt, const SampleParams& sampling, std::int64_t max_tokens,
           std::vector<std::int32_t> eos);
 
@@ -31,6 +31,7 @@ class Session {
   /// Rows in the KV cache: all tokens but the newest answer token.
   std::int64_t rows() const { return rows_; }
   SampleParams next_sampling() const;
+  bool penalised() const { return sampling_.repetition_penalty != 1; }
   /// The engine gives the token it has sampled after `rows` rows; -1: there was none to sample.
   void accept(std::int32_t token, std::int64_t rows);
   /// Teacher forcing: the newest answer token becomes `token`, and the session goes on whatever it is.

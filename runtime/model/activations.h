@@ -36,10 +36,12 @@ struct Activations {
         inv_freq(device.take<float>(o.max_sessions * c.head_dim / 2, "rope table")),
         params(device.take<SampleParams>(o.max_sessions, "sampling")),
         sampled(device.take<std::int32_t>(o.max_sessions, "sampling")),
+        seen(device.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "sampling")),
         input(rows, device),
         host_inv_freq(host.take<float>(o.max_sessions * c.head_dim / 2, "step input and output")),
         host_params(host.take<SampleParams>(o.max_sessions, "step input and output")),
         host_sampled(host.take<std::int32_t>(o.max_sessions, "step input and output")),
+        host_seen(host.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "step input and output")),
         host_input(rows, host),
         host_hidden(o.spill_hidden ? host.take_bytes(rows * c.hidden * size_of(act), "hidden states") : nullptr),
         spilled_(o.spill_hidden) {}
@@ -61,11 +63,13 @@ struct Activations {
   float* inv_freq;                                       // [max_sessions, head_dim / 2]
   SampleParams* params;                                  // [max_sessions]
   std::int32_t* sampled;                                 // [max_sessions]
+  std::uint32_t* seen;                                   // [max_sessions, seen_words(vocab)] by slot, where penalised
   StepInput input;
 
   float* host_inv_freq;
   SampleParams* host_params;
   std::int32_t* host_sampled;
+  std::uint32_t* host_seen;
   StepInput host_input;
   std::byte* host_hidden;  // [rows, hidden] act, where they are spilled
 

@@ -220,10 +220,13 @@ GenerationDefaults load_generation_defaults(const std::filesystem::path& dir) {
     defaults.top_p = static_cast<float>(top_p.value_or(1));
     defaults.top_k = static_cast<std::int32_t>(top_k.value_or(50));
   }
+  // With or without do_sample, as the reference has it.
+  defaults.repetition_penalty =
+      static_cast<float>(top.number("repetition_penalty", kLeastPenalty, kMostPenalty).value_or(1));
   defaults.eos = top.ids("eos_token_id");
   defaults.max_new_tokens = top.whole("max_new_tokens", 1, 1 << 30);
 
-  for (const char* key : {"repetition_penalty", "num_beams", "num_beam_groups", "num_return_sequences", "typical_p",
+  for (const char* key : {"num_beams", "num_beam_groups", "num_return_sequences", "typical_p",
                           "encoder_repetition_penalty", "guidance_scale", "length_penalty"})
     top.only(key, {1});
   for (const char* key : {"min_p", "top_h", "penalty_alpha", "no_repeat_ngram_size", "min_new_tokens", "min_length",

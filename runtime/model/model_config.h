@@ -49,9 +49,12 @@ struct ModelConfig {
   std::vector<bool> still = {};     // [layers] not turned by RoPE; empty: all are
 };
 
+/// What a repetition_penalty may be, whoever asks for it.
+inline constexpr double kLeastPenalty = 0.01, kMostPenalty = 100;
+
 /// Defaults of generation_config.json; absent file: greedy.
 struct GenerationDefaults {
-  float temperature = 0, top_p = 1;
+  float temperature = 0, top_p = 1, repetition_penalty = 1;
   std::int32_t top_k = 0;
   std::vector<std::int32_t> eos;  // empty: the model config's
   std::optional<std::int64_t> max_new_tokens;
