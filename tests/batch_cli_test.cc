@@ -6,8 +6,10 @@
 #include <set>
 #include <vector>
 
+#include "kernels/cpu/cpu_device.h"
 #include "paths.h"
 #include "runtime/batch/input.h"
+#include "runtime/plan/machine_profile.h"
 #include "tests/support/batch_files.h"
 #include "tests/support/command.h"
 #include "tests/support/running_command.h"
@@ -219,9 +221,12 @@ TEST_CASE("with --progress jsonl every line of stderr is an event") {
   ScratchDir dir;
   dir.write("short.txt", document("The Road", 1));
   dir.write("long.txt", document("The River", 60));
-  const std::string batch =
-      kLoud + "--input long.txt short.txt --progress jsonl --cpu-link 50 --set policy.resident=0 --output ";
-  const Outcome whole = run_command(dir, batch + "out");
+  const std::string batch = kLoud + "--input long.txt short.txt --progress jsonl --set policy.resident=0 --output ";
+  write_machine_profile(dir.path() / "m.json",
+                        {.device = cpu_device_name(),
+                         .link = {.h2d_GBps = 50, .d2h_GBps = 40},
+                         .rates = {.copy_GBps = 1, .product_TFLOPs = 1, .attention_TFLOPs = 1, .pin_GiBps = 1}});
+  const Outcome whole = run_command(dir, batch + "out --profile m.json");
   CHECK(whole.exit == 0);
   std::map<std::string, int> counts;
   for (const json& event : json_lines(whole.err)) ++counts[event.at("event").get<std::string>()];
@@ -239,6 +244,7 @@ TEST_CASE("with --progress jsonl every line of stderr is an event") {
   const json link = end.at("link");
   CHECK(link.at("h2d_bytes") > 0);
   CHECK(link.at("h2d_bytes_per_second") == 50e9);
+  CHECK(link.at("d2h_bytes_per_second") == 40e9);
   CHECK(link.at("h2d_utilisation") > 0);
   CHECK(link.at("h2d_utilisation") < 1);
   CHECK(end.at("hit_rate") >= 0);
