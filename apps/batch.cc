@@ -7,9 +7,12 @@
 #include <memory>
 
 #include "apps/batch_settings.h"
+#include "apps/ended.h"
+#include "apps/events.h"
 #include "apps/options.h"
 #include "apps/verbs.h"
 #include "kernels/base/bytes.h"
+#include "kernels/base/host_memory.h"
 #include "kernels/base/memory_groups.h"
 #include "runtime/batch/job.h"
 #include "runtime/batch/stop_signals.h"
@@ -28,13 +31,27 @@ struct BatchOptions : Options {
   bool print = false, fresh = false, retry_errors = false;
 };
 
+/// The CPU device's as --cpu-link has it, another's as it was measured.
+LinkRates link_rates(const BatchOptions& o, const std::optional<MachineProfile>& machine) {
+  if (!cuda_ordinal(o.device) && o.cpu_link > 0) return {.h2d = o.cpu_link * 1e9, .d2h = o.cpu_link * 1e9};
+  if (!machine) return {};
+  return {.h2d = machine->link.h2d_GBps * 1e9, .d2h = machine->link.d2h_GBps * 1e9};
+}
+
 /// Loads the model, answers what is ready and returns the report.
-std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job, BatchOutput& output,
-                       BatchJournal& journal, Progress& progress, Progress::Clock::time_point start) {
+JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& job, BatchOutput& output,
+                     BatchJournal& journal, Progress& progress, Progress::Clock::time_point start) {
+  const std::int64_t peak_before = peak_resident_bytes();
   Budget limits = budget(o);
+  if (peak_before > limits.host)
+    throw UserError(Exit::plan_does_not_fit,
+                    "reading the documents took {} of host memory, and available are {}; give more --host-memory, or "
+                    "fewer documents at a time",
+                    format_bytes(peak_before), format_bytes(limits.host));
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
-  std::unique_ptr<Device> device = open_device(o, limits.device);
+  const std::optional<MachineProfile> machine = machine_profile(o);
+  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link, machine);
   EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest());
   Engine engine(
       *device, model.config, model.weights, options,
@@ -56,7 +73,6 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   spdlog::info("weights: {}", describe_placement(model.config, options));
   const auto trace = record_trace(o, model.name, engine);
   output.start();
-  journal.start();
   job.record_failures(output);
   job.run(engine, output, journal);
   if (trace) trace->finish();
@@ -66,7 +82,8 @@ std::string answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob&
   stats.wall_seconds = seconds_since(start);
   stats.resumed = output.recorded() - stats.documents;
   stats.wanted_sessions = sessions;
-  return report(stats, engine, limits);
+  stats.peak_before = peak_before;
+  return report(stats, engine, limits, link_rates(o, machine));
 }
 
 std::map<std::string, Overflow> overflows() {
@@ -109,18 +126,22 @@ Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
     if (o.print) say(fmt::format("--- {}\n{}\n\n", printable(request.custom_id), answer.text));
   };
   const JobOptions options = job_options(o, model);
+  const Manifest asked = batch_manifest(o, model, options);
+  const BatchOutput::Resume resume{.fresh = o.fresh, .retry_errors = o.retry_errors};
+  output.expect(asked, resume);
+  BatchJournal journal(output.file(), asked.job(), [] { return oom_kills(); });
+  if (o.fresh || o.retry_errors) journal.ask_again();
+  journal.start();
   BatchJob job(model, std::move(requests), options, progress, print);
-  const Manifest manifest = batch_manifest(o, model, options, job.keys());
-  output.match(manifest, job.keys(), {.fresh = o.fresh, .retry_errors = o.retry_errors});
-  BatchJournal journal(output.file(), manifest.fingerprint(), oom_kills());
-  if (o.fresh || o.retry_errors) journal.forget();
+  job.read(journal);
+  output.match(asked.of_inputs(job.keys()), job.keys(), resume);
   progress.resumed(output.recorded());
   if (output.recorded() > 0)
     spdlog::info("{} of {} documents are in {} already", output.recorded(), output.inputs(), o.output);
   job.prepare(output, journal);
-  std::string table;
+  JobReport told;
   if (job.ready() > 0) {
-    table = answer_all(o, model, job, output, journal, progress, start);
+    told = answer_all(o, model, job, output, journal, progress, start);
   } else {
     output.start();
     job.record_failures(output);
@@ -129,8 +150,10 @@ Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   journal.finish();
   progress.clear();
   progress.left(0);
-  progress.event("end", {{"answered", output.recorded() - output.failed()}, {"failed", output.failed()}});
-  if (o.progress == "text") std::cerr << table;
+  Progress::Json end{{"answered", output.recorded() - output.failed()}, {"failed", output.failed()}};
+  end.update(told.facts);
+  progress.event("end", end);
+  if (o.progress == "text") std::cerr << told.table;
   return output.failed() > 0 ? Exit::failed_documents : Exit::ok;
 }
 
@@ -140,7 +163,8 @@ Exit batch(const BatchOptions& o) {
   check_text("--instruction", o.instruction);
   constexpr unsigned kGrace = 25;  // seconds
   const std::string again = o.fresh ? "the same command without --fresh" : "the same command";
-  watch_stop_signals(kGrace, fmt::format("longhaul: stopped; {} goes on from the records that are there\n", again));
+  const std::string stopped = fmt::format("stopped; {} goes on from the records that are there", again);
+  watch_stop_signals(kGrace, o.progress == "jsonl" ? error_event(stopped) : "longhaul: " + stopped + '\n');
   BatchOutput output(o.output);
   try {
     return answer_inputs(o, output);
@@ -194,8 +218,10 @@ void register_batch(CLI::App& app, Exit& exit) {
       ->type_name("ORDER");
   verb->add_flag("--fresh", o->fresh, "throw away the records that an earlier job has left in --output");
   verb->add_flag("--retry-errors", o->retry_errors,
-                 "ask again what has an error record; those documents may have changed");
-  verb->add_option("--progress", o->progress, "what stderr tells: lines for people, an event a line for programs")
+                 "ask again what has an error record; those documents may have changed. A document that ends the "
+                 "process twice meanwhile, restarts included, is an error until the job has ended");
+  verb->add_option("--progress", o->progress,
+                   "what stderr tells: lines for people, or JSON events, one a line and nothing else, for programs")
       ->capture_default_str()
       ->check(CLI::IsMember(kForms))
       ->type_name("FORM");
@@ -213,7 +239,18 @@ void register_batch(CLI::App& app, Exit& exit) {
       "  longhaul batch --model apps/demo/demo-7m --input books/ --output books.jsonl --on-overflow map-reduce\n"
       "  pdftotext report.pdf - | longhaul batch --model apps/demo/demo-7m --input - --output report.jsonl --print");
   verb->callback([verb, o, &exit] {
-    if (finish_options(*verb, *o)) exit = batch(*o);
+    try {
+      if (!finish_options(*verb, *o)) return;
+      if (o->progress == "jsonl") log_as_events();
+      exit = batch(*o);
+    } catch (const CLI::Error&) {
+      throw;
+    } catch (...) {
+      if (o->progress != "jsonl") throw;
+      const Ended ended = ended_by_exception();
+      fmt::print(stderr, "{}", error_event(ended.message, ended.exit));
+      exit = ended.exit;
+    }
   });
 }
 

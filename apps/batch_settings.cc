@@ -41,8 +41,7 @@ std::string chat_key(const Options& o) {
 
 }  // namespace
 
-Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOptions& job,
-                        const std::vector<InputKey>& inputs) {
+Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOptions& job) {
   const KvPolicy policy = policy_of(o);
   Json about{{"name", model.name},
              {"weights", weights_fingerprint(model.config, model.weights)},
@@ -60,7 +59,7 @@ Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOpti
                {"activations", o.activations},
                {"policy", print_policy(policy)},
                {"labels", label_fingerprint(o, policy, model)}};
-  return Manifest(std::move(about), std::move(options), inputs);
+  return Manifest(std::move(about), std::move(options));
 }
 
 }  // namespace longhaul

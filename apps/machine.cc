@@ -7,6 +7,7 @@
 #include <charconv>
 #include <thread>
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/host_memory.h"
 #include "kernels/cpu/cpu_device.h"
@@ -48,16 +49,31 @@ Budget make_budget(bool cuda, Budget totals) {
   return totals;
 }
 
+namespace {
+
+/// What the process has in memory beyond what make_budget counts as the program. In whole MiB, so that the same job is
+/// planned alike.
+std::int64_t held_memory(bool cuda) {
+  constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+  const std::int64_t at_start = (cuda ? 256 : 20) * kMiB;
+  trim_heap();
+  return round_up(std::max<std::int64_t>(resident_bytes() - at_start, 0), kMiB);
+}
+
+}  // namespace
+
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
   // A GPU loads kernels' code when they first run, after the engine has taken its memory.
   constexpr std::int64_t kCode = std::int64_t{512} << 20;
-  const std::int64_t now = available_host_memory(), available = now - std::min(now / 8, std::int64_t{1} << 30);
-  if (auto ordinal = cuda_ordinal(device)) {
+  const std::optional<int> ordinal = cuda_ordinal(device);
+  const std::int64_t held = held_memory(ordinal.has_value()), now = available_host_memory();
+  const std::int64_t available = now - std::min(now / 8, std::int64_t{1} << 30) + held;
+  if (ordinal) {
     const std::int64_t free = device_memory ? *device_memory : cuda_free_memory(*ordinal) - kCode;
-    return make_budget(true, {.device = std::max<std::int64_t>(free, 0), .host = available});
+    return make_budget(true, {.device = std::max<std::int64_t>(free, 0), .host = available, .held = held});
   }
-  return make_budget(false,
-                     {.device = device_memory.value_or(available / 2), .host = available, .together = available});
+  return make_budget(
+      false, {.device = device_memory.value_or(available / 2), .host = available, .together = available, .held = held});
 }
 
 std::filesystem::path profile_file(const std::string& flag) {

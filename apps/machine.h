@@ -22,7 +22,8 @@ std::string device_name(std::optional<int> cuda);
 Budget make_budget(bool cuda, Budget totals);
 /// What the machine has for a device of this name: the free memory of a GPU less 512 MiB, or half of the host memory
 /// available for the CPU device, unless `device_memory` says; for the host, or both of these together, what is
-/// available (to its control groups, too) less an eighth, or less 1 GiB where that is less.
+/// available (to its control groups, too) less an eighth, or less 1 GiB where that is less, and what the process holds
+/// already.
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory = {});
 
 /// Where the profile is: `flag` (of --profile), or machine.json in .config/longhaul of the user's home folder, as the

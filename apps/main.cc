@@ -1,8 +1,8 @@
 // The command `longhaul`: verbs, and how every failure ends: one line on stderr and the exit code of its kind.
 #include <cstdio>
 #include <iostream>
-#include <new>
 
+#include "apps/ended.h"
 #include "apps/tokenize.h"
 #include "apps/verbs.h"
 #include "runtime/tokenizer/utf8.h"
@@ -45,16 +45,9 @@ Exit longhaul_main(int argc, char** argv) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty())
       return end(Exit::usage, fmt::format("'{}' is not a verb; see longhaul --help", argv[1]));
     return end(Exit::usage, fmt::format("{}; see longhaul --help", e.what()));
-  } catch (const longhaul::UserError& e) {
-    return end(e.code, e.what());
-  } catch (const longhaul::OutOfMemory& e) {
-    return end(Exit::out_of_memory, e.what());
-  } catch (const std::bad_alloc&) {
-    return end(Exit::out_of_memory, "out of host memory");
-  } catch (const longhaul::DeviceError& e) {
-    return end(Exit::device, e.what());
-  } catch (const std::exception& e) {
-    return end(Exit::internal, fmt::format("internal error: {}", e.what()));
+  } catch (...) {
+    const longhaul::Ended ended = longhaul::ended_by_exception();
+    return end(ended.exit, ended.message);
   }
 }
 

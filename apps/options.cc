@@ -301,8 +301,12 @@ std::unique_ptr<TraceWriter> record_trace(const Options& o, const std::string& m
   return trace;
 }
 
+std::optional<MachineProfile> machine_profile(const Options& o) {
+  return find_profile(o.profile, device_name(cuda_ordinal(o.device)));
+}
+
 std::unique_ptr<Device> open_device(const Options& o, std::int64_t budget) {
-  return open_device(o.device, budget, o.cpu_link, find_profile(o.profile, device_name(cuda_ordinal(o.device))));
+  return open_device(o.device, budget, o.cpu_link, machine_profile(o));
 }
 
 }  // namespace longhaul

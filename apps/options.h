@@ -92,6 +92,8 @@ std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
 KvPolicy policy_of(const Options& options);
 /// With --record-trace, a trace of what the engine's steps select; null without.
 std::unique_ptr<TraceWriter> record_trace(const Options& options, const std::string& model, Engine& engine);
+/// The profile of the flags' device, if there is one.
+std::optional<MachineProfile> machine_profile(const Options& options);
 /// The device of the flags, with its profile.
 std::unique_ptr<Device> open_device(const Options& options, std::int64_t budget);
 

@@ -1,19 +1,10 @@
 // Start-up: from nothing to host memory that the device reaches by DMA.
-#include <chrono>
-
 #include "bench/figure_sections.h"
 #include "kernels/base/bytes.h"
+#include "kernels/base/clock.h"
 #include "kernels/base/host_memory.h"
 
 namespace longhaul::bench {
-namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
-
 void pin_figures(Figures& figures, const SectionFlags& flags) {
   if (!figures.wants("pin_GiBps")) return;
   constexpr double kTarget = 10, kGiB = 1 << 30;

@@ -1,13 +1,18 @@
-// `longhaul batch` through interruptions: stopped, killed, crashed, refused, gone on with.
+// `longhaul batch` as a user runs it: what it goes on with, refuses, answers, cuts and tells.
 #include <fmt/format.h>
 
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <set>
 #include <vector>
 
+#include "kernels/cpu/cpu_device.h"
 #include "paths.h"
+#include "runtime/plan/machine_profile.h"
+#include "tests/support/batch_files.h"
 #include "tests/support/command.h"
+#include "tests/support/running_command.h"
+#include "tests/support/sanitizer.h"
 
 namespace longhaul {
 namespace {
@@ -19,33 +24,6 @@ using namespace test;
 const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
 const std::string kLoud = "batch --device cpu --max-tokens 8 --model " + kModel + " ";
 const std::string kBatch = kLoud + "--log-level warn ";
-
-std::string document(const std::string& title, int sentences) {
-  std::string text = title + "\nby A. Writer\n\n";
-  for (int i = 0; i < sentences; ++i) text += "The road went over the hill and down to the river again. ";
-  return text + "\n\nNote: the copper lantern is kept under the stairs.\n\n";
-}
-
-/// Records without what differs from run to run.
-std::vector<json> records(const fs::path& file) {
-  std::istringstream lines(text_of(file));
-  std::vector<json> records;
-  for (std::string line; std::getline(lines, line);) {
-    records.push_back(json::parse(line));
-    if (!records.back()["response"].is_null()) records.back()["response"]["body"].erase("created");
-  }
-  return records;
-}
-
-/// Runs `longhaul ARGUMENTS`, waits until the shell condition `until` holds, and sends the signal.
-Outcome interrupt(const ScratchDir& dir, const std::string& arguments, const std::string& until,
-                  const std::string& signal) {
-  dir.write("interrupt.sh", "ulimit -c 0\n" LONGHAUL_COMMAND " " + arguments +
-                                " >.out 2>.err &\npid=$!\nfor i in $(seq 3000); do if " + until +
-                                "; then break; fi; sleep 0.02; done\nkill -" + signal + " $pid\nwait $pid\n");
-  const int status = std::system(("cd '" + dir.path().string() + "' && bash interrupt.sh 2>/dev/null").c_str());
-  return {WEXITSTATUS(status), text_of(dir.path() / ".out"), text_of(dir.path() / ".err")};
-}
 
 TEST_CASE("the same command goes on, another is refused, --fresh starts over") {
   ScratchDir dir;
@@ -98,60 +76,77 @@ TEST_CASE("errors are asked again when they are told to be") {
   CHECK(all[1].at("error").is_null());
 }
 
-TEST_CASE("SIGTERM and Ctrl-C end the job between steps, and it goes on from there") {
+TEST_CASE("with --progress jsonl every line of stderr is an event") {
   ScratchDir dir;
   dir.write("short.txt", document("The Road", 1));
-  dir.write("long.txt", document("The River", 120));
-  const std::string batch = kBatch + "--input long.txt short.txt ";
-  CHECK(run_command(dir, batch + "--output whole").exit == 0);
-  for (const auto& [signal, exit, name] : {std::tuple{"TERM", 143, "SIGTERM"}, {"INT", 130, "Ctrl-C"}}) {
-    const std::string out = std::string("out-") + signal;
-    const Outcome stopped = interrupt(dir, batch + "--output " + out, "[ -s " + out + " ]", signal);
-    CHECK(stopped.exit == exit);
-    CHECK_THAT(stopped.err, contains(fmt::format("longhaul: stopped by {}; 1 of 2 documents are in {}: the same "
-                                                 "command goes on",
-                                                 name, out)));
-    CHECK(records(dir.path() / out).size() == 1);
-    CHECK(run_command(dir, batch + "--output " + out).exit == 0);
-    CHECK(records(dir.path() / out) == records(dir.path() / "whole"));
+  dir.write("long.txt", document("The River", 60));
+  const std::string batch = kLoud + "--input long.txt short.txt --progress jsonl --set policy.resident=0 --output ";
+  write_machine_profile(dir.path() / "m.json",
+                        {.device = cpu_device_name(),
+                         .link = {.h2d_GBps = 50, .d2h_GBps = 40},
+                         .rates = {.copy_GBps = 1, .product_TFLOPs = 1, .attention_TFLOPs = 1, .pin_GiBps = 1}});
+  const Outcome whole = run_command(dir, batch + "out --profile m.json");
+  CHECK(whole.exit == 0);
+  std::map<std::string, int> counts;
+  for (const json& event : json_lines(whole.err)) ++counts[event.at("event").get<std::string>()];
+  CHECK(counts.at("log") >= 3);  // the device, the cache, the weights
+  CHECK(counts.at("document") == 2);
+  CHECK(counts.at("end") == 1);
+
+  const json end = json_lines(whole.err).back();
+  CHECK(end.at("event") == "end");
+  CHECK(end.at("answered") == 2);
+  CHECK(end.at("prompt_tokens") > 600);
+  CHECK(end.at("decoded_tokens") > 0);
+  CHECK(end.at("tokens_per_second") > 0);
+  for (const char* of : {"ttft_seconds", "tpot_seconds"}) CHECK(end.at(of).at("p50") <= end.at(of).at("p99"));
+  const json link = end.at("link");
+  CHECK(link.at("h2d_bytes") > 0);
+  CHECK(link.at("h2d_bytes_per_second") == 50e9);
+  CHECK(link.at("d2h_bytes_per_second") == 40e9);
+  CHECK(link.at("h2d_utilisation") > 0);
+  CHECK(link.at("h2d_utilisation") < 1);
+  CHECK(end.at("hit_rate") >= 0);
+  CHECK(end.at("hit_rate") <= 1);
+  CHECK(end.at("device_memory").at("peak") == end.at("device_memory").at("planned"));
+  CHECK(end.at("host_memory").at("process_peak") <= end.at("host_memory").at("process_planned"));
+  CHECK(std::set<std::string>{"link", "compute", "load"}.contains(end.at("bound_by").get<std::string>()));
+
+  RunningCommand job(dir, batch + "stopped --print", RunningCommand::Held::at_stdout);
+  job.wait_until([&] { return !text_of(dir.path() / "stopped").empty(); });
+  job.send(SIGTERM);
+  const json last = json_lines(job.finish().err).back();
+  CHECK(last.at("event") == "error");
+  CHECK(last.at("exit") == 128 + SIGTERM);
+  const Outcome refused = run_command(dir, batch + "stopped --policy dense");
+  CHECK(refused.exit == 2);
+  CHECK(json_lines(refused.err).back().at("exit") == 2);
+}
+
+TEST_CASE("what a batch holds of its documents is in the plan, and what reading them took") {
+  if (kSanitizer) return;
+  ScratchDir dir;
+  std::string lines;
+  for (int i = 0; i < 64; ++i) {  // refused, so that they take no time
+    const json message{{"role", "user"}, {"content", std::string(1 << 18, 'x')}};
+    lines += json{{"custom_id", std::to_string(i)},
+                  {"body", {{"messages", {message}}, {"stop", std::string(1 << 20, 'q')}, {"logit_bias", {{"1", 5}}}}}}
+                 .dump() +
+             "\n";
   }
-}
-
-TEST_CASE("a document that brings the process down twice becomes an error record, and the others are answered") {
-  ScratchDir dir;
-  for (const char* name : {"a", "b", "c"}) dir.write(std::string(name) + ".txt", document(name, 2));
-  dir.write("bad.txt", document("The River", 120));
-  const std::string batch = kBatch + "--input bad.txt a.txt b.txt c.txt --output out ";
-  // Once the first document is there, and nothing has been worked on for a moment, the longest is prefilled alone.
-  const std::string at_next =
-      R"(grep -q '"working":\[\]' out.working && tail -n 1 out.working | grep -q '"working":\["')";
-  CHECK(interrupt(dir, batch, "[ -s out ] && " + at_next, "SEGV").exit == 128 + 11);
-  CHECK_THAT(text_of(dir.path() / "out.working"), contains("{\"crash\":\"SIGSEGV\"}"));
-  // It comes last now, and alone.
-  const std::string suspect = R"($(grep -o '"strikes":"[^"]*"' out.working | cut -d '"' -f 4))";
-  const std::string at_suspect = R"(tail -n 1 out.working | grep -q '"working".*'")" + suspect + '"';
-  CHECK(interrupt(dir, batch, "[ $(wc -l < out) = 3 ] && " + at_suspect, "ABRT").exit == 128 + 6);
-  const Outcome last = run_command(dir, batch);
-  CHECK(last.exit == 1);
-  const auto all = records(dir.path() / "out");
-  REQUIRE(all.size() == 4);
-  CHECK(all[0].at("error").at("code") == "process_ended");
-  CHECK_THAT(all[0].at("error").at("message").get<std::string>(), contains("2 times") && contains("SIGSEGV, SIGABRT"));
-  for (std::size_t i : {1, 2, 3}) CHECK(all[i].at("error").is_null());
-  CHECK_FALSE(fs::exists(dir.path() / "out.working"));
-  CHECK(run_command(dir, batch + "--retry-errors").exit == 0);
-  CHECK(records(dir.path() / "out")[0].at("error").is_null());
-}
-
-TEST_CASE("two jobs on one output: the second is refused") {
-  ScratchDir dir;
-  dir.write("short.txt", document("The Road", 1));
-  dir.write("long.txt", document("The River", 120));
-  const std::string batch = kBatch + "--input long.txt short.txt --output out";
-  const std::string second = LONGHAUL_COMMAND " " + batch + " 2>second; echo $? >code; true";
-  CHECK(interrupt(dir, batch, "[ -s out ] && { " + second + "; }", "TERM").exit == 143);
-  CHECK(text_of(dir.path() / "code") == "8\n");
-  CHECK_THAT(text_of(dir.path() / "second"), contains("another job is writing it"));
+  dir.write("r.jsonl", lines);
+  dir.write("a.txt", document("The Road", 1));
+  const Outcome outcome = run_command(
+      dir, kBatch + "--policy dense --max-model-len 500 --input a.txt r.jsonl --output out --progress jsonl");
+  REQUIRE(outcome.exit == 1);
+  const json memory = json::parse(outcome.err.substr(outcome.err.rfind("{\"event\":\"end\""))).at("host_memory");
+  const auto planned = memory.at("process_planned").get<std::int64_t>();
+  CHECK(memory.at("program") > 64 << 20);
+  CHECK(outcome.peak_bytes <= planned);
+  CHECK(outcome.peak_bytes >= planned - std::max(std::int64_t{64} << 20, planned / 20));
+  const Outcome refused = run_command(dir, kBatch + "--input r.jsonl a.txt --output no --host-memory 64MiB");
+  CHECK(refused.exit == 4);
+  CHECK_THAT(refused.err, contains("reading the documents took"));
 }
 
 json body_of(const json& record) { return record.at("response").at("body"); }
@@ -195,10 +190,8 @@ TEST_CASE("200 mixed documents: a record for each, and every failure explained")
   CHECK(failed == expected);
   CHECK(all[40].at("custom_id") == name(40));
   CHECK(body_of(all[40]).at("usage").at("prompt_tokens") > 20);  // spelled out, not read as special tokens
-  std::istringstream events(outcome.err);
   std::map<std::string, int> counts;
-  for (std::string line; std::getline(events, line);) {
-    const json event = json::parse(line);
+  for (const json& event : json_lines(outcome.err)) {
     if (event.at("event") == "document") ++counts[event.at("status").get<std::string>()];
     if (event.at("event") == "end") CHECK(event.at("failed") == 8);
   }
@@ -295,14 +288,6 @@ TEST_CASE("questions to one document are prefilled together, and answered as eac
   CHECK_THAT(together.err, contains("of them shared, computed once"));
   CHECK_THAT(alone.err, !contains("shared"));
   CHECK(records(dir.path() / "together") == records(dir.path() / "alone"));
-}
-
-TEST_CASE("batches killed at random moments") {
-  ScratchDir dir;
-  dir.write("run.sh", "LONGHAUL=" LONGHAUL_COMMAND " " LONGHAUL_SOURCE_DIR "/tests/kill_loop.sh 3 7 >.out 2>.err");
-  const int status = std::system(("cd '" + dir.path().string() + "' && bash run.sh").c_str());
-  INFO(text_of(dir.path() / ".out") << text_of(dir.path() / ".err"));
-  CHECK(WEXITSTATUS(status) == 0);
 }
 
 }  // namespace

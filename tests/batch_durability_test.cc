@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "runtime/batch/journal.h"
 #include "runtime/batch/output.h"
+#include "tests/support/batch_files.h"
 #include "tests/support/catch.h"
 #include "tests/support/faulty_disk.h"
 #include "tests/support/scratch_dir.h"
@@ -19,13 +20,9 @@ namespace {
 namespace fs = std::filesystem;
 using test::contains;
 using test::FaultyDisk;
+using test::records;
 using test::ScratchDir;
-
-std::string text_of(const fs::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
+using test::text_of;
 
 /// A job without a model: five documents, two of them alike, one of them bad; some end out of order.
 struct FakeJob {
@@ -39,11 +36,14 @@ struct FakeJob {
   /// Writes to `acknowledged` what append() has promised.
   void run(const fs::path& dir, FaultyDisk& disk) const {
     BatchOutput output(dir / "out", disk);
-    const Manifest manifest({{"name", "m"}}, {{"max_tokens", 8}}, inputs);
-    output.match(manifest, inputs, resume);
-    BatchJournal journal(output.file(), manifest.fingerprint(), 0, disk);
-    output.start();
+    const Manifest manifest({{"name", "m"}}, {{"max_tokens", 8}});
+    output.expect(manifest, resume);
+    BatchJournal journal(
+        output.file(), manifest.job(), [] { return 0; }, disk);
+    if (resume.fresh || resume.retry_errors) journal.ask_again();
     journal.start();
+    output.match(manifest.of_inputs(inputs), inputs, resume);
+    output.start();
     std::ofstream acknowledged(dir / "acknowledged", std::ios::app);
     for (const std::int64_t i : {3, 0, 4, 1, 2}) {
       if (output.has(i)) continue;
@@ -73,17 +73,6 @@ struct FakeJob {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
 };
-
-/// The records of a file, but for when they were made.
-std::vector<nlohmann::json> records(const fs::path& file) {
-  std::istringstream lines(text_of(file));
-  std::vector<nlohmann::json> records;
-  for (std::string line; std::getline(lines, line);) {
-    records.push_back(nlohmann::json::parse(line));
-    if (!records.back()["response"].is_null()) records.back()["response"]["body"].erase("created");
-  }
-  return records;
-}
 
 /// Whole lines only.
 std::multiset<std::string> names_in(const fs::path& file) {

@@ -24,10 +24,11 @@ struct Rig {
   std::int64_t oom_kills = 3;
 
   /// A run, in a process of its own, that ends as `end` does while `keys` are worked on. The signal that ended it.
-  int run(const std::vector<std::string>& keys, const std::function<void(BatchJournal&)>& end) const {
+  int run(const std::vector<std::string>& keys, const std::function<void(BatchJournal&)>& end, bool again = false) {
     const pid_t child = ::fork();
     if (child == 0) {
-      BatchJournal journal(output, "job", oom_kills);
+      BatchJournal journal(output, "job", [this] { return oom_kills; });
+      if (again) journal.ask_again();
       journal.start();
       journal.working({"before"});
       journal.working(keys);
@@ -39,7 +40,7 @@ struct Rig {
     return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   }
   Strikes of(const std::string& key, const std::string& job = "job") const {
-    return BatchJournal(output, job, oom_kills).of(key);
+    return BatchJournal(output, job, [this] { return oom_kills; }).of(key);
   }
 };
 
@@ -84,7 +85,7 @@ TEST_CASE("a kill while the count of oom kills has risen is a strike, once") {
   rig.oom_kills = 1;  // of another group: the machine was started anew
   CHECK(rig.of("b").count == 0);
   {
-    BatchJournal ended(rig.output, "job", 1);
+    BatchJournal ended(rig.output, "job", [] { return 1; });
     ended.start();
     ended.working({"c"});
   }
@@ -93,33 +94,96 @@ TEST_CASE("a kill while the count of oom kills has risen is a strike, once") {
   CHECK(rig.of("a").count == 1);
 }
 
+TEST_CASE("a converter that the kernel killed is not this process") {
+  Rig rig;
+  CHECK(rig.run({"a"}, [&](BatchJournal& journal) {
+    rig.oom_kills = 4;
+    journal.working({"b"});
+    ::raise(SIGKILL);
+  }) == SIGKILL);
+  rig.oom_kills = 4;
+  CHECK(rig.of("a").count + rig.of("b").count == 0);
+  rig.oom_kills = 5;
+  CHECK(rig.of("b").causes == "oom_kill");
+}
+
 TEST_CASE("a torn line is passed over, and what grows is cut") {
   Rig rig;
   {
-    BatchJournal journal(rig.output, "job", 3);
+    BatchJournal journal(rig.output, "job", [] { return 3; });
     journal.start();
     journal.working({"a"});
     journal.crashed("SIGSEGV");
     for (int i = 0; i < 20000; ++i) journal.working({std::string(32, 'k')});
   }
   CHECK(std::filesystem::file_size(journal_name(rig.output)) < (1 << 17));
-  rig.dir.write("out.working", R"({"job":"job","oom_kills":3})"
+  rig.dir.write("out.working", R"({"job":"job","oom_kills":3,"again":false})"
                                "\n{\"working\":[\"a\"]}\n{\"crash\":\"SIGSEGV\"}\n{\"working\":[\"b");
   CHECK(rig.of("a").count == 1);
   CHECK(rig.of("b").count == 0);
 }
 
-TEST_CASE("a job that is done leaves no journal, and forgetting gives another chance") {
+TEST_CASE("a job that is done leaves no journal, nor does one that was stopped and knows of no crash") {
   Rig rig;
+  auto is_there = [&] { return std::filesystem::exists(journal_name(rig.output)); };
+  {
+    BatchJournal stopped(rig.output, "job", [] { return 3; });
+    stopped.start();
+    stopped.working({"a"});
+    CHECK(is_there());
+  }
+  CHECK_FALSE(is_there());
   rig.run({"a"}, [](BatchJournal&) { ::raise(SIGSEGV); });
-  BatchJournal journal(rig.output, "job", 3);
-  CHECK(journal.of("a").count == 1);
-  journal.forget();
-  CHECK(journal.of("a").count == 0);
+  {
+    BatchJournal stopped(rig.output, "job", [] { return 3; });
+    stopped.start();
+  }
+  CHECK(rig.of("a").count == 1);
+  BatchJournal journal(rig.output, "job", [] { return 3; });
   journal.start();
-  CHECK(rig.of("a").count == 0);
   journal.finish();
-  CHECK_FALSE(std::filesystem::exists(journal_name(rig.output)));
+  CHECK_FALSE(is_there());
+}
+
+TEST_CASE("asked again, a document has two more chances, however often that is said before the job has ended") {
+  Rig rig;
+  auto crash = [](BatchJournal&) { ::raise(SIGSEGV); };
+  rig.run({"a"}, crash);
+  rig.run({"a"}, crash);
+  CHECK(rig.of("a").given_up());
+  for (int strikes = 1; strikes <= 2; ++strikes) {
+    rig.run({"a"}, crash, true);
+    CHECK(rig.of("a").count == strikes);
+  }
+  CHECK(rig.run(
+            {}, [](BatchJournal& journal) { journal.finish(); }, true) == 0);
+  rig.run({"a"}, crash);
+  CHECK(rig.of("a").count == 1);
+  rig.run({"a"}, crash, true);
+  CHECK(rig.of("a").count == 1);
+}
+
+TEST_CASE("what was given up unread stays so behind the job's end, until the file changes") {
+  Rig rig;
+  const auto file = rig.dir.write("doc", "text");
+  const std::string key = unread_key(file);
+  for (int i = 0; i < 2; ++i) rig.run({key, "b"}, [](BatchJournal&) { ::raise(SIGSEGV); });
+  rig.run({}, [](BatchJournal& journal) { journal.finish(); });
+  CHECK(rig.of(key).given_up());
+  CHECK(rig.of("b").count == 0);
+  CHECK(unread_key(file) == key);
+  rig.dir.write("doc", "longer text");
+  CHECK(unread_key(file) != key);
+}
+
+TEST_CASE("strikes of a document before and after it is read are one sum") {
+  Rig rig;
+  rig.run({"unread"}, [](BatchJournal&) { ::raise(SIGSEGV); });
+  rig.run({"a"}, [](BatchJournal&) { ::raise(SIGBUS); });
+  const Strikes both = BatchJournal(rig.output, "job", [] { return 3; }).of("a", "unread");
+  CHECK(both.count == 2);
+  CHECK(both.causes == "SIGSEGV, SIGBUS");
+  CHECK(both.given_up().value().code == "process_ended");
 }
 
 TEST_CASE("the kernel's count of oom kills, of either version") {

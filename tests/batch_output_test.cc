@@ -18,13 +18,8 @@ namespace {
 
 using test::contains;
 using test::ScratchDir;
+using test::text_of;
 using Resume = BatchOutput::Resume;
-
-std::string text_of(const std::filesystem::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
 
 std::vector<std::string> custom_ids(const std::filesystem::path& file) {
   std::istringstream lines(text_of(file));

@@ -3,10 +3,10 @@
 #include <cstdlib>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <vector>
 
 #include "paths.h"
+#include "tests/support/batch_files.h"
 #include "tests/support/command.h"
 
 namespace longhaul {
@@ -18,21 +18,8 @@ using namespace test;
 
 const std::string kModel = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m";
 
-std::vector<json> records(const fs::path& file) {
-  std::istringstream lines(text_of(file));
-  std::vector<json> records;
-  for (std::string line; std::getline(lines, line);) records.push_back(json::parse(line));
-  return records;
-}
-
 std::string content(const json& record) {
   return record.at("response").at("body").at("choices")[0].at("message").at("content");
-}
-
-std::string document(const std::string& title, int sentences) {
-  std::string text = title + "\nby A. Writer\n\n";
-  for (int i = 0; i < sentences; ++i) text += "The road went over the hill and down to the river again. ";
-  return text + "\n\nNote: the copper lantern is kept under the stairs.\n\n";
 }
 
 const std::string kBatch = "batch --log-level warn --max-tokens 12 --model " + kModel + " ";

@@ -131,7 +131,7 @@ TEST_CASE("doctor: mistakes", "[doctor]") {
   const ScratchDir dir;
   check_refused(dir, "doctor --device tpu", 2, "known: auto, cpu, cuda");
   check_refused(dir, "doctor --device cuda:99", 7, "--device cuda:99");
-  check_refused(dir, "doctor --device cpu --json --quick --profile no/such/machine.json", 5, "cannot write");
+  check_refused(dir, "doctor --device cpu --json --quick --profile no/such/machine.json", 5, "cannot be written");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <fstream>
 
+#include "kernels/base/durable_file.h"
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "kernels/cpu/cpu_device.h"
@@ -58,7 +59,7 @@ TEST_CASE("machine profile: written and read back") {
     CHECK(read.rates.attention_TFLOPs == 613);
     CHECK(read.rates.pin_GiBps == 24.5);
   }
-  CHECK(!std::filesystem::exists(file.string() + ".new"));
+  CHECK(!std::filesystem::exists(unfinished_name(file)));
   CHECK_THROWS_AS(write_machine_profile(dir.path() / "none" / "profile.json", {}), UserError);
 }
 

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# usage: package.sh CMAKE BUILD. Installs the build, moves the folder, and runs the command there: with no library but the
-# C library's taken from elsewhere, and, where this user may change the root, in a root that holds nothing else.
+# usage: package.sh BUILD. Packs the build as `./dev package` does, unpacks that in another folder, and runs the command
+# there: with no library but the C library's taken from elsewhere, and, where this user may change the root, in a root that
+# holds nothing else.
 set -euo pipefail
-cmake=$1 build=$2
+build=$1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 fail() { echo "package: $*" >&2; exit 1; }
 
-"$cmake" --install "$build" --prefix "$scratch/first" > /dev/null
+"$(dirname "$0")/../cmake/pack.sh" "$build" "$scratch" > /dev/null
 mkdir "$scratch/root"
-mv "$scratch/first" "$scratch/root/moved"
+tar -C "$scratch/root" -xzf "$scratch"/longhaul-*.tar.gz
+mv "$scratch"/root/longhaul-* "$scratch/root/moved"
+ls "$scratch"/root/moved/share/doc/longhaul/LICENSE.* > /dev/null || fail "no licences of the libraries"
 command=$scratch/root/moved/bin/longhaul
 
 libraries=$(LD_TRACE_LOADED_OBJECTS=1 "$command")

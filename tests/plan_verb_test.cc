@@ -10,6 +10,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/model/capacity.h"
 #include "runtime/model/geometry.h"
+#include "runtime/model/weights.h"
 #include "runtime/plan/step_bytes.h"
 #include "tests/support/command.h"
 #include "tests/support/sanitizer.h"
@@ -103,6 +104,49 @@ TEST_CASE("a process takes what was planned: never more, and at most 64 MiB or 5
       const std::int64_t cores = std::max(2u, std::thread::hardware_concurrency());
       CHECK(run.peak_bytes >= bytes - std::max((64 + 16 * (cores - 2)) * kMiB, bytes / 20));
     }
+}
+
+TEST_CASE("plan: every shipped budget, for every shipped geometry", "[plan]") {
+  const ScratchDir dir;
+  auto files = [](const char* folder) {
+    std::vector<std::filesystem::path> all;
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(LONGHAUL_SOURCE_DIR) / folder))
+      all.push_back(entry.path());
+    return all;
+  };
+  auto bytes_of = [](const std::filesystem::path& budget, const std::string& place) {
+    const std::string text = text_of(budget), key = "\n" + place + "-memory = \"";
+    const std::size_t at = text.find(key) + key.size();
+    return parse_bytes(text.substr(at, text.find('"', at) - at));
+  };
+  int planned = 0;
+  for (const auto& budget : files("config/budgets")) {
+    // One that names a model is for that.
+    const bool own_model = text_of(budget).find("\nmodel = ") != std::string::npos;
+    const std::string with = "plan --json --device cpu --profile none --max-model-len auto --config " + budget.string();
+    for (const auto& geometry : files("config/geometries")) {
+      const std::string shape =
+          own_model ? " --model " + kModel : fmt::format(" --geometry {}", geometry.stem().string());
+      const Outcome outcome = run_command(dir, with + shape);
+      CAPTURE(budget.string(), shape);
+      if (outcome.exit == 4) {  // the weights alone are more
+        const ModelConfig config = load_geometry(geometry.stem().string()).config;
+        CHECK_THAT(outcome.err, contains("no context fits"));
+        CHECK(10 * config.layers * layer_weight_bytes(config) >
+              9 * (bytes_of(budget, "gpu") + bytes_of(budget, "host")));
+        continue;
+      }
+      REQUIRE(outcome.exit == 0);
+      const json plan = json::parse(outcome.out), &room = plan.at("budget");
+      CHECK(plan.at("device").at("bytes") <= room.at("device_bytes"));
+      CHECK(plan.at("host").at("bytes").get<std::int64_t>() + plan.at("program_bytes").get<std::int64_t>() <=
+            room.at("host_bytes").get<std::int64_t>());
+      CHECK(plan.at("context") >= std::min(plan.at("model_context").get<std::int64_t>(), std::int64_t{8192}));
+      ++planned;
+      if (own_model) break;
+    }
+  }
+  CHECK(planned >= 30);
 }
 
 TEST_CASE("a step's bytes, counted by hand", "[plan]") {

@@ -60,7 +60,7 @@ std::int64_t Evaluation::sessions_that_fit(const std::vector<Cell>& cells, std::
       host_bytes = std::max(host_bytes, plan.host_bytes);
     }
     device_bytes += dense.device_bytes;
-    host_bytes += dense.host_bytes + budget.program + budget.fitting;
+    host_bytes += dense.host_bytes + budget.program + budget.held + budget.fitting;
     if (device_bytes <= left && host_bytes <= budget.host && device_bytes + host_bytes <= budget.together)
       return sessions;
     if (sessions == 1)

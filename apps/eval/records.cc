@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 
+#include "kernels/base/durable_file.h"
 #include "kernels/base/error.h"
 
 namespace longhaul::eval {
@@ -18,10 +18,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr const char* kMark = "longhaul_eval";
-
-[[noreturn]] void fail(const std::string& file) {
-  throw UserError(Exit::io, "{}: cannot be written: {}", file, std::strerror(errno));
-}
 
 [[noreturn]] void refuse(const std::string& file, std::int64_t line) {
   throw UserError(Exit::usage, "--output {}: line {} is no record of longhaul eval; choose another name", file, line);
@@ -62,7 +58,7 @@ void check_settings(const std::string& file, const Json& had, const Json& want) 
 
 Records::Records(const std::string& file, const Json& settings)
     : file_(file), fd_(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
-  if (fd_ < 0) fail(file);
+  if (fd_ < 0) fail_write(file, "");
   struct stat now {};
   if (::fstat(fd_, &now) != 0 || !S_ISREG(now.st_mode))
     throw UserError(Exit::usage, "--output {}: not a regular file", file);
@@ -110,7 +106,7 @@ void Records::read(const Json& settings) {
   if (number == 0 && !text.empty() && !text.starts_with(fmt::format("{{\"{}\":1,", kMark))) refuse(file_, 1);
   resumed_ = static_cast<std::int64_t>(groups_.size());
   size_ = good;
-  if (static_cast<std::int64_t>(text.size()) > good && ::ftruncate(fd_, good) != 0) fail(file_);
+  if (static_cast<std::int64_t>(text.size()) > good && ::ftruncate(fd_, good) != 0) fail_write(file_, "");
   if (good == 0)
     write(Json{{kMark, 1}, {"settings", settings}}.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n');
 }
@@ -142,7 +138,7 @@ void Records::append(const std::string& cell, std::int64_t document, const Json&
 }
 
 void Records::write(const std::string& text) {
-  if (!append_whole(fd_, text, size_)) fail(file_);
+  if (!append_for_good(system_disk(), "record", fd_, text, size_)) fail_write(file_, "");
   size_ += static_cast<std::int64_t>(text.size());
 }
 

@@ -16,6 +16,8 @@ std::int64_t available_host_memory(std::string_view root) {
   return left;
 }
 
+std::int64_t resident_bytes() { return number_in("/proc/self/status", "VmRSS:").value_or(0) * 1024; }
+
 std::int64_t peak_resident_bytes() { return number_in("/proc/self/status", "VmHWM:").value_or(0) * 1024; }
 
 }  // namespace longhaul

@@ -11,22 +11,9 @@
 
 namespace longhaul {
 
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    bytes.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return true;
-}
-
-bool append_whole(int fd, std::string_view bytes, std::int64_t size) {
-  if (write_all(fd, bytes) && ::fdatasync(fd) == 0) return true;
-  int error = errno;
-  if (::ftruncate(fd, size) != 0) error = errno;
-  errno = error;
-  return false;
+bool is_absent(const std::filesystem::path& file) {
+  std::error_code unknown;
+  return std::filesystem::status(file, unknown).type() == std::filesystem::file_type::not_found;
 }
 
 std::string read_file(int fd, const std::string& name) {

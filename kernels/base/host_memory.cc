@@ -1,5 +1,6 @@
 #include "kernels/base/host_memory.h"
 
+#include <malloc.h>
 #include <numa.h>
 #include <numaif.h>
 #include <sched.h>
@@ -12,6 +13,8 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
+
+extern "C" void mi_collect(bool force) __attribute__((weak));  // of mimalloc, where the program is linked with it
 
 namespace longhaul {
 namespace {
@@ -56,6 +59,11 @@ HostMemory::HostMemory(std::int64_t bytes, std::string_view what, HostMemoryOpti
 
 HostMemory::HostMemory(HostMemory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+void trim_heap() {
+  if (mi_collect != nullptr) mi_collect(true);
+  else malloc_trim(0);
+}
 
 HostMemory::~HostMemory() {
   if (data_ != nullptr) munmap(data_, size_);

@@ -33,7 +33,10 @@ class HostMemory {
 /// Bytes the system could still give this process: MemAvailable, under the cgroup's limit where there is one (its
 /// reclaimable file cache counts as free). `root` is where proc/ and sys/ lie; tests bring their own.
 std::int64_t available_host_memory(std::string_view root = "/");
-/// The process's peak resident set, bytes (VmHWM).
+/// The process's resident set, bytes, now (VmRSS) and at its peak (VmHWM); 0 where the system does not tell.
+std::int64_t resident_bytes();
 std::int64_t peak_resident_bytes();
+/// Gives memory that was freed back to the system.
+void trim_heap();
 
 }  // namespace longhaul

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <map>
-#include <sstream>
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
@@ -61,9 +60,12 @@ void add_folder(const fs::path& root, const fs::path& inside, const std::set<fs:
 }
 
 void add_jsonl(const std::string& path, const std::string& text, std::vector<BatchRequest>& out) {
-  std::istringstream in(text);
-  std::string line;
-  for (std::int64_t number = 1; std::getline(in, line); ++number) {
+  std::int64_t number = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    at = end + 1;
+    ++number;
     if (number == 1 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
     if (is_blank(line)) continue;
     std::string where = fmt::format("{}:{}", path, number);

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/batch/convert.h"
 #include "runtime/batch/record.h"
-#include "runtime/checkpoint/convert.h"
 #include "runtime/jinja/chat_template.h"
 
 namespace longhaul {
@@ -31,6 +31,7 @@ struct BatchRequest {
   std::optional<Converter> converter;  // that turns the file into text
   std::string text;                    // of the document once it is read
   std::vector<Message> messages;       // of a JSONL request
+  std::string unread;                  // what the journal calls a file until it is read
   std::string content;  // content_key() of a JSONL line without its custom_id; a document's when it is read
   // What a JSONL request sets for itself; the job's values otherwise.
   std::optional<std::int64_t> max_tokens;
@@ -38,6 +39,9 @@ struct BatchRequest {
   std::optional<std::int64_t> top_k, seed;
   std::vector<std::string> stop;  // texts that end the answer, and are no part of it
   std::optional<Failure> failure;
+
+  /// Frees what only a prompt is made of.
+  void let_go() { text = {}, messages = {}; }
 };
 
 /// The requests of `paths`, in order. A folder gives its files, at any depth, by sorted relative path, which is the

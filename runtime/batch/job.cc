@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
+#include "runtime/batch/pace.h"
 #include "runtime/batch/stop_signals.h"
 #include "runtime/engine/prefill_work.h"
 
@@ -14,12 +15,21 @@ BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, 
       requests_(std::move(requests)),
       options_(std::move(options)),
       progress_(progress),
-      on_answer_(std::move(on_answer)) {
+      on_answer_(std::move(on_answer)) {}
+
+void BatchJob::read(BatchJournal& journal) {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
+    BatchRequest& request = requests_[i];
     stop_if_asked();
     progress_.reading(static_cast<std::int64_t>(i) + 1);
-    read_request(requests_[i]);
+    if (!request.document.empty() && !request.failure) {
+      request.unread = unread_key(request.document);
+      request.failure = journal.of(request.unread).given_up();
+      journal.working({request.unread});
+    }
+    read_request(request);
   }
+  journal.working({});
 }
 
 std::vector<InputKey> BatchJob::keys() const {
@@ -28,18 +38,18 @@ std::vector<InputKey> BatchJob::keys() const {
   return keys;
 }
 
-void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
+void BatchJob::prepare(const BatchOutput& output, BatchJournal& journal) {
   for (std::int64_t i = 0; i < std::ssize(requests_); ++i) {
     stop_if_asked();
-    if (output.has(i)) continue;
+    if (output.has(i)) {
+      requests_[i].let_go();
+      continue;
+    }
     progress_.tokenizing(i + 1);
-    const Strikes& strikes = journal.of(requests_[i].content);
+    const Strikes strikes = journal.of(requests_[i].content, requests_[i].unread);
+    journal.working({requests_[i].content});
     try {
-      if (strikes.count >= BatchJournal::kMostStrikes)
-        throw DocumentError("process_ended",
-                            fmt::format("the process ended {} times while it worked on this document ({}); it is not "
-                                        "tried again without --retry-errors",
-                                        strikes.count, strikes.causes));
+      if (const auto failure = strikes.given_up()) throw DocumentError(failure->code, failure->message);
       prepare_one(i, strikes.count > 0);
     } catch (const DocumentError& e) {
       failures_.push_back({i, {e.code, e.what()}});
@@ -47,9 +57,9 @@ void BatchJob::prepare(const BatchOutput& output, const BatchJournal& journal) {
       if (e.code == Exit::bad_model) throw;
       failures_.push_back({i, {"invalid_request", e.what()}});  // in the template's words, or the tokenizer's
     }
-    requests_[i].text = {};
-    requests_[i].messages = {};
+    requests_[i].let_go();
   }
+  journal.working({});
   for (const Ready& ready : ready_) longest_ = std::max(longest_, ready.rows());
   if (!parts_.empty()) longest_ = options_.context;  // as long as what puts parts' answers together may get
   find_groups();
@@ -188,15 +198,15 @@ void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
 
 /// From what prefills and steps have taken so far, and how long answers were. `work_now`: of a prefill under way.
 void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
-  const double work = work_done_ + work_now;
-  if (work <= 0) return;
-  double seconds = (work_left_ - work_now) * (stats_.prefill_seconds + seconds_now) / work;
   const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
                                         : static_cast<double>(options_.max_tokens);
   double tokens = static_cast<double>(ready_.size() + (work_now > 0)) * expected;
   for (const Active& a : active) tokens += std::max(expected - static_cast<double>(a.session.answer_size()), 0.0);
-  if (stats_.decoded_tokens > 0) seconds += tokens * stats_.decode_seconds / static_cast<double>(stats_.decoded_tokens);
-  progress_.left(seconds);
+  const Pace pace{.work = work_done_ + work_now,
+                  .prefill_seconds = stats_.prefill_seconds + seconds_now,
+                  .tokens = stats_.decoded_tokens,
+                  .decode_seconds = stats_.decode_seconds};
+  if (const auto seconds = pace.seconds_for(work_left_ - work_now, tokens)) progress_.left(*seconds);
 }
 
 void BatchJob::look_for_stop(Active& a) const {

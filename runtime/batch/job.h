@@ -50,14 +50,16 @@ class BatchJob {
  public:
   using OnAnswer = std::function<void(const BatchRequest&, const Answer&)>;
 
-  /// Reads every document. The references must outlive the job. Throws Stopped, as prepare() and run() do.
+  /// The references must outlive the job. read(), prepare() and run() throw Stopped.
   BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, JobOptions options, Progress& progress,
            OnAnswer on_answer);
+  /// Reads every document. One that `journal` says has ended the process twice is a failure, here and in prepare().
+  void read(BatchJournal& journal);
+  /// Of the documents read.
   std::vector<InputKey> keys() const;
 
-  /// Tokenizes the requests that `output` has no record of. One that `journal` says has ended the process twice is a
-  /// failure.
-  void prepare(const BatchOutput& output, const BatchJournal& journal);
+  /// Tokenizes the requests that `output` has no record of.
+  void prepare(const BatchOutput& output, BatchJournal& journal);
   /// Requests that are ready to run, and the rows that the longest may need.
   std::int64_t ready() const { return static_cast<std::int64_t>(ready_.size()); }
   std::int64_t longest() const { return longest_; }

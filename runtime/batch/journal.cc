@@ -1,9 +1,9 @@
 #include "runtime/batch/journal.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <utility>
@@ -17,16 +17,37 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr std::int64_t kLongest = 1 << 16;  // bytes, before what is over is dropped
+constexpr const char* kUnread = "unread-";
+constexpr const char* kGoesOn = "; the same command goes on";
 
 }  // namespace
 
+void Strikes::add(const Strikes& more) {
+  if (count > 0 && more.count > 0) causes += ", ";
+  count += more.count;
+  causes += more.causes;
+}
+
+std::optional<Failure> Strikes::given_up() const {
+  if (count < BatchJournal::kMostStrikes) return {};
+  return Failure{"process_ended", fmt::format("the process ended {} times while it worked on this document ({}); it is "
+                                              "not tried again without --retry-errors",
+                                              count, causes)};
+}
+
 std::string journal_name(const std::string& output) { return output + ".working"; }
 
-BatchJournal::BatchJournal(const std::string& output, const std::string& fingerprint, std::int64_t oom_kills,
-                           Disk& disk)
-    : disk_(disk), file_(journal_name(output)), fingerprint_(fingerprint), oom_kills_(oom_kills) {
+std::string unread_key(const std::filesystem::path& file) {
+  struct stat now {};
+  ::stat(file.c_str(), &now);
   std::error_code unknown;
-  if (std::filesystem::exists(file_, unknown)) read(fingerprint);
+  return kUnread + content_key("unread", fmt::format("{}\n{}\n{}.{}", std::filesystem::absolute(file, unknown).string(),
+                                                     now.st_size, now.st_mtim.tv_sec, now.st_mtim.tv_nsec));
+}
+
+BatchJournal::BatchJournal(const std::string& output, const std::string& job, OomKills oom_kills, Disk& disk)
+    : disk_(disk), file_(journal_name(output)), job_(job), oom_kills_(std::move(oom_kills)), counted_(oom_kills_()) {
+  if (!is_absent(file_)) read();
 }
 
 BatchJournal::~BatchJournal() {
@@ -34,9 +55,10 @@ BatchJournal::~BatchJournal() {
   note_crashes_in(-1);
   write("{\"working\":[]}\n");  // where this fails the next run may take a rise of oom_kill for this one's: no more
   ::close(fd_);
+  if (strikes_.empty() && !crashed_) disk_.remove("working", file_);
 }
 
-void BatchJournal::read(const std::string& fingerprint) {
+void BatchJournal::read() {
   std::istringstream lines(read_file(std::filesystem::path(file_)));
   std::int64_t oom_kills = 0;
   bool ours = false;
@@ -45,7 +67,8 @@ void BatchJournal::read(const std::string& fingerprint) {
     if (!line.is_object()) continue;  // the process was killed while it wrote this
     try {
       if (line.contains("job")) {
-        ours = line["job"] == fingerprint;
+        ours = line["job"] == job_;
+        again_ = ours && line.at("again").get<bool>();
         oom_kills = line.at("oom_kills").get<std::int64_t>();
         working_.clear();
       } else if (ours && line.contains("strikes")) {
@@ -59,62 +82,73 @@ void BatchJournal::read(const std::string& fingerprint) {
       continue;
     }
   }
-  if (oom_kills_ > oom_kills) strike("oom_kill");
+  if (counted_ > oom_kills) strike("oom_kill");
 }
 
 void BatchJournal::strike(const std::string& cause) {
-  for (const std::string& key : std::exchange(working_, {})) {
-    Strikes& strikes = strikes_[key];
-    if (strikes.count++ > 0) strikes.causes += ", ";
-    strikes.causes += cause;
-  }
+  for (const std::string& key : std::exchange(working_, {})) strikes_[key].add({1, cause});
 }
 
-const Strikes& BatchJournal::of(const std::string& key) const {
-  static const Strikes none;
-  const auto found = strikes_.find(key);
-  return found == strikes_.end() ? none : found->second;
+Strikes BatchJournal::of(const std::string& key, const std::string& unread) const {
+  Strikes all;
+  for (const std::string* one : {&unread, &key})
+    if (const auto found = strikes_.find(*one); found != strikes_.end()) all.add(found->second);
+  return all;
+}
+
+void BatchJournal::ask_again() {
+  if (!std::exchange(again_, true)) strikes_.clear();
 }
 
 bool BatchJournal::write(const std::string& line) {
-  for (std::size_t done = 0; done < line.size();) {
-    const ssize_t n = disk_.write("working", fd_, std::string_view(line).substr(done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    done += static_cast<std::size_t>(n);
-    size_ += n;
-  }
-  return true;
+  size_ += static_cast<std::int64_t>(line.size());
+  return write_all(disk_, "working", fd_, line);
+}
+
+std::string BatchJournal::job_line() const {
+  return Json{{"job", job_}, {"oom_kills", counted_}, {"again", again_}}.dump() + '\n';
 }
 
 /// What this run is, and what it knows of earlier ones. Not synced, like all of this file: what outlives the process is
 /// enough.
 void BatchJournal::write_head() {
-  std::string head = Json{{"job", fingerprint_}, {"oom_kills", oom_kills_}}.dump() + '\n';
+  std::string head = job_line();
   for (const auto& [key, strikes] : strikes_)
     head += Json{{"strikes", key}, {"count", strikes.count}, {"causes", strikes.causes}}.dump() + '\n';
   size_ = 0;
-  if (disk_.truncate("working", fd_, 0) != 0 || !write(head)) fail_write(file_, "; the same command goes on");
+  if (disk_.truncate("working", fd_, 0) != 0 || !write(head)) fail_write(file_, kGoesOn);
 }
 
 void BatchJournal::start() {
   fd_ = disk_.open("working", file_, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC);
-  if (fd_ < 0) fail_write(file_, "; the same command goes on");
+  if (fd_ < 0) fail_write(file_, kGoesOn);
   write_head();
   note_crashes_in(fd_);
 }
 
 void BatchJournal::working(const std::vector<std::string>& keys) {
   if (size_ > kLongest) write_head();
-  if (!write(Json{{"working", keys}}.dump() + '\n')) fail_write(file_, "; the same command goes on");
+  std::string line;
+  if (const std::int64_t now = oom_kills_(); now != counted_) {
+    counted_ = now;  // whoever that was, it was not this process
+    line = job_line();
+  }
+  if (!write(line + Json{{"working", keys}}.dump() + '\n')) fail_write(file_, kGoesOn);
 }
 
-void BatchJournal::crashed(const std::string& cause) { write(Json{{"crash", cause}}.dump() + '\n'); }
+void BatchJournal::crashed(const std::string& cause) {
+  crashed_ = true;
+  write(Json{{"crash", cause}}.dump() + '\n');
+}
 
 void BatchJournal::finish() {
+  if (fd_ < 0) return;
   note_crashes_in(-1);
-  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  disk_.remove("working", file_);
+  again_ = false;
+  std::erase_if(strikes_, [](const auto& of) { return !of.first.starts_with(kUnread) || !of.second.given_up(); });
+  if (!strikes_.empty()) write_head();
+  ::close(std::exchange(fd_, -1));
+  if (strikes_.empty()) disk_.remove("working", file_);
 }
 
 }  // namespace longhaul

@@ -54,6 +54,12 @@ Manifest::Manifest(Json model, Json options, std::span<const InputKey> inputs) {
 
 Manifest::Manifest(Json all) : all_(std::move(all)), fingerprint_(content_key("manifest", all_.dump())) {}
 
+Manifest Manifest::of_inputs(std::span<const InputKey> inputs) const {
+  return Manifest(all_.at("model"), all_.at("options"), inputs);
+}
+
+std::string Manifest::job() const { return content_key("job", all_.at("model").dump() + all_.at("options").dump()); }
+
 std::string Manifest::text() const {
   Json all = all_;
   all["fingerprint"] = fingerprint_;

@@ -16,10 +16,14 @@ class Manifest {
   using Json = nlohmann::ordered_json;
   /// `model` and `options`: everything that an answer depends on, and no more, so that a job may go on with another
   /// budget, batch size or order. The inputs count by their content, in no order.
-  Manifest(Json model, Json options, std::span<const InputKey> inputs);
+  Manifest(Json model, Json options, std::span<const InputKey> inputs = {});
+  /// The same job's, once its inputs are known.
+  Manifest of_inputs(std::span<const InputKey> inputs) const;
 
   /// 32 hex digits.
   const std::string& fingerprint() const { return fingerprint_; }
+  /// The same of the model and the options alone.
+  std::string job() const;
   std::string text() const;
 
   /// The manifest in FILE; none where there is no file. Throws UserError{usage} when it is no manifest.

@@ -16,11 +16,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-bool is_absent(const std::string& file) {
-  std::error_code unknown;
-  return fs::status(file, unknown).type() == fs::file_type::not_found;
-}
-
 }  // namespace
 
 BatchOutput::BatchOutput(const std::string& file, Disk& disk) : disk_(disk), file_(file, disk), size_(file_.size()) {
@@ -46,6 +41,18 @@ void BatchOutput::refuse(const std::string& why) const {
                   file(), why);
 }
 
+void BatchOutput::refuse_others(const Manifest& job, const Manifest& had, bool inputs_too) const {
+  const std::string difference = job.difference(had, inputs_too);
+  if (!difference.empty()) refuse("holds the records of another job, with " + difference);
+}
+
+void BatchOutput::expect(const Manifest& job, Resume resume) const {
+  if (size_ == 0 || resume.fresh) return;
+  const auto had = Manifest::read(manifest_name(file()));
+  if (!had) file_.refuse_taken();
+  refuse_others(job, *had, /*inputs_too=*/false);
+}
+
 void BatchOutput::match(const Manifest& manifest, std::vector<InputKey> inputs, Resume resume) {
   manifest_ = manifest;
   inputs_ = std::move(inputs);
@@ -65,8 +72,7 @@ void BatchOutput::match(const Manifest& manifest, std::vector<InputKey> inputs, 
   manifest_differs_ = !had || had->fingerprint() != manifest.fingerprint();
   if (nothing) return;
   if (!had) file_.refuse_taken();
-  const std::string difference = manifest.difference(*had, /*inputs_too=*/!resume.retry_errors);
-  if (!difference.empty()) refuse("holds the records of another job, with " + difference);
+  refuse_others(manifest, *had, /*inputs_too=*/!resume.retry_errors);
   assign(read_records(), resume);
 }
 
@@ -139,12 +145,7 @@ void BatchOutput::start() {
   else if (size_ > 0 && disk_.sync("resumed", file_.fd()) != 0) fail();  // a killed process may not have got so far
   if (drop_) rewrite("retry", false);
   if (!manifest_differs_) return;
-  bool told = false;
-  auto text = [&](std::string& piece) {
-    piece = manifest_->text();
-    return !std::exchange(told, true);
-  };
-  const Fd fd(replace_file(disk_, "manifest", manifest_name(file()), file_.fd(), text));
+  const Fd fd(replace_file(disk_, "manifest", manifest_name(file()), file_.fd(), manifest_->text()));
   if (fd < 0) fail_write(manifest_name(file()), "; give the same command again");
 }
 

@@ -24,6 +24,9 @@ class BatchOutput {
   /// anything and has no manifest.
   explicit BatchOutput(const std::string& file, Disk& disk = system_disk());
 
+  /// Before the documents are read: throws UserError{usage} when the records that are there are those of another model
+  /// or other options.
+  void expect(const Manifest& job, Resume resume) const;
   /// Finds the records that are there already. Throws UserError{usage} when they are another job's. Changes nothing.
   void match(const Manifest& manifest, std::vector<InputKey> inputs, Resume resume);
   /// Has input `index` a record?
@@ -62,6 +65,7 @@ class BatchOutput {
   void rewrite(const char* part, bool all);
   [[noreturn]] void fail() const;
   [[noreturn]] void refuse(const std::string& why) const;
+  void refuse_others(const Manifest& job, const Manifest& had, bool inputs_too) const;
 
   Disk& disk_;
   OutputFile file_;

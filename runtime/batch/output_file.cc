@@ -10,17 +10,10 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file.h"
 
 namespace longhaul {
 namespace fs = std::filesystem;
-namespace {
-
-bool is_absent(const std::string& file) {
-  std::error_code unknown;
-  return fs::status(file, unknown).type() == fs::file_type::not_found;
-}
-
-}  // namespace
 
 OutputFile::OutputFile(const std::string& file, Disk& disk)
     : disk_(disk),

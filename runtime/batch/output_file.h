@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "runtime/batch/durable_file.h"
+#include "kernels/base/durable_file.h"
 
 namespace longhaul {
 

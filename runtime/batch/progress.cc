@@ -29,10 +29,6 @@ std::string_view first_columns(std::string_view text, std::size_t columns) {
 
 }  // namespace
 
-double seconds_since(Progress::Clock::time_point start) {
-  return std::chrono::duration<double>(Progress::Clock::now() - start).count();
-}
-
 std::string with_commas(std::int64_t number) {
   std::string digits = std::to_string(number), text;
   for (std::size_t i = 0; i < digits.size(); ++i) {

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "kernels/base/clock.h"
+
 namespace longhaul {
 
 class Progress {
@@ -55,7 +57,6 @@ class Progress {
   bool line_open_ = false;
 };
 
-double seconds_since(Progress::Clock::time_point start);
 /// "1,234,567"; not for negative numbers.
 std::string with_commas(std::int64_t number);
 /// "8 s", "3:05 min", "1:02:03 h".

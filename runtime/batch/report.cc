@@ -13,6 +13,8 @@
 namespace longhaul {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 double per_second(std::int64_t amount, double seconds) {
   return seconds > 0 ? static_cast<double>(amount) / seconds : 0;
 }
@@ -35,62 +37,51 @@ std::string seconds_by_name(const std::map<std::string, double>& seconds, const 
   return text.empty() ? "none" : text;
 }
 
+constexpr std::array kPercents{50, 90, 99};
+
 /// "p50 1.20 s, p90 2.10 s, p99 2.30 s"; of no values "none".
-std::string percentiles(std::vector<double> values, double scale, const char* unit) {
+std::string percentiles(const std::vector<double>& values, double scale, const char* unit) {
   if (values.empty()) return "none";
-  std::ranges::sort(values);
   std::string text;
-  for (const int p : {50, 90, 99}) {  // the least value that so many percent do not exceed
-    const auto rank = static_cast<std::size_t>((p * std::ssize(values) + 99) / 100);
-    text += fmt::format("{}p{} {:.2f} {}", text.empty() ? "" : ", ", p, scale * values[rank - 1], unit);
-  }
+  for (const int p : kPercents)
+    text += fmt::format("{}p{} {:.2f} {}", text.empty() ? "" : ", ", p, scale * percentile(values, p), unit);
   return text;
 }
 
+Json percentile_facts(const std::vector<double>& values) {
+  if (values.empty()) return nullptr;
+  Json facts;
+  for (const int p : kPercents) facts[fmt::format("p{}", p)] = percentile(values, p);
+  return facts;
+}
+
+Json maybe(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
+
+/// ", 12 % of what the link can do"; nothing where that is not known.
+std::string share_of_link(const std::optional<double>& share) {
+  return share ? fmt::format(", {:.0f} % of what the link can do", 100 * *share) : std::string();
+}
+
+/// Bytes that the process may have at most, and has had. The CPU device's memory is the process's.
+struct ProcessMemory {
+  std::int64_t planned, peak;
+  bool with_device;
+};
+
+ProcessMemory process_memory(const JobStats& stats, const Engine& engine, const Budget& budget) {
+  const bool with_device = budget.together < Budget::kApart;
+  const std::int64_t planned = engine.plan().host_bytes + budget.beside(engine.options().policy) +
+                               (with_device ? engine.plan().device_bytes : 0);
+  return {.planned = std::max(planned, stats.peak_before), .peak = peak_resident_bytes(), .with_device = with_device};
+}
+
+std::int64_t answered(const JobStats& stats) { return stats.documents - stats.failed; }
+/// An answer's first token comes from its prefill.
+std::int64_t all_tokens(const JobStats& stats) {
+  return stats.prompt_tokens + stats.decoded_tokens + std::ssize(stats.ttft);
+}
+
 }  // namespace
-
-std::string describe_rows(const RowCounts& rows) {
-  auto percent = [](std::int64_t part, std::int64_t whole) {
-    return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<std::int64_t>(whole, 1));
-  };
-  std::string text = fmt::format("{:.2f} % of the rows attended, over all layers", percent(rows.attended, rows.all));
-  if (rows.listed == 0) return text;
-  const std::int64_t here = rows.listed - rows.cache_hits - rows.staged_hits - rows.missed;
-  return text + fmt::format(
-                    "; of the selected {:.1f} % were sinks or recent, {:.1f} % in the resident set, {:.1f} % "
-                    "prefetched, {:.1f} % fetched on demand",
-                    percent(here, rows.listed), percent(rows.cache_hits, rows.listed),
-                    percent(rows.staged_hits, rows.listed), percent(rows.missed, rows.listed));
-}
-
-std::string describe_streaming(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
-  std::int64_t bytes = kv_shape(config, options).session_bytes(options.max_len);
-  const KvLayout layout = kv_layout(config, options);
-  std::string cache =
-      fmt::format("{} for the longest context ({} tokens)", format_bytes(bytes), with_commas(options.max_len));
-  if (layout.all_resident()) return cache + ": all rows stay on the device";
-  if (options.policy.selects())
-    return fmt::format(
-        "{} in host memory; on the device {} rows and a resident set of {} rows a layer and KV head; a step attends at "
-        "most {}",
-        cache, with_commas(layout.prefix_rows + layout.ring_rows), with_commas(layout.cache_rows),
-        with_commas(layout.list_rows));
-  return fmt::format(
-      "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step", cache,
-      bytes > budget.device ? ">" : "and weights against", format_bytes(budget.device),
-      100.0 * static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity));
-}
-
-std::string describe_placement(const ModelConfig& config, const EngineOptions& options) {
-  const std::int64_t streamed = options.streamed_layers;
-  std::string text = "all on the device";
-  if (streamed > 0)
-    text = fmt::format("{} of {} layers on the device, {} streamed: {} over the link at every step, once a prompt",
-                       config.layers - streamed, config.layers, streamed,
-                       format_bytes(streamed * layer_weight_bytes(config)));
-  if (options.host_embedding) text += "; the embedding table in host memory";
-  return text + fmt::format("; a prompt's hidden states in {} memory", options.spill_hidden ? "host" : "device");
-}
 
 std::optional<double> compute_stall_seconds(const DeviceCounters& counters) {
   if (counters.busy_seconds.empty()) return {};
@@ -100,25 +91,58 @@ std::optional<double> compute_stall_seconds(const DeviceCounters& counters) {
   return seconds;
 }
 
-std::string describe_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions) {
+LinkUse link_use(const JobStats& stats, const DeviceCounters& counters, const LinkRates& rates) {
+  LinkUse use{.decode_h2d_bytes = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes};
+  use.decode_h2d_rate = per_second(use.decode_h2d_bytes, stats.decode_seconds);
   const double work = stats.prefill_seconds + stats.decode_seconds;
-  std::string text = stats.load_seconds > work ? "loading the model took longer than answering" : "compute";
-  if (const auto stalled = compute_stall_seconds(counters); stalled && work > 0) {
-    const double share = 100 * *stalled / work;
-    if (share > 20) text = fmt::format("the link: compute stood {:.0f} % of the time at copies", share);
-    else text += fmt::format("; it stood {:.0f} % of the time at copies", share);
+  if (rates.h2d > 0) {
+    use.decoding = use.decode_h2d_rate / rates.h2d;
+    use.h2d = per_second(counters.h2d_bytes - stats.load_h2d_bytes, work) / rates.h2d;
   }
-  if (sessions < stats.wanted_sessions)
-    text += fmt::format("; memory: {} documents together, where {} were wanted", sessions, stats.wanted_sessions);
-  return text;
+  if (rates.d2h > 0) use.d2h = per_second(counters.d2h_bytes, work) / rates.d2h;
+  return use;
 }
 
-std::string report(const JobStats& stats, const Engine& engine, const Budget& budget) {
-  DeviceCounters counters = engine.device().counters();
-  std::int64_t decode_h2d = counters.h2d_bytes - stats.load_h2d_bytes - stats.prefill_h2d_bytes;
+Bound find_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions, const LinkUse& link) {
+  constexpr double kMostStalled = 0.2, kMostUsed = 0.7;  // shares that make it the link
+  const double work = stats.prefill_seconds + stats.decode_seconds;
+  const auto stalled = compute_stall_seconds(counters);
+  Bound bound{
+      .resource = "unknown",
+      .memory = sessions < stats.wanted_sessions,
+      .words = "not known: this device measures no waits, and there is no profile of the link (longhaul doctor)"};
+  if (stats.load_seconds > work) {
+    bound.resource = "load";
+    bound.words = "loading the model, which took longer than answering";
+  } else if (stalled && work > 0) {
+    const double share = *stalled / work;
+    bound.resource = share > kMostStalled ? "link" : "compute";
+    bound.words = fmt::format("{} {:.0f} % of the time at copies",
+                              share > kMostStalled ? "the link: compute stood" : "compute; it stood", 100 * share);
+  } else if (link.h2d || link.d2h) {
+    const double used = std::max(link.h2d.value_or(0), link.d2h.value_or(0));
+    bound.resource = used > kMostUsed ? "link" : "compute";
+    bound.words = (used > kMostUsed ? "the link" : "compute") + share_of_link(used);
+  }
+  if (bound.memory)
+    bound.words +=
+        fmt::format("; memory: {} documents together, where {} were wanted", sessions, stats.wanted_sessions);
+  return bound;
+}
+
+double percentile(const std::vector<double>& values, int percent) {
+  const auto rank = static_cast<std::size_t>((percent * std::ssize(values) + 99) / 100);
+  return values[rank - 1];
+}
+
+namespace {
+
+std::string table_of(const JobStats& stats, const Engine& engine, const Budget& budget, const LinkUse& link,
+                     const Bound& bound) {
+  const DeviceCounters counters = engine.device().counters();
   std::string text;
   auto line = [&](const char* topic, const std::string& what) { text += fmt::format("{:<15}{}\n", topic, what); };
-  std::string documents = fmt::format("{} answered, {} failed", stats.documents - stats.failed, stats.failed);
+  std::string documents = fmt::format("{} answered, {} failed", answered(stats), stats.failed);
   if (stats.resumed > 0) documents += fmt::format("; {} more in earlier runs", stats.resumed);
   line("documents", documents);
   std::string prefill = fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.prompt_tokens),
@@ -128,10 +152,9 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("prefill", prefill);
   line("decode", fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", with_commas(stats.decoded_tokens),
                              stats.decode_seconds, per_second(stats.decoded_tokens, stats.decode_seconds)));
-  const std::int64_t tokens = stats.prompt_tokens + stats.decoded_tokens + std::ssize(stats.ttft);
-  line("throughput", fmt::format("{} tokens, {:.1f} tokens/s, {:.1f} documents an hour", with_commas(tokens),
-                                 per_second(tokens, stats.wall_seconds),
-                                 3600 * per_second(stats.documents - stats.failed, stats.wall_seconds)));
+  line("throughput", fmt::format("{} tokens, {:.1f} tokens/s, {:.1f} documents an hour", with_commas(all_tokens(stats)),
+                                 per_second(all_tokens(stats), stats.wall_seconds),
+                                 3600 * per_second(answered(stats), stats.wall_seconds)));
   line("first token", percentiles(stats.ttft, 1, "s") + " from a document's turn on");
   line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each");
   line("wall time",
@@ -141,23 +164,89 @@ std::string report(const JobStats& stats, const Engine& engine, const Budget& bu
   line("streams busy", seconds_by_name(counters.busy_seconds, [](auto&) { return true; }));
   line("compute stalls", seconds_by_name(counters.stall_seconds, is_compute_wait));
   line("other waits", seconds_by_name(counters.stall_seconds, [](auto& name) { return !is_compute_wait(name); }));
-  line("link", fmt::format("to the device {} ({} a decoded token, {}/s while decoding), to the host {}",
-                           format_bytes(counters.h2d_bytes),
-                           format_bytes(stats.decoded_tokens ? decode_h2d / stats.decoded_tokens : 0),
-                           format_bytes(static_cast<std::int64_t>(per_second(decode_h2d, stats.decode_seconds))),
-                           format_bytes(counters.d2h_bytes)));
+  line("link", fmt::format("to the device {}{} ({} a decoded token, {}/s while decoding{}), to the host {}{}",
+                           format_bytes(counters.h2d_bytes), share_of_link(link.h2d),
+                           format_bytes(stats.decoded_tokens ? link.decode_h2d_bytes / stats.decoded_tokens : 0),
+                           format_bytes(static_cast<std::int64_t>(link.decode_h2d_rate)), share_of_link(link.decoding),
+                           format_bytes(counters.d2h_bytes), share_of_link(link.d2h)));
   line("attention", describe_rows(engine.row_counts()));
+  if (const auto hits = engine.row_counts().hit_rate())
+    line("hit rate", fmt::format("{:.1f} % of the selected rows were on the device already", 100 * *hits));
   line("weights", describe_placement(engine.config(), engine.options()));
   line("kv cache", describe_streaming(engine.config(), engine.options(), budget));
   line("device memory", fmt::format("peak {} of {}, planned {}", format_bytes(engine.device().peak_bytes()),
                                     format_bytes(budget.device), format_bytes(engine.plan().device_bytes)));
-  const std::int64_t program = budget.beside(engine.options().policy);
-  line("host memory", fmt::format("planned {} and {} for the program, of {}; peak of the process {}{}",
-                                  format_bytes(engine.plan().host_bytes), format_bytes(program),
-                                  format_bytes(budget.host), format_bytes(peak_resident_bytes()),
-                                  budget.together < Budget::kApart ? ", the CPU device's memory included" : ""));
-  line("bound by", describe_bound(stats, counters, engine.options().max_sessions));
+  const ProcessMemory process = process_memory(stats, engine, budget);
+  line("host memory",
+       fmt::format("planned {} and {} for the program, of {}; peak of the process {}, planned {}{}",
+                   format_bytes(engine.plan().host_bytes), format_bytes(budget.beside(engine.options().policy)),
+                   format_bytes(budget.host), format_bytes(process.peak), format_bytes(process.planned),
+                   process.with_device ? ", the CPU device's memory included" : ""));
+  line("bound by", bound.words);
   return text;
+}
+
+Json facts_of(const JobStats& stats, const Engine& engine, const Budget& budget, const LinkUse& link,
+              const LinkRates& rates, const Bound& bound) {
+  const DeviceCounters counters = engine.device().counters();
+  const ProcessMemory process = process_memory(stats, engine, budget);
+  const RowCounts rows = engine.row_counts();
+  auto rate = [](double bytes) { return bytes > 0 ? Json(bytes) : Json(); };
+  return {
+      {"answered_now", answered(stats)},
+      {"failed_now", stats.failed},
+      {"prompt_tokens", stats.prompt_tokens},
+      {"shared_tokens", stats.shared_tokens},
+      {"decoded_tokens", stats.decoded_tokens},
+      {"tokens_per_second", per_second(all_tokens(stats), stats.wall_seconds)},
+      {"prefill_tokens_per_second", per_second(stats.prompt_tokens, stats.prefill_seconds)},
+      {"decode_tokens_per_second", per_second(stats.decoded_tokens, stats.decode_seconds)},
+      {"documents_per_hour", 3600 * per_second(answered(stats), stats.wall_seconds)},
+      {"ttft_seconds", percentile_facts(stats.ttft)},
+      {"tpot_seconds", percentile_facts(stats.tpot)},
+      {"seconds",
+       {{"wall", stats.wall_seconds},
+        {"load", stats.load_seconds},
+        {"prefill", stats.prefill_seconds},
+        {"decode", stats.decode_seconds}}},
+      {"link",
+       {{"h2d_bytes", counters.h2d_bytes},
+        {"d2h_bytes", counters.d2h_bytes},
+        {"decode_h2d_bytes", link.decode_h2d_bytes},
+        {"h2d_bytes_per_second", rate(rates.h2d)},
+        {"d2h_bytes_per_second", rate(rates.d2h)},
+        {"h2d_utilisation", maybe(link.h2d)},
+        {"d2h_utilisation", maybe(link.d2h)},
+        {"decode_utilisation", maybe(link.decoding)}}},
+      {"attended_share",
+       rows.all > 0 ? Json(static_cast<double>(rows.attended) / static_cast<double>(rows.all)) : Json()},
+      {"hit_rate", maybe(rows.hit_rate())},
+      {"device_memory",
+       {{"planned", engine.plan().device_bytes}, {"peak", engine.device().peak_bytes()}, {"budget", budget.device}}},
+      {"host_memory",
+       {{"planned", engine.plan().host_bytes},
+        {"program", budget.beside(engine.options().policy)},
+        {"budget", budget.host},
+        {"process_planned", process.planned},
+        {"process_peak", process.peak},
+        {"with_device", process.with_device}}},
+      {"sessions", engine.options().max_sessions},
+      {"bound_by", bound.resource},
+      {"bound_by_memory", bound.memory},
+      {"bound_in_words", bound.words}};
+}
+
+}  // namespace
+
+JobReport report(const JobStats& stats, const Engine& engine, const Budget& budget, const LinkRates& rates) {
+  JobStats sorted = stats;
+  std::ranges::sort(sorted.ttft);
+  std::ranges::sort(sorted.tpot);
+  const DeviceCounters counters = engine.device().counters();
+  const LinkUse link = link_use(sorted, counters, rates);
+  const Bound bound = find_bound(sorted, counters, engine.options().max_sessions, link);
+  return {.table = table_of(sorted, engine, budget, link, bound),
+          .facts = facts_of(sorted, engine, budget, link, rates, bound)};
 }
 
 }  // namespace longhaul

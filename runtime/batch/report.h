@@ -1,6 +1,7 @@
-// Where a job's time, traffic and memory went, as a table for people.
+// Where a job's time, traffic and memory went, as a table for people and as JSON.
 #pragma once
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ struct JobStats {
   std::int64_t load_h2d_bytes = 0, prefill_h2d_bytes = 0;
   std::int64_t wanted_sessions = 0;  // together, had they fitted
   std::int64_t resumed = 0;          // documents that an earlier run has ended
+  std::int64_t peak_before = 0;      // bytes of the process before the engine was planned: reading takes memory, too
   std::vector<double> ttft;          // seconds of each document from its turn to its first token
   std::vector<double> tpot;          // and from there on, a token; others' prefills are in it
 };
@@ -35,10 +37,34 @@ std::string describe_rows(const RowCounts& rows);
 /// back. None where the device does not measure its streams.
 std::optional<double> compute_stall_seconds(const DeviceCounters& counters);
 
-/// What a job stood waiting for most: where more of something would make it faster.
-std::string describe_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions);
+/// Bytes/s of the link each way; 0: not known.
+struct LinkRates {
+  double h2d = 0, d2h = 0;
+};
 
-/// One line per topic, each ending in a newline.
-std::string report(const JobStats& stats, const Engine& engine, const Budget& budget);
+/// What went over the link, and what share of what it can do that was; none where its rate is not known.
+struct LinkUse {
+  std::int64_t decode_h2d_bytes = 0;
+  double decode_h2d_rate = 0;                // bytes/s while decoding
+  std::optional<double> decoding, h2d, d2h;  // shares: to the device while decoding, and each way over the job
+};
+LinkUse link_use(const JobStats& stats, const DeviceCounters& counters, const LinkRates& rates);
+
+/// What a job stood waiting for most: where more of something would make it faster.
+struct Bound {
+  std::string resource;  // load, link, compute, or unknown where nothing tells
+  bool memory = false;   // fewer documents were together than were wanted
+  std::string words;
+};
+Bound find_bound(const JobStats& stats, const DeviceCounters& counters, std::int64_t sessions, const LinkUse& link);
+
+/// The least of the values that `percent` of 100 of them do not exceed; they are sorted, and not none.
+double percentile(const std::vector<double>& values, int percent);
+
+struct JobReport {
+  std::string table;                                                // for people: a line a topic
+  nlohmann::ordered_json facts = nlohmann::ordered_json::object();  // the same for programs
+};
+JobReport report(const JobStats& stats, const Engine& engine, const Budget& budget, const LinkRates& link);
 
 }  // namespace longhaul

@@ -74,8 +74,7 @@ struct Sums {
     tell_stalls(repetitions, result);
     result.h2d_bytes = h2d_bytes / repetitions;
     result.h2d_gibps = static_cast<double>(h2d_bytes) / 0x1p30 / seconds;
-    if (rows.listed > 0)
-      result.hit_rate = 1 - static_cast<double>(rows.staged_hits + rows.missed) / static_cast<double>(rows.listed);
+    result.hit_rate = rows.hit_rate();
   }
 };
 

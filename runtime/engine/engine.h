@@ -3,6 +3,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,6 +46,12 @@ struct RowCounts {
   std::int64_t attended = 0, all = 0;  // with top_p < 1 the most that may have been attended
   std::int64_t listed = 0;             // selected rows of layers whose rows move, and of these:
   std::int64_t cache_hits = 0, staged_hits = 0, missed = 0;
+
+  /// Of the selected rows, those that no step had to bring over the link.
+  std::optional<double> hit_rate() const {
+    if (listed == 0) return {};
+    return 1 - static_cast<double>(staged_hits + missed) / static_cast<double>(listed);
+  }
 };
 
 class Engine {

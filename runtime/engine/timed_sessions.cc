@@ -1,17 +1,13 @@
 #include "runtime/engine/timed_sessions.h"
 
-#include <chrono>
 #include <numeric>
 #include <random>
 
+#include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 
 namespace longhaul {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 RowCounts difference(const RowCounts& after, const RowCounts& before) {
   return {.attended = after.attended - before.attended,

@@ -1,11 +1,8 @@
 #include "runtime/plan/machine_profile.h"
 
-#include <fcntl.h>
-
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
+#include "kernels/base/durable_file.h"
 #include "kernels/base/file.h"
 #include "runtime/checkpoint/json_file.h"
 
@@ -108,16 +105,8 @@ nlohmann::ordered_json to_json(const MachineProfile& profile) {
 }
 
 void write_machine_profile(const std::filesystem::path& file, const MachineProfile& profile) {
-  const std::filesystem::path fresh = file.string() + ".new";
-  auto fail = [&](const char* what) {
-    throw UserError(Exit::io, "{}: cannot {}: {}", file.string(), what, std::strerror(errno));
-  };
-  {
-    const Fd fd(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-    if (fd < 0) fail("write");
-    if (!write_all(fd, to_json(profile).dump(2) + "\n") || ::fsync(fd) != 0) fail("write");
-  }
-  if (::rename(fresh.c_str(), file.c_str()) != 0) fail("replace");
+  const Fd fd(replace_file(system_disk(), "profile", file, -1, to_json(profile).dump(2) + '\n'));
+  if (fd < 0) fail_write(file, "");
 }
 
 }  // namespace longhaul

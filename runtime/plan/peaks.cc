@@ -1,20 +1,16 @@
 #include "runtime/plan/peaks.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/clock.h"
 #include "runtime/engine/pinned_memory.h"
 
 namespace longhaul {
 namespace {
 
 constexpr std::int64_t kHeads = 32, kKvHeads = 8, kHeadDim = 128;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 RandomFillArgs noise(void* out, std::int64_t count, std::uint64_t seed) {
   return {.out = out, .type = DType::bf16, .count = count, .seed = seed};

@@ -79,11 +79,12 @@ struct Budget {
   std::int64_t libraries = 0;  // of the device's, what its libraries keep for themselves
   std::int64_t program = 0;    // of the host's, what the program and its libraries take beside the plan
   std::int64_t fitting = 0;    // and what labels are fitted in, where the host's cores do that
+  std::int64_t held = 0;       // and what the process has already beyond the program: documents, a tokenizer's tables
   /// What a plan may take of the device.
   std::int64_t device_for_plan() const { return device - libraries; }
   /// Of the host's, what is beside a plan.
   std::int64_t beside(const KvPolicy& policy) const {
-    return program + (policy.select == Select::labels ? fitting : 0);
+    return program + held + (policy.select == Select::labels ? fitting : 0);
   }
 };
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <sstream>
 #include <string>
 
 #include "paths.h"
@@ -15,21 +14,16 @@
 
 namespace longhaul::test {
 
-inline std::string text_of(const std::filesystem::path& file) {
-  std::ostringstream text;
-  text << std::ifstream(file, std::ios::binary).rdbuf();
-  return text.str();
-}
-
 struct Outcome {
   int exit;
   std::string out, err;
   std::int64_t peak_bytes = 0;  // most of the machine's memory that the command had at a time
 };
 
-/// Runs `longhaul ARGUMENTS` in `dir`.
-inline Outcome run_command(const ScratchDir& dir, const std::string& arguments) {
-  const std::string command = "cd '" + dir.path().string() + "' && " LONGHAUL_COMMAND " " + arguments + " >.out 2>.err";
+/// Runs `longhaul ARGUMENTS` in `dir`; `setup` is what the shell does before.
+inline Outcome run_command(const ScratchDir& dir, const std::string& arguments, const std::string& setup = ":") {
+  const std::string command =
+      "cd '" + dir.path().string() + "' && " + setup + " && " LONGHAUL_COMMAND " " + arguments + " >.out 2>.err";
   const pid_t shell = ::fork();
   if (shell == 0) {
     ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);

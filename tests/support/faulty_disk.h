@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/batch/durable_file.h"
+#include "kernels/base/durable_file.h"
 
 namespace longhaul::test {
 

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -40,5 +41,12 @@ class ScratchDir {
  private:
   std::filesystem::path path_;
 };
+
+/// What is in a file; of one that is not there, nothing.
+inline std::string text_of(const std::filesystem::path& file) {
+  std::ostringstream text;
+  text << std::ifstream(file, std::ios::binary).rdbuf();
+  return text.str();
+}
 
 }  // namespace longhaul::test

@@ -14,7 +14,7 @@ struct Converter {
 };
 std::optional<Converter> find_converter(const std::filesystem::path& file);
 
-/// What the program makes of the file. Throws DocumentError{conversion_failed}.
+/// What the program makes of the file. Throws DocumentError{conversion_failed}, and Stopped.
 std::string convert(const Converter& converter, const std::filesystem::path& file);
 
 }  // namespace longhaul

@@ -30,6 +30,9 @@ Disk& system_disk();
 /// Throws UserError{io} with the file, errno's reason and what to do.
 [[noreturn]] void fail_write(const std::string& file, std::string_view what_then);
 
+/// Writes everything, in however many calls. False: errno says why.
+bool write_all(Disk& disk, std::string_view part, int fd, std::string_view bytes);
+
 /// Appends `bytes` to a file of `size` bytes; they are on the disk when this returns true. False: errno says why, and
 /// the file is as it was, if the system let us cut it.
 bool append_for_good(Disk& disk, std::string_view part, int fd, std::string_view bytes, std::int64_t size);
@@ -39,6 +42,8 @@ bool append_for_good(Disk& disk, std::string_view part, int fd, std::string_view
 /// errno; then `file` is as it was. It has the mode of `like`, where that is a file.
 int replace_file(Disk& disk, std::string_view part, const std::string& file, int like,
                  const std::function<bool(std::string&)>& next);
+/// The same of a text that is there as a whole.
+int replace_file(Disk& disk, std::string_view part, const std::string& file, int like, std::string_view text);
 /// The name of the file beside it, which a killed process may leave behind.
 std::string unfinished_name(const std::string& file);
 

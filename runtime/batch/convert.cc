@@ -1,4 +1,4 @@
-#include "runtime/checkpoint/convert.h"
+#include "runtime/batch/convert.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -19,11 +19,13 @@
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "runtime/batch/input.h"
+#include "runtime/batch/stop_signals.h"
 
 namespace longhaul {
 namespace fs = std::filesystem;
 namespace {
 
+using Clock = std::chrono::steady_clock;
 constexpr auto kLongest = std::chrono::minutes(10);  // a converter that takes longer hangs
 
 struct Kind {
@@ -62,7 +64,8 @@ const Kind* kind_of(const fs::path& file) {
   return nullptr;
 }
 
-/// A program whose stdout is read; it is ended with this object.
+/// A program whose stdout is read; it is ended with this object, and so is what it has started. Reading and waiting
+/// throw Stopped.
 class Child {
  public:
   Child(const std::string& program, const std::vector<std::string>& arguments) {
@@ -77,7 +80,11 @@ class Child {
     ::posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     ::posix_spawn_file_actions_adddup2(&files, ends[1], STDOUT_FILENO);
     ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    error_ = ::posix_spawn(&process_, program.c_str(), &files, nullptr, argv.data(), environ);
+    posix_spawnattr_t attributes;  // a process group of its own
+    ::posix_spawnattr_init(&attributes);
+    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    error_ = ::posix_spawn(&process_, program.c_str(), &files, &attributes, argv.data(), environ);
+    ::posix_spawnattr_destroy(&attributes);
     ::posix_spawn_file_actions_destroy(&files);
     ::close(ends[1]);
     if (error_ != 0) process_ = -1;
@@ -85,7 +92,7 @@ class Child {
   Child(const Child&) = delete;
   ~Child() {
     if (process_ > 0) {
-      ::kill(process_, SIGKILL);
+      ::kill(-process_, SIGKILL);
       ::waitpid(process_, nullptr, 0);
     }
     ::close(out_);
@@ -93,13 +100,11 @@ class Child {
   int error() const { return error_; }
   /// False where it takes too long.
   bool read_all(std::string& text) const {
-    const auto end = std::chrono::steady_clock::now() + kLongest;
     std::array<char, 1 << 16> piece;
-    for (;;) {
+    while (Clock::now() < end_) {
+      stop_if_asked();
       pollfd ready{.fd = out_, .events = POLLIN, .revents = 0};
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
-      if (left.count() <= 0) return false;
-      const int n = ::poll(&ready, 1, static_cast<int>(left.count()));
+      const int n = ::poll(&ready, 1, 100);  // ms: a signal may come just before
       if (n < 0 && errno != EINTR) return false;
       if (n <= 0) continue;
       const ssize_t got = ::read(out_, piece.data(), piece.size());
@@ -107,16 +112,22 @@ class Child {
       if (got == 0) return true;
       if (got > 0) text.append(piece.data(), static_cast<std::size_t>(got));
     }
+    return false;
   }
-  int wait() {
-    int status = 0;
-    while (::waitpid(process_, &status, 0) < 0 && errno == EINTR) {
+  /// Its exit code; none where it takes too long.
+  std::optional<int> wait() {
+    for (int status = 0; Clock::now() < end_; ::poll(nullptr, 0, 1)) {
+      stop_if_asked();
+      const pid_t ended = ::waitpid(process_, &status, WNOHANG);
+      if (ended == 0) continue;
+      process_ = -1;
+      return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     }
-    process_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return {};
   }
 
  private:
+  const Clock::time_point end_ = Clock::now() + kLongest;
   int out_ = -1, error_ = 0;
   pid_t process_ = -1;
 };
@@ -139,8 +150,10 @@ std::string convert(const Converter& converter, const fs::path& file) {
   Child child(converter.program, arguments(converter.name, fs::absolute(file, gone).string()));
   if (child.error() != 0) fail(fmt::format("cannot be run: {}", std::strerror(child.error())));
   std::string text;
-  if (!child.read_all(text)) fail("takes longer than ten minutes");
-  if (const int exit = child.wait(); exit != 0) fail(fmt::format("fails with exit code {}", exit));
+  const std::optional<int> exit = child.read_all(text) ? child.wait() : std::nullopt;
+  stop_if_asked();  // a signal may have ended the program, too
+  if (!exit) fail("takes longer than ten minutes");
+  if (*exit != 0) fail(fmt::format("fails with exit code {}", *exit));
   return text;
 }
 

@@ -1,4 +1,4 @@
-#include "runtime/batch/durable_file.h"
+#include "kernels/base/durable_file.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -9,12 +9,12 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 
 namespace longhaul {
-namespace {
 
 bool write_all(Disk& disk, std::string_view part, int fd, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -25,8 +25,6 @@ bool write_all(Disk& disk, std::string_view part, int fd, std::string_view bytes
   }
   return true;
 }
-
-}  // namespace
 
 int Disk::open(std::string_view, const std::string& file, int flags) { return ::open(file.c_str(), flags, 0666); }
 ssize_t Disk::write(std::string_view, int fd, std::string_view bytes) {
@@ -63,6 +61,14 @@ bool append_for_good(Disk& disk, std::string_view part, int fd, std::string_view
   disk.truncate(part, fd, size);  // what stays where this fails is cut off when the file is opened again
   errno = error;
   return false;
+}
+
+int replace_file(Disk& disk, std::string_view part, const std::string& file, int like, std::string_view text) {
+  bool told = false;
+  return replace_file(disk, part, file, like, [&](std::string& piece) {
+    piece = text;
+    return !std::exchange(told, true);
+  });
 }
 
 std::string unfinished_name(const std::string& file) { return file + ".longhaul-new"; }
