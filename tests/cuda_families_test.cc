@@ -10,8 +10,8 @@ using namespace longhaul::test;
 
 namespace {
 
-const char* const kNames[] = {"mistral_window", "qwen2_window", "mixtral",      "qwen3_moe",
-                              "smollm3",        "seed_oss",     "qwen3",        "phi3_longrope"};
+const char* const kNames[] = {"mistral_window", "qwen2_window", "mixtral", "qwen3_moe",
+                              "smollm3",        "seed_oss",     "qwen3",   "phi3_longrope"};
 
 RunOptions run_of(const char* name, const char* policy, DType act) {
   RunOptions run{.model = family_dir(name), .policy = policy, .activations = act, .prompts = {1, 70, 230}, .steps = 40};
@@ -46,8 +46,7 @@ TEST_CASE("cuda: families against the CPU device", "[cuda][engine]") {
     }
 }
 
-TEST_CASE("cuda: families by recorded steps, which nothing taps, give the tokens of enqueued ones",
-          "[cuda][engine]") {
+TEST_CASE("cuda: families by recorded steps, which nothing taps, give the tokens of enqueued ones", "[cuda][engine]") {
   if (cuda_rig() == nullptr) return;
   for (const char* name : kNames)
     for (const char* policy : {"dense", "stream", "offload"})
