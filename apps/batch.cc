@@ -28,6 +28,7 @@ struct BatchOptions : Options {
   std::string output, instruction = "Summarize the document.", prompt_file;
   std::string order = "longest", on_overflow = "error", progress = "text";
   std::optional<std::int64_t> batch_size;
+  double prefill_share = JobOptions{}.prefill_share;
   bool print = false, fresh = false, retry_errors = false;
 };
 
@@ -112,7 +113,8 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
           .together = o.batch_size.value_or(kDefaultSessions),
           .prefill_chunk = o.prefill_chunk,
           .overflow = overflows().at(o.on_overflow),
-          .order = o.order == "input" ? Order::input : Order::longest};
+          .order = o.order == "input" ? Order::input : Order::longest,
+          .prefill_share = o.prefill_share};
 }
 
 Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
@@ -216,6 +218,12 @@ void register_batch(CLI::App& app, Exit& exit) {
       ->capture_default_str()
       ->check(CLI::IsMember({"longest", "input"}))
       ->type_name("ORDER");
+  verb->add_option("--prefill-share", o->prefill_share,
+                   "share of the time that a document's prefill gets while others decode, and more where few of them "
+                   "do; at 1 they wait until it ends")
+      ->capture_default_str()
+      ->check(between(0.01, 1))
+      ->type_name("SHARE");
   verb->add_flag("--fresh", o->fresh, "throw away the records that an earlier job has left in --output");
   verb->add_flag("--retry-errors", o->retry_errors,
                  "ask again what has an error record; those documents may have changed. A document that ends the "

@@ -1,4 +1,5 @@
-// A loaded model on a device with its KV cache: prefill one session, decode a span of sessions together.
+// A loaded model on a device with its KV cache: prefill one session, decode a span of sessions together, or both by
+// turns.
 // One host thread drives it; it owns its streams and all memory of the plan.
 #pragma once
 #include <functional>
@@ -72,6 +73,14 @@ class Engine {
   std::int64_t shared_rows(std::span<Session* const> sessions) const;
   /// The same as prefill() of each, bit for bit.
   void prefill(std::span<Session* const> sessions, const PrefillReport& report = {});
+  /// prefill() in pieces, between which other sessions may take steps: the same bits for all of them. The sessions
+  /// outlive it; one that is under way is given up.
+  void begin_prefill(std::span<Session* const> sessions);
+  /// Goes on by as many chunks of a layer as have `work` (in PrefillProgress's unit), by one at least, and waits for
+  /// them. In the end the sessions have their first token.
+  PrefillProgress advance_prefill(double work, const PrefillReport& report = {});
+  /// Whether a prefill has begun and not ended.
+  bool prefilling() const;
   /// What prefill does, with random rows in place of computed ones: a long session in the time of its storing.
   void fill(Session& session);
   /// How many layers of the host store differ from what the last prefill, that of `session`, has computed. Waits for
