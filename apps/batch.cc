@@ -53,7 +53,8 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
   auto load_start = Progress::Clock::now();
   const std::optional<MachineProfile> machine = machine_profile(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link, machine);
-  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest());
+  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest(),
+                                         std::make_shared<const std::vector<std::int64_t>>(job.lengths()));
   Engine engine(
       *device, model.config, model.weights, options,
       [&](std::int64_t done, std::int64_t total) {
@@ -67,8 +68,12 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
   progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;
+  const auto [longest, shortest] = together(model.config, options);
+  const std::string fit = longest == shortest
+                              ? std::to_string(longest)
+                              : fmt::format("{} of the longest or {} of the shortest", longest, shortest);
   spdlog::info("{}; {} documents, {} together; policy {}; planned: device {} of {}, host {} of {}", device->describe(),
-               job.ready(), options.max_sessions, options.policy.name, format_bytes(engine.plan().device_bytes),
+               job.ready(), fit, options.policy.name, format_bytes(engine.plan().device_bytes),
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
   spdlog::info("weights: {}", describe_placement(model.config, options));

@@ -66,6 +66,13 @@ void BatchJob::prepare(const BatchOutput& output, BatchJournal& journal) {
   sort_ready();
 }
 
+std::vector<std::int64_t> BatchJob::lengths() const {
+  std::vector<std::int64_t> rows(parts_.size(), options_.context);  // of prompts that put parts' answers together
+  for (const Ready& ready : ready_) rows.push_back(ready.rows());
+  std::ranges::sort(rows, std::greater{});
+  return rows;
+}
+
 /// From what prefills and steps have taken so far, and how long answers were. `work_now`: that a prefill under way has
 /// done; `seconds_now`: since its last piece was counted.
 void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {

@@ -1,6 +1,6 @@
 // A batch from requests to records: documents are read and known by their content, what has no record yet is tokenized,
-// so that the memory plan is known before the model is loaded; then requests are prefilled one by one and, by turns with
-// that, decoded together (schedule.cc).
+// so that the memory plan is known before the model is loaded; then requests are prefilled one by one and, by turns
+// with that, decoded together (schedule.cc).
 #pragma once
 #include <deque>
 #include <functional>
@@ -66,6 +66,8 @@ class BatchJob {
   /// Requests that are ready to run, and the rows that the longest may need.
   std::int64_t ready() const { return static_cast<std::int64_t>(ready_.size()); }
   std::int64_t longest() const { return longest_; }
+  /// That each may need, the longest first.
+  std::vector<std::int64_t> lengths() const;
   /// Rows beside the longest that an engine should have room for, so that prompts which begin alike are prefilled
   /// together.
   std::int64_t shared_rest() const { return shared_rest_; }
@@ -97,7 +99,7 @@ class BatchJob {
     bool alone;
     std::int64_t part;
     nlohmann::ordered_json notes;
-    Progress::Clock::time_point first_token;
+    Progress::Clock::time_point first_token, last_token;
     std::unique_ptr<StreamDecoder> decoder;  // where a text may end the answer
     std::string text = {};                   // of the answer so far; likewise
     bool stopped = false;                    // such a text was there
@@ -138,7 +140,8 @@ class BatchJob {
   void find_groups();
   void sort_ready();
   std::int64_t group_size() const;
-  bool may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const;
+  bool may_admit(const Engine& engine, const std::vector<Active>& active, std::int64_t free) const;
+  bool has_room(const Engine& engine, std::int64_t prompts) const;
   std::vector<Ready> take_next(const Engine& engine, std::span<const std::int64_t> slots,
                                std::vector<Session>& sessions);
   void tell_working(BatchJournal& journal, const std::vector<Active>& active) const;

@@ -156,7 +156,8 @@ std::string table_of(const JobStats& stats, const Engine& engine, const Budget& 
                                  per_second(all_tokens(stats), stats.wall_seconds),
                                  3600 * per_second(answered(stats), stats.wall_seconds)));
   line("first token", percentiles(stats.ttft, 1, "s") + " from a document's turn on");
-  line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each");
+  line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each, by document");
+  line("one token", percentiles(stats.waits, 1000, "ms") + " after the one before");
   line("wall time",
        fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
                    stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,

@@ -1,5 +1,9 @@
-// When a batch's prompts are prefilled and when they decode: prompts are admitted to free places and prefilled one after
-// the other, and by turns with that those that are there take steps together.
+// When a batch's prompts are prefilled and when they decode: prompts are admitted to free places and prefilled one
+// after the other, and by turns with that those that are there take steps together.
+//
+// The first in the queue is the next: it waits for a slot and for its own rows' room in the host store, and nobody
+// overtakes it, so a long document is not kept waiting by short ones. When nobody decodes all room is free, and the
+// plan has room for the longest.
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -18,9 +22,18 @@ std::int64_t BatchJob::group_size() const {
   return std::ranges::find_if(ready_, [&](const Ready& r) { return r.group != group; }) - ready_.begin();
 }
 
-bool BatchJob::may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const {
-  if (ready_.empty() || free < std::min(group_size(), slots)) return false;
+/// For so many prompts at the front.
+bool BatchJob::has_room(const Engine& engine, std::int64_t prompts) const {
+  std::vector<std::int64_t> rows;
+  for (std::int64_t i = 0; i < prompts; ++i) rows.push_back(ready_[static_cast<std::size_t>(i)].rows());
+  return engine.has_room(rows);
+}
+
+bool BatchJob::may_admit(const Engine& engine, const std::vector<Active>& active, std::int64_t free) const {
+  if (ready_.empty()) return false;
   if (active.empty()) return true;
+  const std::int64_t prompts = std::min(group_size(), engine.options().max_sessions);
+  if (free < prompts || !has_room(engine, prompts)) return false;
   const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
   return !none_done && !ready_.front().alone && !active.front().alone;
 }
@@ -37,6 +50,7 @@ void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
       const auto ended = std::erase_if(active, [&](Active& a) {
         if (!a.done()) return false;
         free_slots.push_back(a.session.slot());
+        engine.release(a.session);
         answer(a, output);
         return true;
       });
@@ -63,7 +77,7 @@ void BatchJob::prefill(Engine& engine, BatchJournal& journal, std::vector<std::i
                        std::vector<Active>& active) {
   const std::int64_t slots = engine.options().max_sessions;
   double given = 0;  // while others decode
-  while (incoming_ || may_admit(active, slots, std::ssize(free_slots))) {
+  while (incoming_ || may_admit(engine, active, std::ssize(free_slots))) {
     const auto coming = incoming_ ? std::ssize(incoming_->sessions) : 1;
     const double turn = active.empty() ? std::numeric_limits<double>::infinity()
                                        : turns_.work(std::ssize(active), slots - coming) - given;
@@ -83,7 +97,9 @@ void BatchJob::prefill(Engine& engine, BatchJournal& journal, std::vector<std::i
 std::vector<BatchJob::Ready> BatchJob::take_next(const Engine& engine, std::span<const std::int64_t> slots,
                                                  std::vector<Session>& sessions) {
   std::vector<Ready> next;
-  for (std::int64_t left = std::min(group_size(), std::ssize(slots)); left > 0; --left) {
+  std::int64_t left = std::min(group_size(), std::ssize(slots));
+  while (left > 1 && !has_room(engine, left)) --left;
+  for (; left > 0; --left) {
     next.push_back(std::move(ready_.front()));
     ready_.pop_front();
     const Ready& one = next.back();
@@ -146,6 +162,7 @@ void BatchJob::take_in(std::vector<Active>& active) {
   work_done_ += in.work;
   work_left_ -= in.work;
   stats_.prompt_tokens += in.tokens;
+  const auto now = Progress::Clock::now();
   for (std::size_t i = 0; i < in.ready.size(); ++i) {
     stats_.ttft.push_back(seconds_since(in.start));
     active.push_back({.index = in.ready[i].index,
@@ -153,7 +170,8 @@ void BatchJob::take_in(std::vector<Active>& active) {
                       .alone = in.ready[i].alone,
                       .part = in.ready[i].part,
                       .notes = std::move(in.ready[i].notes),
-                      .first_token = Progress::Clock::now(),
+                      .first_token = now,
+                      .last_token = now,
                       .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
     look_for_stop(active.back());
   }
@@ -169,7 +187,10 @@ void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
   turns_.stepped(seconds);
   stats_.decode_seconds += seconds;
   stats_.decoded_tokens += std::ssize(sessions);
-  for (Active& a : active) look_for_stop(a);
+  for (Active& a : active) {
+    stats_.waits.push_back(seconds_since(std::exchange(a.last_token, Progress::Clock::now())));
+    look_for_stop(a);
+  }
   tell_left(active, incoming_ ? incoming_->work_behind() : 0);
   progress_.decode(std::ssize(sessions), stats_.decoded_tokens, stats_.decode_seconds);
 }

@@ -15,7 +15,8 @@ void Engine::Impl::fill(Session& session) {
   const std::int64_t n = session.prompt_size();
   check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
   check(!prefilling, "no prefill is under way");
-  cache.fill(session.slot(), n, send_prefill_frequencies(session, n), memory.act.qkv, memory.act.chunk);
+  cache.fill({session.slot(), n, session.most_tokens()}, send_prefill_frequencies(session, n), memory.act.qkv,
+             memory.act.chunk);
   send_seen(session, n);
   finish_compute();
   session.accept(session.tokens().back(), n);
@@ -142,6 +143,8 @@ PrefillProgress Engine::advance_prefill(double work, const PrefillReport& report
   return impl_->advance_prefill(work, report);
 }
 bool Engine::prefilling() const { return impl_->prefilling != nullptr; }
+bool Engine::has_room(std::span<const std::int64_t> most) const { return impl_->cache.has_room(most); }
+void Engine::release(const Session& session) { impl_->cache.release(session.slot()); }
 void Engine::fill(Session& session) { impl_->fill(session); }
 std::int64_t Engine::layers_not_stored(const Session& session) const {
   return impl_->cache.layers_not_stored(impl_->device, session.slot());

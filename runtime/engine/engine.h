@@ -66,6 +66,11 @@ class Engine {
   Engine(Engine&&) = delete;
   ~Engine();
 
+  /// Whether the host store has room now for sessions that begin and may come to have so many tokens each
+  /// (Session::most_tokens); always, where EngineOptions::lengths are not given.
+  bool has_room(std::span<const std::int64_t> most) const;
+  /// The session has ended: others may take its room.
+  void release(const Session& session);
   /// Runs the session's prompt through all layers and samples the first answer token.
   void prefill(Session& session, const PrefillReport& report = {});
   /// Tokens that these sessions' prompts begin with alike, as many as prefill() of all of them together computes once;
