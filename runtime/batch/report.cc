@@ -205,6 +205,7 @@ Json facts_of(const JobStats& stats, const Engine& engine, const Budget& budget,
       {"documents_per_hour", 3600 * per_second(answered(stats), stats.wall_seconds)},
       {"ttft_seconds", percentile_facts(stats.ttft)},
       {"tpot_seconds", percentile_facts(stats.tpot)},
+      {"token_wait_seconds", percentile_facts(stats.waits)},
       {"seconds",
        {{"wall", stats.wall_seconds},
         {"load", stats.load_seconds},
@@ -243,6 +244,7 @@ JobReport report(const JobStats& stats, const Engine& engine, const Budget& budg
   JobStats sorted = stats;
   std::ranges::sort(sorted.ttft);
   std::ranges::sort(sorted.tpot);
+  std::ranges::sort(sorted.waits);
   const DeviceCounters counters = engine.device().counters();
   const LinkUse link = link_use(sorted, counters, rates);
   const Bound bound = find_bound(sorted, counters, engine.options().max_sessions, link);
