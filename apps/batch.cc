@@ -28,6 +28,7 @@ struct BatchOptions : Options {
   std::string output, instruction = "Summarize the document.", prompt_file;
   std::string order = "longest", on_overflow = "error", progress = "text";
   std::optional<std::int64_t> batch_size;
+  double prefill_share = JobOptions{}.prefill_share;
   bool print = false, fresh = false, retry_errors = false;
 };
 
@@ -52,7 +53,8 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
   auto load_start = Progress::Clock::now();
   const std::optional<MachineProfile> machine = machine_profile(o);
   std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link, machine);
-  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest());
+  EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest(),
+                                         std::make_shared<const std::vector<std::int64_t>>(job.lengths()));
   Engine engine(
       *device, model.config, model.weights, options,
       [&](std::int64_t done, std::int64_t total) {
@@ -66,8 +68,12 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
   progress.clear();
   double load_seconds = seconds_since(load_start);
   std::int64_t load_h2d_bytes = device->counters().h2d_bytes;
+  const auto [longest, shortest] = together(model.config, options);
+  const std::string fit = longest == shortest
+                              ? std::to_string(longest)
+                              : fmt::format("{} of the longest or {} of the shortest", longest, shortest);
   spdlog::info("{}; {} documents, {} together; policy {}; planned: device {} of {}, host {} of {}", device->describe(),
-               job.ready(), options.max_sessions, options.policy.name, format_bytes(engine.plan().device_bytes),
+               job.ready(), fit, options.policy.name, format_bytes(engine.plan().device_bytes),
                format_bytes(limits.device), format_bytes(engine.plan().host_bytes), format_bytes(limits.host));
   spdlog::info("kv cache: {}", describe_streaming(model.config, options, limits));
   spdlog::info("weights: {}", describe_placement(model.config, options));
@@ -112,7 +118,8 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
           .together = o.batch_size.value_or(kDefaultSessions),
           .prefill_chunk = o.prefill_chunk,
           .overflow = overflows().at(o.on_overflow),
-          .order = o.order == "input" ? Order::input : Order::longest};
+          .order = o.order == "input" ? Order::input : Order::longest,
+          .prefill_share = o.prefill_share};
 }
 
 Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
@@ -216,6 +223,12 @@ void register_batch(CLI::App& app, Exit& exit) {
       ->capture_default_str()
       ->check(CLI::IsMember({"longest", "input"}))
       ->type_name("ORDER");
+  verb->add_option("--prefill-share", o->prefill_share,
+                   "share of the time that a document's prefill gets while others decode, and more where few of them "
+                   "do; at 1 they wait until it ends")
+      ->capture_default_str()
+      ->check(between(0.01, 1))
+      ->type_name("SHARE");
   verb->add_flag("--fresh", o->fresh, "throw away the records that an earlier job has left in --output");
   verb->add_flag("--retry-errors", o->retry_errors,
                  "ask again what has an error record; those documents may have changed. A document that ends the "

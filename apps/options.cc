@@ -275,10 +275,12 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
 }
 
 EngineOptions engine_options(const Options& o, const ModelFiles& model, const Budget& budget, std::int64_t longest,
-                             std::int64_t wanted_sessions, const Probes& probes, std::int64_t shared_rest) {
+                             std::int64_t wanted_sessions, const Probes& probes, std::int64_t shared_rest,
+                             std::shared_ptr<const std::vector<std::int64_t>> lengths) {
   EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
   engine.probes = probes;
   engine.shared_rest = shared_rest;
+  engine.lengths = std::move(lengths);
   engine.probes.lists = !o.record_trace.empty();
   engine.bases = label_bases(o, engine.policy, model);
   if (shared_rest > 0) {  // room to share prompts' rows in costs no session, and moves nothing to the host

@@ -82,7 +82,8 @@ EngineOptions wanted_options(const Options& options, const ModelConfig& config, 
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
 EngineOptions engine_options(const Options& options, const ModelFiles& model, const Budget& budget,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {},
-                             std::int64_t shared_rest = 0);
+                             std::int64_t shared_rest = 0,
+                             std::shared_ptr<const std::vector<std::int64_t>> lengths = {});
 /// What --weights (auto, resident, stream, stream:LAYERS) and --hidden-states (auto, device, host) say. Throws
 /// UserError{usage}.
 Placement parse_placement(const std::string& weights, const std::string& hidden_states);

@@ -58,6 +58,7 @@ struct StepSpan {
   std::int32_t rows;                   // of the session, the new one included: the token's position is rows - 1
   std::int32_t ring_first;             // rows from here on are in the recent ring; `rows` where there is none
   std::int32_t budget, sinks, window;  // of selection: rows in all, the first, the last; budget >= sinks + window
+  std::int32_t host_first = 0;         // place in the host store of its first row there
 };
 
 /// The sessions that decode together. Of an operator's arrays, what lasts from step to step lies by slot, at

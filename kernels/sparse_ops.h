@@ -158,7 +158,7 @@ enum Tally : std::uint8_t { kAttended, kCacheHits, kStagedHits, kMissed, kTally 
 struct GatherArgs {
   StepBatch batch;
   RowList rows;
-  KvTile src;                     // pinned host memory, by slot; row r is r - src.first rows from src.data
+  KvTile src;                     // pinned host memory; row r is span.host_first + r - src.first rows from src.data
   KvTile dst;                     // staging, by place in the batch
   const std::int32_t* dst_first;  // [batch.count, kv_heads]; may be null: 0
   std::int64_t kv_heads, row_bytes;

@@ -52,8 +52,8 @@ void DecodePass::send_spans() {
   for (std::size_t i = 0; i < spans_.size(); ++i) {
     const std::int64_t n = spans_[i].pos + 1;
     check(spans_[i].row == spans_[0].row + static_cast<std::int64_t>(i), "a step's tokens are one run of rows");
-    buffers_.host_spans[i] =
-        step_span(buffers_.policy, spans_[i].slot, n, std::min(n, buffers_.layout.window_begin(n)));
+    buffers_.host_spans[i] = step_span(buffers_.policy, spans_[i].slot, n, std::min(n, buffers_.layout.window_begin(n)),
+                                       state(spans_[i]).host_first);
   }
   streams_.compute.copy({.dst = buffers_.spans,
                          .src = buffers_.host_spans,
@@ -71,7 +71,7 @@ void DecodePass::fetch_tiles() {
       for (const Span& span : spans_)
         for (std::int64_t row = layout.prefix_rows, end = layout.window_begin(span.pos + 1); row < end;
              row += layout.tile_rows)
-          tiles.push_back({span.slot, layer, row, std::min(layout.tile_rows, end - row)});
+          tiles.push_back({state(span).host_first, layer, row, std::min(layout.tile_rows, end - row)});
     }
   prefetcher_.begin(std::move(tiles));
 }
@@ -166,9 +166,11 @@ void DecodePass::end() {
   streams_.store.wait(*row_written_, edge::kRowWritten);
   for (const Span& span : spans_) {
     if (!fills_block(span)) continue;
-    std::int64_t& stored = state(span).stored;
+    SlotState& slot = state(span);
+    std::int64_t& stored = slot.stored;
     const std::int64_t n = span.pos + 1, first = std::max({stored, buffers_.layout.prefix_rows, n - kAttendBlock});
-    copy_rows(streams_.store, shape, buffers_.host_tile(span.slot, 0, first, n - first),
+    check(n <= buffers_.layout.prefix_rows + slot.host_rows, "a session has no more rows than it has asked for");
+    copy_rows(streams_.store, shape, buffers_.host_tile(slot.host_first, 0, first, n - first),
               buffers_.ring_tile(span.slot, 0, first, n - first), CopyKind::device_to_host, buffers_.full());
     streams_.store.record(flushed(span, span.pos));
     stored = n;

@@ -32,19 +32,23 @@ inline constexpr Edge kHiddenFree{"hidden_free"};      // compute waits for stor
 inline constexpr Edge kHiddenStored{"hidden_stored"};  // fetch waits for store: the chunk is on the host, the slot free
 inline constexpr Edge kHiddenLanded{"hidden_landed"};  // compute waits for fetch: the chunk is in its slot
 inline constexpr Edge kHiddenWritten{"hidden_written"};  // store waits for compute: the layer is done with the chunk
-// Streamed weights, two slots. No edge guards a walk's first loads: the host has waited for the last walk's tokens.
+// Streamed weights, two slots. No edge guards a walk's first loads: the host has waited for the last walk's tokens, or
+// for it to pause.
 inline constexpr Edge kWeightsLanded{"weights_landed"};  // compute waits for weights: a part of its layer is there
 // compute waits for weights: what look-ahead uses of the next layer is there
 inline constexpr Edge kNextWeightsLanded{"next_weights_landed"};
 inline constexpr Edge kWeightsFree{"weights_free"};  // weights waits for compute: it has left what is overwritten
 // The host.
-inline constexpr Edge kTokenReady{"token_ready"};      // the one wait of a step: the sampled tokens are in host memory
+inline constexpr Edge kTokenReady{"token_ready"};  // the one wait of a step: the sampled tokens are in host memory
+// host waits for compute: a prefill's chunks so far are done before a step of other sessions takes the weights' slots
+inline constexpr Edge kPrefillPaused{"prefill_paused"};
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
 /// The edges that order data: dropping any of them must change the output.
 inline constexpr std::array kAll{kTileReady,     kTileFree,      kRowsStored,        kRowWritten,       kRingFree,
                                  kChunkWritten,  kLayerFree,     kPrefillStored,     kPredictionListed, kPrefetchLanded,
                                  kMissesListed,  kMissesLanded,  kHiddenFree,        kHiddenStored,     kHiddenLanded,
-                                 kHiddenWritten, kWeightsLanded, kNextWeightsLanded, kWeightsFree,      kTokenReady};
+                                 kHiddenWritten, kWeightsLanded, kNextWeightsLanded, kWeightsFree,      kTokenReady,
+                                 kPrefillPaused};
 
 }  // namespace longhaul::edge

@@ -2,7 +2,8 @@
 
 namespace longhaul {
 
-StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first) {
+StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first,
+                   std::int64_t host_first) {
   const std::int64_t budget = policy.budget(n);
   std::int64_t window = policy.window;
   if (policy.select == Select::heavy) window = std::max<std::int64_t>(1, budget / 2);
@@ -15,7 +16,8 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
           .ring_first = narrow(ring_first),
           .budget = narrow(budget),
           .sinks = narrow(sinks),
-          .window = narrow(window)};
+          .window = narrow(window),
+          .host_first = narrow(host_first)};
 }
 
 void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,

@@ -21,7 +21,7 @@ struct KvBuffers {
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),
         prefill(device, "kv prefill buffer", shape.unrounded(), 1, prefills_in_place() ? 0 : layout.capacity),
         codes(device, "kv row codes", shape, extras.checksums ? 2 : 1, stores_codes() ? chunk : 0),
-        host(host, "kv host store", shape, layout.sessions * full(), layout.host_rows(), full()),
+        host(host, "kv host store", shape, full(), layout.store_rows),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state"),
               device.take<float>(chunk * shape.q_heads, "attention state")},
@@ -48,8 +48,9 @@ struct KvBuffers {
   KvTile prefix_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
     return prefix.tile(outer(slot, layer), first, first, rows);
   }
-  KvTile host_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
-    return host.tile(outer(slot, layer), first - layout.prefix_rows, first, rows);
+  /// Of the session whose places in the host store begin at `host_first`.
+  KvTile host_tile(std::int64_t host_first, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
+    return host.tile(shape.index(layer), host_first + first - layout.prefix_rows, first, rows);
   }
   /// [first, first + rows) must not cross the ring's end: cut at multiples of ring_rows.
   KvTile ring_tile(std::int64_t slot, std::int64_t layer, std::int64_t first, std::int64_t rows) const {
@@ -66,6 +67,7 @@ struct KvBuffers {
   KvTile prefixes(std::int64_t layer) const { return prefix_tile(0, layer, 0, layout.prefix_rows); }
   KvTile rings(std::int64_t layer) const { return ring.tile(outer(0, layer), 0, 0, layout.ring_rows); }
   KvTile windows(std::int64_t layer) const { return window.tile(shape.index(layer), 0, 0, layout.window_rows); }
+  /// Those of the session that lies first in the host store; the others' are StepSpan::host_first rows on.
   KvTile host_rows(std::int64_t layer) const { return host_tile(0, layer, layout.prefix_rows, layout.host_rows()); }
 
   KvShape shape;
@@ -85,8 +87,10 @@ struct KvBuffers {
   SelectionBuffers selection;
 };
 
-/// A token's part in a step: of the session in `slot`, which has n rows with it and its recent window from ring_first.
-StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first);
+/// A token's part in a step: of the session in `slot`, which has n rows with it, its recent window from ring_first and
+/// its places in the host store from host_first.
+StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, std::int64_t ring_first,
+                   std::int64_t host_first = 0);
 
 /// Lists the rows that the batch attends in a layer that selects; `foretold`: those that look-ahead expects it to.
 void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,

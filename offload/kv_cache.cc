@@ -12,7 +12,10 @@
 namespace longhaul {
 
 KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffers)
-    : streams_(streams), buffers_(buffers), slots_(static_cast<std::size_t>(buffers.layout.sessions)) {
+    : streams_(streams),
+      buffers_(buffers),
+      regions_(buffers.layout.store_rows),
+      slots_(static_cast<std::size_t>(buffers.layout.sessions)) {
   for (SlotState& slot : slots_) {
     slot.prefilled = device.make_event();
     for (std::int64_t i = 0; i < buffers.layout.ring_rows / kAttendBlock; ++i)
@@ -34,21 +37,42 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
 
 KvCache::~KvCache() = default;
 
-KvPass& KvCache::begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
-  prefill_->begin(slot, rows, inv_freq);
-  return *prefill_;
+bool KvCache::has_room(std::span<const std::int64_t> most) const {
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t n : most) rows.push_back(buffers_.layout.host_rows_of(n));
+  return regions_.has_room(rows);
+}
+
+void KvCache::release(std::int64_t slot) {
+  SlotState& state = slots_[static_cast<std::size_t>(slot)];
+  regions_.give_back(state.host_first, state.host_rows);
+  state.host_rows = 0;
+}
+
+void KvCache::place(std::span<const Prompt> prompts) {
+  for (const Prompt& prompt : prompts) release(prompt.slot);
+  for (const Prompt& prompt : prompts) {
+    SlotState& state = slots_[static_cast<std::size_t>(prompt.slot)];
+    const std::int64_t rows = buffers_.layout.host_rows_of(prompt.most);
+    const auto first = regions_.take(rows);
+    check(first.has_value(), "the host store has room for a session that begins");
+    state.host_first = *first;
+    state.host_rows = rows;
+  }
 }
 
 KvPass& KvCache::begin_prefill(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq) {
+  place(prompts);
   prefill_->begin(prompts, shared, inv_freq);
   return *prefill_;
 }
 
 void KvCache::begin_rest(std::int64_t layer, const Prompt& prompt) { prefill_->begin_rest(layer, prompt); }
 
-void KvCache::fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk) {
+void KvCache::fill(const Prompt& prompt, const float* inv_freq, void* qkv, std::int64_t chunk) {
   const KvShape& shape = buffers_.shape;
-  prefill_->begin(slot, rows, inv_freq);
+  const std::int64_t slot = prompt.slot, rows = prompt.rows;
+  begin_prefill({&prompt, 1}, 0, inv_freq);
   for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
     prefill_->begin_layer(layer);
     for (std::int64_t pos = 0; pos < rows; pos += chunk) {
@@ -83,7 +107,7 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
     if (buffers_.plan[static_cast<std::size_t>(layer)].windowed) continue;
     std::uint64_t stored = 0;
     const std::int64_t rows = std::max<std::int64_t>(0, state.stored - layout.prefix_rows);
-    cpu::checksum({.kv = buffers_.host_tile(slot, layer, layout.prefix_rows, rows),
+    cpu::checksum({.kv = buffers_.host_tile(state.host_first, layer, layout.prefix_rows, rows),
                    .kv_heads = buffers_.shape.kv_heads,
                    .row_bytes = buffers_.shape.row_bytes(),
                    .sum = &stored});

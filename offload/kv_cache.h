@@ -7,6 +7,7 @@
 
 #include "offload/kv_buffers.h"
 #include "offload/kv_pass.h"
+#include "offload/row_regions.h"
 #include "offload/streams.h"
 
 namespace longhaul {
@@ -22,11 +23,12 @@ struct SlotState {
   bool prefill_pending = false;                 // no stream has waited for `prefilled` yet
   std::int64_t stored = 0;                      // rows before this are on the host, or on their way
   std::int64_t fetchable = 0;                   // rows before this the fetch stream may read without another wait
+  std::int64_t host_first = 0, host_rows = 0;   // its places in the host store
 };
 
-/// A prompt of `rows` tokens, and the slot it goes into.
+/// A prompt of `rows` tokens, the slot it goes into, and the rows that its session may come to have.
 struct Prompt {
-  std::int64_t slot, rows;
+  std::int64_t slot, rows, most;
 };
 
 class KvCache {
@@ -35,16 +37,19 @@ class KvCache {
   KvCache(KvCache&&) = delete;
   ~KvCache();
 
-  /// A prompt of `rows` tokens into `slot`, replacing what the slot held. All its spans, layer by layer, then end().
-  /// inv_freq: [head_dim / 2] of its rope, on the device.
-  KvPass& begin_prefill(std::int64_t slot, std::int64_t rows, const float* inv_freq);
-  /// Prompts whose first `shared` rows are alike, a whole number of chunks. In each layer those rows come first, as the
-  /// first prompt's; then begin_rest(), the rest and end_layer() for each prompt; end() for all.
+  /// Whether the host store has places for sessions that may come to have so many rows each.
+  bool has_room(std::span<const std::int64_t> most) const;
+  /// The session in `slot` has ended: others may take its places in the host store.
+  void release(std::int64_t slot);
+  /// Prompts into their slots, replacing what those held; has_room() for them. One prompt: all its spans, layer by
+  /// layer, then end(). Several whose first `shared` rows are alike, a whole number of chunks: in each layer those rows
+  /// come first, as the first prompt's; then begin_rest(), the rest and end_layer() for each prompt; end() for all.
+  /// inv_freq: [head_dim / 2] of their rope, on the device.
   KvPass& begin_prefill(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq);
   void begin_rest(std::int64_t layer, const Prompt& prompt);
-  /// A prompt of `rows` tokens with random keys, values and queries, as a model with random weights might have them, in
-  /// the time that storing and labelling takes. qkv: room for `chunk` tokens.
-  void fill(std::int64_t slot, std::int64_t rows, const float* inv_freq, void* qkv, std::int64_t chunk);
+  /// A prompt with random keys, values and queries, as a model with random weights might have them, in the time that
+  /// storing and labelling takes. qkv: room for `chunk` tokens.
+  void fill(const Prompt& prompt, const float* inv_freq, void* qkv, std::int64_t chunk);
   /// The layers in which the host store does not hold what the last prefill, into `slot`, has computed. Waits for the
   /// store stream; with SelectionExtras::checksums.
   std::int64_t layers_not_stored(Device& device, std::int64_t slot) const;
@@ -61,8 +66,11 @@ class KvCache {
   void adopt_window(std::int64_t slot, std::int64_t layer, const KvBuffers& from, std::int64_t from_slot,
                     std::int64_t rows);
 
+  void place(std::span<const Prompt> prompts);
+
   Streams streams_;
   const KvBuffers& buffers_;
+  RowRegions regions_;
   std::vector<SlotState> slots_;
   std::unique_ptr<LabelBuilder> labels_;
   std::unique_ptr<PrefillPass> prefill_;

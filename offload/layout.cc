@@ -20,6 +20,7 @@ KvLayout make_layout(const KvPolicy& policy, double resident, double cache, std:
     layout.prefix_rows = std::min(layout.capacity, std::max(layout.prefix_rows, round_up(policy.sinks, kAttendBlock)));
     layout.list_rows = policy.budget(layout.capacity);
   }
+  layout.store_rows = sessions * layout.host_rows();
   if (layout.all_resident()) return layout;
   layout.ring_rows = std::min(policy.recent_rows, layout.host_rows());
   if (!policy.selects() || !policy.dense_layers.empty())

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/base/bytes.h"
 #include "kernels/ops.h"
 #include "offload/policy.h"
 #include "offload/shape.h"
@@ -22,9 +23,16 @@ struct KvLayout {
   std::int64_t staged_rows = 0;  // places for listed rows that come over the link; 0 when everything is resident
   std::int64_t cache_rows = 0;   // slots of the resident set
   std::int64_t window_rows = 0;  // of a windowed layer's ring, which is all that it keeps; 0 where no layer is windowed
+  std::int64_t store_rows = 0;   // of the host store, all sessions together
+  bool own_lengths = false;      // a session takes of those what it may need itself; else all take as many
 
   bool all_resident() const { return prefix_rows >= capacity; }
   std::int64_t host_rows() const { return capacity - prefix_rows; }
+  /// That a session takes of the host store if it may come to `rows` rows.
+  std::int64_t host_rows_of(std::int64_t rows) const {
+    if (!own_lengths) return host_rows();
+    return std::max<std::int64_t>(0, std::min(capacity, round_up(rows, kAttendBlock)) - prefix_rows);
+  }
 
   /// First row of the recent window of a session with n rows: a multiple of kAttendBlock, or prefix_rows.
   std::int64_t window_begin(std::int64_t n) const {
@@ -34,7 +42,7 @@ struct KvLayout {
 };
 
 /// The layout of `sessions` slots of `capacity` rows with `resident` (a share) of them on the device and a resident set
-/// of `cache` times the budget.
+/// of `cache` times the budget; a host store in which all have as many.
 KvLayout make_layout(const KvPolicy& policy, double resident, double cache, std::int64_t sessions,
                      std::int64_t capacity);
 

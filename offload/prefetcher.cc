@@ -19,7 +19,7 @@ void Prefetcher::fetch_next() {
   StagingRing::Slot& slot = ring_.of(staged_ + static_cast<std::int64_t>(issued_++));
   streams_.fetch.wait(*slot.free, edge::kTileFree);
   copy_rows(streams_.fetch, buffers_.shape, buffers_.staging.tile(slot.index, 0, tile.first, tile.rows),
-            buffers_.host_tile(tile.slot, tile.layer, tile.first, tile.rows), CopyKind::host_to_device);
+            buffers_.host_tile(tile.host_first, tile.layer, tile.first, tile.rows), CopyKind::host_to_device);
   streams_.fetch.record(*slot.ready);
 }
 

@@ -10,7 +10,7 @@
 namespace longhaul {
 
 struct TileFetch {
-  std::int64_t slot, layer;  // session slot
+  std::int64_t host_first, layer;  // of the session's places in the host store
   std::int64_t first, rows;
 };
 

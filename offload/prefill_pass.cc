@@ -15,11 +15,6 @@ PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers
       chunk_written_(device.make_event()),
       stored_{device.make_event(), device.make_event()} {}
 
-void PrefillPass::begin(std::int64_t slot, std::int64_t rows, const float* inv_freq) {
-  const Prompt one{slot, rows};
-  begin({&one, 1}, 0, inv_freq);
-}
-
 void PrefillPass::begin(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq) {
   check(prompts.size() == 1 || !buffers_.selection.has_mass(), "attention mass is of one prompt");
   prompts_.assign(prompts.begin(), prompts.end());
@@ -116,7 +111,8 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
   if (const std::int64_t first = std::max(begin, layout.prefix_rows); first < end) {
     KvTile sent = rows(layer, first, end - first);
     if (buffers_.stores_codes()) keep(sent = buffers_.codes.tile(0, 0, first, end - first));
-    copy_rows(streams_.store, shape, buffers_.host_tile(slot_, layer, first, end - first), sent,
+    const std::int64_t host_first = slots_[static_cast<std::size_t>(slot_)].host_first;
+    copy_rows(streams_.store, shape, buffers_.host_tile(host_first, layer, first, end - first), sent,
               CopyKind::device_to_host);
   }
   for_each_piece(std::max(begin, layout.window_begin(rows_)), end, layout.ring_rows,

@@ -15,9 +15,7 @@ class PrefillPass final : public KvPass {
   PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
               std::vector<SlotState>& slots);
 
-  /// inv_freq: [head_dim / 2] of the prompt's rope, on the device.
-  void begin(std::int64_t slot, std::int64_t rows, const float* inv_freq);
-  /// Several prompts at once (KvCache::begin_prefill).
+  /// As KvCache::begin_prefill has it. inv_freq: [head_dim / 2] of the prompts' rope, on the device.
   void begin(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq);
   /// From here on to end_layer(), what is appended belongs to `prompt` alone.
   void begin_rest(std::int64_t layer, const Prompt& prompt);

@@ -193,7 +193,8 @@ void check_retain(Rig& cuda, Random& random, const Shape& s, std::int64_t slots,
 }
 
 void check_gather(Rig& cuda, Random& random, const Shape& s, std::int64_t row_bytes) {
-  const Batch batch(random, s.tokens, s.n + 40);
+  Batch batch(random, s.tokens, s.n + 40);
+  for (StepSpan& span : batch.spans) span.host_first = static_cast<std::int32_t>(span.slot * s.heads * s.n);
   const std::int64_t lists = s.tokens * s.heads, base = 40, room = s.stride + 30;
   HostMemory store(batch.slots * s.heads * s.n * row_bytes, "test");
   for (std::int64_t i = 0; i < store.size(); ++i) store.data()[i] = static_cast<std::byte>(random.integer(0, 255));
@@ -212,7 +213,7 @@ void check_gather(Rig& cuda, Random& random, const Shape& s, std::int64_t row_by
     rig.device->pin(store.data(), store.size());
     const GatherArgs args{.batch = {rig.put(batch.spans), s.tokens, s.n + base},
                           .rows = rows.put(rig),
-                          .src = {store.data(), s.n * row_bytes, base, s.n, s.heads * s.n * row_bytes},
+                          .src = {store.data(), s.n * row_bytes, base, s.n},
                           .dst = {dst, room * row_bytes, 0, room, s.heads * room * row_bytes},
                           .dst_first = with_first ? rig.put(first) : nullptr,
                           .kv_heads = s.heads,

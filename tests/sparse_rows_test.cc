@@ -95,7 +95,8 @@ TEST_CASE("gather: listed rows in order from a place on, and nothing else") {
     for (bool first_given : {true, false})
       for (std::int64_t row_bytes : {32, 512, 640}) {
         const std::int64_t n = 1000, base = 40, places = most + 30;
-        const Batch batch(random, kTokens, base + n);
+        Batch batch(random, kTokens, base + n);
+        for (StepSpan& span : batch.spans) span.host_first = static_cast<std::int32_t>(span.slot * kHeads * n);
         std::vector<std::byte> src(batch.slots * kHeads * n * row_bytes), dst(kLists * places * row_bytes);
         std::fill(dst.begin(), dst.end(), std::byte{0xee});
         for (std::size_t i = 0; i < src.size(); ++i) src[i] = static_cast<std::byte>(random.integer(0, 255));
@@ -116,7 +117,7 @@ TEST_CASE("gather: listed rows in order from a place on, and nothing else") {
         const std::int64_t src_stride = n * row_bytes, dst_stride = places * row_bytes;
         const std::int64_t bytes = cpu::gather({batch.view(),
                                                 rows.view(),
-                                                {src.data(), src_stride, base, n, kHeads * src_stride},
+                                                {src.data(), src_stride, base, n},
                                                 {dst.data(), dst_stride, 0, places, kHeads * dst_stride},
                                                 first_given ? first.data() : nullptr,
                                                 kHeads,

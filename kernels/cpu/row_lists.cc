@@ -82,7 +82,7 @@ std::int64_t gather(const GatherArgs& a) {
       const std::int64_t n = p / pieces, t = n / a.kv_heads, h = n % a.kv_heads, first = p % pieces * kPiece;
       const std::int64_t last = std::min<std::int64_t>(first + kPiece, a.rows.count[n]);
       const std::int32_t* rows = list(a.rows, n);
-      const std::byte* src = tile_of(a.src, a.batch.spans[t].slot).data + h * a.src.head_stride;
+      const std::byte* src = a.src.data + a.batch.spans[t].host_first * a.row_bytes + h * a.src.head_stride;
       std::byte* dst =
           tile_of(a.dst, t).data + h * a.dst.head_stride + (a.dst_first ? a.dst_first[n] : 0) * a.row_bytes;
       for (std::int64_t i = first; i < last; ++i) {

@@ -85,8 +85,7 @@ class Chunks {
 };
 
 __device__ const std::byte* source(const GatherArgs& a, const Chunk& c) {  // of row 0
-  return a.src.data + a.batch.spans[c.place].slot * a.src.session_stride + c.head * a.src.head_stride -
-         a.src.first * a.row_bytes;
+  return a.src.data + c.head * a.src.head_stride + (a.batch.spans[c.place].host_first - a.src.first) * a.row_bytes;
 }
 __device__ std::byte* destination(const GatherArgs& a, const Chunk& c) {
   const std::int64_t first = (a.dst_first == nullptr ? 0 : a.dst_first[c.list]) + c.first;

@@ -5,7 +5,6 @@
 #include "kernels/base/error.h"
 #include "runtime/batch/pace.h"
 #include "runtime/batch/stop_signals.h"
-#include "runtime/engine/prefill_work.h"
 
 namespace longhaul {
 
@@ -15,7 +14,8 @@ BatchJob::BatchJob(const ModelFiles& model, std::vector<BatchRequest> requests, 
       requests_(std::move(requests)),
       options_(std::move(options)),
       progress_(progress),
-      on_answer_(std::move(on_answer)) {}
+      on_answer_(std::move(on_answer)),
+      turns_(options_.prefill_share) {}
 
 void BatchJob::read(BatchJournal& journal) {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
@@ -66,137 +66,15 @@ void BatchJob::prepare(const BatchOutput& output, BatchJournal& journal) {
   sort_ready();
 }
 
-/// How many prompts stand together at the front.
-std::int64_t BatchJob::group_size() const {
-  const std::int64_t group = ready_.front().group;
-  if (group < 0) return 1;
-  return std::ranges::find_if(ready_, [&](const Ready& r) { return r.group != group; }) - ready_.begin();
+std::vector<std::int64_t> BatchJob::lengths() const {
+  std::vector<std::int64_t> rows(parts_.size(), options_.context);  // of prompts that put parts' answers together
+  for (const Ready& ready : ready_) rows.push_back(ready.rows());
+  std::ranges::sort(rows, std::greater{});
+  return rows;
 }
 
-bool BatchJob::may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const {
-  if (ready_.empty() || free < std::min(group_size(), slots)) return false;
-  if (active.empty()) return true;
-  const bool none_done = std::ssize(stats_.ttft) == std::ssize(active);
-  return !none_done && !ready_.front().alone && !active.front().alone;
-}
-
-void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
-  std::vector<Active> active;
-  std::vector<std::int64_t> free_slots;
-  const std::int64_t slots = engine.options().max_sessions;
-  for (std::int64_t slot = 0; slot < slots; ++slot) free_slots.push_back(slot);
-  auto tell_working = [&] {
-    std::vector<std::string> keys;
-    for (const Active& a : active) keys.push_back(requests_[a.index].content);
-    journal.working(keys);
-  };
-  try {
-    while (!ready_.empty() || !active.empty()) {
-      bool changed = false;
-      while (may_admit(active, slots, std::ssize(free_slots))) {
-        admit(engine, journal, free_slots, active);
-        changed = true;
-      }
-      if (changed) tell_working();
-      if (std::ranges::none_of(active, [](const Active& a) { return a.done(); })) decode(engine, active);
-      const auto ended = std::erase_if(active, [&](Active& a) {
-        if (!a.done()) return false;
-        free_slots.push_back(a.session.slot());
-        answer(a, output);
-        return true;
-      });
-      if (ended > 0) tell_working();
-    }
-  } catch (const DeviceError& e) {
-    journal.crashed(fmt::format("device failure: {}", e.what()));
-    throw;
-  }
-}
-
-/// The next prompt, or as many of those that begin alike as the engine takes together.
-std::vector<BatchJob::Ready> BatchJob::take_next(const Engine& engine, std::span<const std::int64_t> slots,
-                                                 std::vector<Session>& sessions) {
-  std::vector<Ready> next;
-  for (std::int64_t left = std::min(group_size(), std::ssize(slots)); left > 0; --left) {
-    next.push_back(std::move(ready_.front()));
-    ready_.pop_front();
-    const Ready& one = next.back();
-    sessions.emplace_back(slots[sessions.size()], one.prompt, one.sampling, one.max_tokens, model_.eos());
-  }
-  auto together = [&] {
-    std::vector<Session*> all;
-    for (Session& session : sessions) all.push_back(&session);
-    return engine.shared_rows(all);
-  };
-  while (next.size() > 1 && together() == 0) {
-    ready_.push_front(std::move(next.back()));
-    next.pop_back();
-    sessions.pop_back();
-  }
-  return next;
-}
-
-void BatchJob::admit(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots,
-                     std::vector<Active>& active) {
-  stop_if_asked();
-  std::vector<Session> sessions;
-  std::vector<Ready> next = take_next(engine, free_slots, sessions);
-  free_slots.erase(free_slots.begin(), free_slots.begin() + std::ssize(sessions));
-  std::vector<Session*> all;
-  std::vector<std::string> keys;
-  std::int64_t tokens = 0;
-  double work = 0;
-  for (std::size_t i = 0; i < next.size(); ++i) {
-    all.push_back(&sessions[i]);
-    keys.push_back(requests_[next[i].index].content);
-    tokens += sessions[i].prompt_size();
-    work += prompt_work(model_.config, sessions[i].prompt_size());
-  }
-  journal.working(keys);
-  std::string name = title_of(next[0]);
-  if (next.size() > 1) name += fmt::format(" and {} that begin alike", next.size() - 1);
-  const auto start = Progress::Clock::now();
-  const std::int64_t h2d = engine.device().counters().h2d_bytes;
-  stats_.shared_tokens += (std::ssize(all) - 1) * engine.shared_rows(all);
-  progress_.prefill(name, tokens, 0);
-  engine.prefill(all, [&](const PrefillProgress& p) {
-    tell_left(active, work * p.done / p.total, seconds_since(start));
-    progress_.prefill(name, tokens, p.done / p.total);
-    stop_if_asked();
-  });
-  const double seconds = seconds_since(start);
-  work_done_ += work;
-  work_left_ -= work;
-  stats_.prefill_seconds += seconds;
-  stats_.prefill_h2d_bytes += engine.device().counters().h2d_bytes - h2d;
-  stats_.prompt_tokens += tokens;
-  for (std::size_t i = 0; i < next.size(); ++i) {
-    stats_.ttft.push_back(seconds);
-    active.push_back({.index = next[i].index,
-                      .session = std::move(sessions[i]),
-                      .alone = next[i].alone,
-                      .part = next[i].part,
-                      .notes = std::move(next[i].notes),
-                      .first_token = Progress::Clock::now(),
-                      .decoder = std::make_unique<StreamDecoder>(model_.tokenizer)});
-    look_for_stop(active.back());
-  }
-}
-
-void BatchJob::decode(Engine& engine, std::vector<Active>& active) {
-  stop_if_asked();
-  std::vector<Session*> sessions;
-  for (Active& a : active) sessions.push_back(&a.session);
-  const auto start = Progress::Clock::now();
-  engine.step(sessions);
-  stats_.decode_seconds += seconds_since(start);
-  stats_.decoded_tokens += std::ssize(sessions);
-  for (Active& a : active) look_for_stop(a);
-  tell_left(active);
-  progress_.decode(std::ssize(sessions), stats_.decoded_tokens, stats_.decode_seconds);
-}
-
-/// From what prefills and steps have taken so far, and how long answers were. `work_now`: of a prefill under way.
+/// From what prefills and steps have taken so far, and how long answers were. `work_now`: that a prefill under way has
+/// done; `seconds_now`: since its last piece was counted.
 void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
   const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
                                         : static_cast<double>(options_.max_tokens);

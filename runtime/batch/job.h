@@ -1,11 +1,12 @@
 // A batch from requests to records: documents are read and known by their content, what has no record yet is tokenized,
-// so that the memory plan is known before the model is loaded; then requests are prefilled one by one and decoded
-// together.
+// so that the memory plan is known before the model is loaded; then requests are prefilled one by one and, by turns
+// with that, decoded together (schedule.cc).
 #pragma once
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "runtime/batch/overflow.h"
 #include "runtime/batch/progress.h"
 #include "runtime/batch/report.h"
+#include "runtime/batch/turns.h"
 #include "runtime/checkpoint/model_files.h"
 #include "runtime/engine/engine.h"
 
@@ -44,6 +46,7 @@ struct JobOptions {
   std::int64_t prefill_chunk = 512;  // the engine's
   Overflow overflow = Overflow::error;
   Order order = Order::longest;
+  double prefill_share = 0.75;  // of the time, while others decode (turns.h)
 };
 
 class BatchJob {
@@ -63,6 +66,8 @@ class BatchJob {
   /// Requests that are ready to run, and the rows that the longest may need.
   std::int64_t ready() const { return static_cast<std::int64_t>(ready_.size()); }
   std::int64_t longest() const { return longest_; }
+  /// That each may need, the longest first.
+  std::vector<std::int64_t> lengths() const;
   /// Rows beside the longest that an engine should have room for, so that prompts which begin alike are prefilled
   /// together.
   std::int64_t shared_rest() const { return shared_rest_; }
@@ -94,12 +99,25 @@ class BatchJob {
     bool alone;
     std::int64_t part;
     nlohmann::ordered_json notes;
-    Progress::Clock::time_point first_token;
+    Progress::Clock::time_point first_token, last_token;
     std::unique_ptr<StreamDecoder> decoder;  // where a text may end the answer
     std::string text = {};                   // of the answer so far; likewise
     bool stopped = false;                    // such a text was there
 
     bool done() const { return stopped || session.done(); }
+  };
+
+  /// What is being prefilled, while others decode.
+  struct Incoming {
+    std::vector<Ready> ready;
+    std::vector<Session> sessions;
+    std::string name = {};
+    std::int64_t tokens = 0;
+    double work = 0;             // of the prompts, had each come alone
+    double done = 0, total = 0;  // as the engine counts
+    Progress::Clock::time_point start = Progress::Clock::now();
+
+    double work_behind() const { return total > 0 ? work * done / total : 0; }
   };
 
   /// A document that is answered in parts, until one prompt holds what they were answered.
@@ -122,14 +140,20 @@ class BatchJob {
   void find_groups();
   void sort_ready();
   std::int64_t group_size() const;
-  bool may_admit(const std::vector<Active>& active, std::int64_t slots, std::int64_t free) const;
+  bool may_admit(const Engine& engine, const std::vector<Active>& active, std::int64_t free) const;
+  bool has_room(const Engine& engine, std::int64_t prompts) const;
   std::vector<Ready> take_next(const Engine& engine, std::span<const std::int64_t> slots,
                                std::vector<Session>& sessions);
-  void admit(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots, std::vector<Active>& active);
+  void tell_working(BatchJournal& journal, const std::vector<Active>& active) const;
+  void prefill(Engine& engine, BatchJournal& journal, std::vector<std::int64_t>& free_slots,
+               std::vector<Active>& active);
+  void admit(Engine& engine, std::vector<std::int64_t>& free_slots);
+  double advance(Engine& engine, std::vector<Active>& active, double turn);
+  void take_in(std::vector<Active>& active);
   void push_ready(Ready ready, bool next = false);
   void decode(Engine& engine, std::vector<Active>& active);
   void look_for_stop(Active& active) const;
-  void tell_left(const std::vector<Active>& active, double work_now = 0, double seconds_now = 0);
+  void tell_left(const std::vector<Active>& active, double work_now, double seconds_now = 0);
   void answer(Active& done, BatchOutput& output);
   void fail(std::int64_t index, const Failure& failure, BatchOutput& output);
   std::string title_of(const Ready& ready) const;
@@ -140,6 +164,8 @@ class BatchJob {
   Progress& progress_;
   OnAnswer on_answer_;
   std::deque<Ready> ready_;
+  std::optional<Incoming> incoming_;
+  Turns turns_;
   std::vector<std::pair<std::int64_t, Failure>> failures_;  // by request
   std::map<std::int64_t, Parts> parts_;                     // by request
   std::int64_t longest_ = 0, shared_rest_ = 0;

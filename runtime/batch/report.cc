@@ -156,7 +156,8 @@ std::string table_of(const JobStats& stats, const Engine& engine, const Budget& 
                                  per_second(all_tokens(stats), stats.wall_seconds),
                                  3600 * per_second(answered(stats), stats.wall_seconds)));
   line("first token", percentiles(stats.ttft, 1, "s") + " from a document's turn on");
-  line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each");
+  line("later tokens", percentiles(stats.tpot, 1000, "ms") + " each, by document");
+  line("one token", percentiles(stats.waits, 1000, "ms") + " after the one before");
   line("wall time",
        fmt::format("{:.2f} s: load {:.2f} s, prefill {:.2f} s, decode {:.2f} s, other {:.2f} s", stats.wall_seconds,
                    stats.load_seconds, stats.prefill_seconds, stats.decode_seconds,
@@ -204,6 +205,7 @@ Json facts_of(const JobStats& stats, const Engine& engine, const Budget& budget,
       {"documents_per_hour", 3600 * per_second(answered(stats), stats.wall_seconds)},
       {"ttft_seconds", percentile_facts(stats.ttft)},
       {"tpot_seconds", percentile_facts(stats.tpot)},
+      {"token_wait_seconds", percentile_facts(stats.waits)},
       {"seconds",
        {{"wall", stats.wall_seconds},
         {"load", stats.load_seconds},
@@ -242,6 +244,7 @@ JobReport report(const JobStats& stats, const Engine& engine, const Budget& budg
   JobStats sorted = stats;
   std::ranges::sort(sorted.ttft);
   std::ranges::sort(sorted.tpot);
+  std::ranges::sort(sorted.waits);
   const DeviceCounters counters = engine.device().counters();
   const LinkUse link = link_use(sorted, counters, rates);
   const Bound bound = find_bound(sorted, counters, engine.options().max_sessions, link);

@@ -22,6 +22,7 @@ struct JobStats {
   std::int64_t peak_before = 0;      // bytes of the process before the engine was planned: reading takes memory, too
   std::vector<double> ttft;          // seconds of each document from its turn to its first token
   std::vector<double> tpot;          // and from there on, a token; others' prefills are in it
+  std::vector<double> waits;         // of each of these tokens for itself
 };
 
 /// How the KV cache of the longest context compares with the device: what stays there, what is streamed.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "kernels/base/bytes.h"
@@ -13,8 +14,9 @@ namespace longhaul {
 void Engine::Impl::fill(Session& session) {
   const std::int64_t n = session.prompt_size();
   check(session.rows() == 0 && session.slot() < options.max_sessions && n <= options.max_len, "a slot that exists");
-  if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
-  cache.fill(session.slot(), n, memory.act.inv_freq, memory.act.qkv, memory.act.chunk);
+  check(!prefilling, "no prefill is under way");
+  cache.fill({session.slot(), n, session.most_tokens()}, send_prefill_frequencies(session, n), memory.act.qkv,
+             memory.act.chunk);
   send_seen(session, n);
   finish_compute();
   session.accept(session.tokens().back(), n);
@@ -40,8 +42,8 @@ void Engine::Impl::adopt(Session& session, Impl& from, const Session& source) {
   check(config.rope.type != RopeType::dynamic, "adopt: a rope that changes with the length is not handed on");
   auto table = [&](const Session& of) { return rope_frequencies(config.rope, config.head_dim, rope_length(of, n)); };
   check(table(session) == table(source), "adopt: the sessions are turned alike");
-  if (length_dependent_rope()) send_frequencies(0, 1, std::array{rope_length(session, n)});
-  cache.adopt(session.slot(), from.memory.kv, source.slot(), n, memory.act.inv_freq);
+  check(!prefilling, "no prefill is under way");
+  cache.adopt(session.slot(), from.memory.kv, source.slot(), n, send_prefill_frequencies(session, n));
   send_seen(session, n);
   finish_compute();
   session.accept(source.tokens()[static_cast<std::size_t>(n)], n);
@@ -68,8 +70,8 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   for (std::int64_t i = 0; i < count; ++i) {
     const Session& session = *sessions[static_cast<std::size_t>(i)];
     check(!session.done() && session.rows() >= 1, "only a prefilled session that is not done takes a step");
-    act.host_input.ids[i] = session.tokens().back();
-    act.host_input.positions[i] = static_cast<std::int32_t>(session.rows());
+    act.host_step_input.ids[i] = session.tokens().back();
+    act.host_step_input.positions[i] = static_cast<std::int32_t>(session.rows());
     act.host_params[i] = session.next_sampling();
     spans.push_back({.slot = session.slot(), .pos = session.rows(), .tokens = 1, .row = i});
     const std::int64_t length = session.rows() + 1;
@@ -79,9 +81,10 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
       rows.all += length * config.kv_heads;
     }
   }
-  if (length_dependent_rope()) send_frequencies(0, count, lengths);
-  send_input(count);
-  embed(0, count, act.hidden);
+  if (prefilling) prefilling->stepped = true;  // a step that is replayed tells the weights' stream nothing
+  if (length_dependent_rope()) send_frequencies(0, lengths);
+  send_input(act.step_input, act.host_step_input, count);
+  embed(act.step_input.ids, count, act.step_hidden);
   KvPass& kv = cache.begin_decode(spans);
   auto layers = [&] {
     weight_stream.begin(1);
@@ -89,11 +92,12 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
       kv.begin_layer(l);
       recorder.before_layer(l, count);
       layer.run(*compute, l,
-                {.hidden = act.hidden,
-                 .positions = act.input.positions,
+                {.hidden = act.step_hidden,
+                 .positions = act.step_input.positions,
                  .tokens = count,
                  .spans = spans,
-                 .own_frequencies = length_dependent_rope()},
+                 .inv_freq = act.inv_freq,
+                 .freq_stride = length_dependent_rope() ? config.head_dim / 2 : 0},
                 kv);
       recorder.after_layer(l, count);
       kv.end_layer(l);
@@ -103,13 +107,13 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     layers();
     kv.end();
     recorder.end(count);
-    tap ? tap_rows(act.hidden, count) : layer.head(*compute, act.hidden, count);
-    sample(count);
+    tap ? tap_rows(act.step_hidden, count) : layer.head(*compute, act.step_hidden, count);
+    sample(0, count);
   } else {
     steps.run(count, [&] {
       layers();
-      layer.head(*compute, act.hidden, count);
-      sample(count);
+      layer.head(*compute, act.step_hidden, count);
+      sample(0, count);
     });
     kv.end();
   }
@@ -129,10 +133,18 @@ Engine::Engine(Device& device, const ModelConfig& config, const EngineOptions& o
 Engine::~Engine() = default;
 
 std::int64_t Engine::shared_rows(std::span<Session* const> sessions) const { return impl_->shared_rows(sessions); }
-void Engine::prefill(Session& session, const PrefillReport& report) { impl_->prefill(std::array{&session}, report); }
+void Engine::prefill(Session& session, const PrefillReport& report) { prefill(std::array{&session}, report); }
 void Engine::prefill(std::span<Session* const> sessions, const PrefillReport& report) {
-  impl_->prefill(sessions, report);
+  impl_->begin_prefill(sessions);
+  impl_->advance_prefill(std::numeric_limits<double>::infinity(), report);
 }
+void Engine::begin_prefill(std::span<Session* const> sessions) { impl_->begin_prefill(sessions); }
+PrefillProgress Engine::advance_prefill(double work, const PrefillReport& report) {
+  return impl_->advance_prefill(work, report);
+}
+bool Engine::prefilling() const { return impl_->prefilling != nullptr; }
+bool Engine::has_room(std::span<const std::int64_t> most) const { return impl_->cache.has_room(most); }
+void Engine::release(const Session& session) { impl_->cache.release(session.slot()); }
 void Engine::fill(Session& session) { impl_->fill(session); }
 std::int64_t Engine::layers_not_stored(const Session& session) const {
   return impl_->cache.layers_not_stored(impl_->device, session.slot());

@@ -1,4 +1,5 @@
-// A loaded model on a device with its KV cache: prefill one session, decode a span of sessions together.
+// A loaded model on a device with its KV cache: prefill one session, decode a span of sessions together, or both by
+// turns.
 // One host thread drives it; it owns its streams and all memory of the plan.
 #pragma once
 #include <functional>
@@ -65,6 +66,11 @@ class Engine {
   Engine(Engine&&) = delete;
   ~Engine();
 
+  /// Whether the host store has room now for sessions that begin and may come to have so many tokens each
+  /// (Session::most_tokens); always, where EngineOptions::lengths are not given.
+  bool has_room(std::span<const std::int64_t> most) const;
+  /// The session has ended: others may take its room.
+  void release(const Session& session);
   /// Runs the session's prompt through all layers and samples the first answer token.
   void prefill(Session& session, const PrefillReport& report = {});
   /// Tokens that these sessions' prompts begin with alike, as many as prefill() of all of them together computes once;
@@ -72,6 +78,14 @@ class Engine {
   std::int64_t shared_rows(std::span<Session* const> sessions) const;
   /// The same as prefill() of each, bit for bit.
   void prefill(std::span<Session* const> sessions, const PrefillReport& report = {});
+  /// prefill() in pieces, between which other sessions may take steps: the same bits for all of them. The sessions
+  /// outlive it; one that is under way is given up.
+  void begin_prefill(std::span<Session* const> sessions);
+  /// Goes on by as many chunks of a layer as have `work` (in PrefillProgress's unit), by one at least, and waits for
+  /// them. In the end the sessions have their first token.
+  PrefillProgress advance_prefill(double work, const PrefillReport& report = {});
+  /// Whether a prefill has begun and not ended.
+  bool prefilling() const;
   /// What prefill does, with random rows in place of computed ones: a long session in the time of its storing.
   void fill(Session& session);
   /// How many layers of the host store differ from what the last prefill, that of `session`, has computed. Waits for

@@ -12,6 +12,7 @@
 #include "runtime/engine/engine_memory.h"
 #include "runtime/engine/engine_setup.h"
 #include "runtime/engine/pinned_memory.h"
+#include "runtime/engine/prefill_run.h"
 #include "runtime/engine/recorded_steps.h"
 #include "runtime/engine/step_recorder.h"
 #include "runtime/model/hidden_states.h"
@@ -36,6 +37,7 @@ struct Engine::Impl {
         fetch(device.make_stream("fetch")),
         store(device.make_stream("store")),
         token_ready(device.make_event()),
+        prefill_paused(device.make_event()),
         cache(device, {*compute, *fetch, *store}, memory.kv),
         weight_stream(device, *compute, memory.weights),
         hidden(device, {*compute, *fetch, *store}, this->config, memory.act),
@@ -49,7 +51,7 @@ struct Engine::Impl {
     for (auto& event : paced) event = device.make_event();
     if (file != nullptr) memory.weights.load(device, *fetch, *file, loading);
     set_up(device, *compute, config, options, memory, /*random_weights=*/file == nullptr);
-    if (!length_dependent_rope()) send_frequencies(0, 1, {});
+    if (!length_dependent_rope()) send_frequencies(0, std::array{std::int64_t{0}});
   }
 
   std::vector<Stream*> streams() const {
@@ -67,15 +69,21 @@ struct Engine::Impl {
     return config.rope.type == RopeType::longrope ? session.most_tokens() : rows;
   }
 
-  /// Rope tables for rows of these lengths (an empty list: one table, lengths do not matter).
-  void send_frequencies(std::int64_t first, std::int64_t rows, std::span<const std::int64_t> lengths) {
+  /// Rope tables for rows of these lengths, to the places from `first` on.
+  void send_frequencies(std::int64_t first, std::span<const std::int64_t> lengths) {
     const std::int64_t half = config.head_dim / 2;
-    for (std::int64_t i = first; i < first + rows; ++i) {
-      auto table =
-          rope_frequencies(config.rope, config.head_dim, lengths.empty() ? 0 : lengths[static_cast<std::size_t>(i)]);
-      std::ranges::copy(table, memory.act.host_inv_freq + i * half);
-    }
-    send(memory.act.inv_freq + first * half, memory.act.host_inv_freq + first * half, rows * half);
+    float* const to = memory.act.host_inv_freq + first * half;
+    for (std::size_t i = 0; i < lengths.size(); ++i)
+      std::ranges::copy(rope_frequencies(config.rope, config.head_dim, lengths[i]),
+                        to + static_cast<std::int64_t>(i) * half);
+    send(memory.act.inv_freq + first * half, to, std::ssize(lengths) * half);
+  }
+
+  /// The table that a prompt's `rows` rows are turned by: sent where it depends on them, else the one of all rows.
+  const float* send_prefill_frequencies(const Session& session, std::int64_t rows) {
+    if (!length_dependent_rope()) return memory.act.inv_freq;
+    send_frequencies(options.max_sessions, std::array{rope_length(session, rows)});
+    return memory.act.inv_freq + options.max_sessions * config.head_dim / 2;
   }
 
   template <class T>
@@ -93,19 +101,17 @@ struct Engine::Impl {
   }
 
   /// Ids and positions of `rows` rows.
-  void send_input(std::int64_t rows) {
-    const Activations& act = memory.act;
-    send(act.input.ids, act.host_input.ids, rows);
-    send(act.input.positions, act.host_input.positions, rows);
+  void send_input(const StepInput& to, const StepInput& from, std::int64_t rows) {
+    send(to.ids, from.ids, rows);
+    send(to.positions, from.positions, rows);
   }
 
-  /// Embeds `rows` rows of what was sent, from row `first` on.
-  void embed(std::int64_t first, std::int64_t rows, std::byte* out) {
-    const Activations& act = memory.act;
-    compute->launch(EmbedArgs{.ids = act.input.ids + first,
+  /// Embeds `rows` tokens.
+  void embed(const std::int32_t* ids, std::int64_t rows, std::byte* out) {
+    compute->launch(EmbedArgs{.ids = ids,
                               .table = memory.weights.embedding(),
                               .out = out,
-                              .act = act.act,
+                              .act = memory.act.act,
                               .tokens = rows,
                               .hidden = config.hidden,
                               .vocab = config.vocab});
@@ -126,7 +132,7 @@ struct Engine::Impl {
   }
 
   /// Samples the `rows` rows of logits, with the parameters from `place` on, and brings the tokens to the host.
-  void sample(std::int64_t rows, std::int64_t place = 0) {
+  void sample(std::int64_t place, std::int64_t rows) {
     const Activations& act = memory.act;
     send(act.params + place, act.host_params + place, rows);
     compute->launch(SampleArgs{.logits = act.logits,
@@ -166,14 +172,14 @@ struct Engine::Impl {
   }
 
   std::int64_t shared_rows(std::span<Session* const> sessions) const;
-  void prefill(std::span<Session* const> sessions, const PrefillReport& report);
+  void begin_prefill(std::span<Session* const> sessions);
+  PrefillProgress advance_prefill(double work, const PrefillReport& report);
+  double prefill_chunk(PrefillRun& run);
   void fill(Session& session);
   void add_moments(std::int64_t layer, std::int64_t tokens);
   void adopt(Session& session, Impl& from, const Session& source);
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
   void step(std::span<Session* const> sessions);
-
-  static constexpr std::int64_t kPaced = 8;  // chunks enqueued ahead of the device in prefill
 
   Device& device;
   ModelConfig config;
@@ -184,8 +190,8 @@ struct Engine::Impl {
   Arena device_arena, host_arena;
   EngineMemory memory;
   std::unique_ptr<Stream> compute, fetch, store;
-  std::unique_ptr<Event> token_ready;
-  std::array<std::unique_ptr<Event>, kPaced> paced;
+  std::unique_ptr<Event> token_ready, prefill_paused;
+  std::array<std::unique_ptr<Event>, PrefillRun::kPaced> paced;
   KvCache cache;
   WeightStream weight_stream;
   HiddenStates hidden;
@@ -195,7 +201,8 @@ struct Engine::Impl {
   StepTap step_tap;
   std::vector<float> tapped;
   RecordedSteps steps;
-  RowCounts rows;  // what the host knows of them
+  std::unique_ptr<PrefillRun> prefilling;  // null: none is under way
+  RowCounts rows;                          // what the host knows of them
 };
 
 }  // namespace longhaul

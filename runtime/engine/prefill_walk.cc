@@ -22,7 +22,7 @@ PrefillWalk plan_walk(const ModelConfig& config, std::span<Session* const> sessi
   if (shared > 0) walk.parts.push_back({.session = 0, .pos = 0, .tokens = shared, .row = 0, .ends = false});
   for (std::int64_t i = 0; i < std::ssize(sessions); ++i) {
     const std::int64_t n = sessions[i]->prompt_size();
-    walk.prompts.push_back({sessions[i]->slot(), n});
+    walk.prompts.push_back({sessions[i]->slot(), n, sessions[i]->most_tokens()});
     walk.parts.push_back({.session = i, .pos = shared, .tokens = n - shared, .row = walk.rows, .ends = true});
     walk.rows += n - shared;
   }

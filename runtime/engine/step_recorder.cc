@@ -32,7 +32,8 @@ void StepRecorder::bring(T* to, const T* from, std::int64_t count) {
 void StepRecorder::before_layer(std::int64_t layer, std::int64_t sessions) {
   const ProbeBuffers& probes = memory_.probes;
   const std::int64_t row = config_.hidden * size_of(memory_.act.act);
-  if (probes.hidden_bytes > 0) bring(probes.hidden + layer * probes.hidden_bytes, memory_.act.hidden, sessions * row);
+  if (probes.hidden_bytes > 0)
+    bring(probes.hidden + layer * probes.hidden_bytes, memory_.act.step_hidden, sessions * row);
 }
 
 void StepRecorder::after_layer(std::int64_t layer, std::int64_t sessions) {

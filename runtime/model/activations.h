@@ -1,5 +1,6 @@
 // What a walk through the layers needs beside weights and KV rows. Device memory of the arena, laid out once; the host
-// side is what a step sends and gets back.
+// side is what a step sends and gets back. What a prefill keeps from one chunk to the next has no place that a step of
+// other sessions takes, so that steps can be put between its chunks; what lasts within a layer is shared.
 #pragma once
 #include "kernels/arena.h"
 #include "kernels/ops.h"
@@ -18,10 +19,11 @@ struct StepInput {
 
 struct Activations {
   Activations(const ModelConfig& c, const EngineOptions& o, Arena& device, Arena& host)
-      : rows(std::max(o.max_len + o.shared_rest, o.max_sessions)),
+      : rows(o.max_len + o.shared_rest),
         chunk(std::max(std::min(o.prefill_chunk, o.max_len), o.max_sessions)),
         act(o.activations),
         hidden(device.take_bytes((o.spill_hidden ? 2 * chunk : rows) * c.hidden * size_of(act), "hidden states")),
+        step_hidden(device.take_bytes(o.max_sessions * c.hidden * size_of(act), "hidden states")),
         normed(scratch(device, c.hidden)),
         qkv(scratch(device, (c.q_heads + 2 * c.kv_heads) * c.head_dim)),
         attended(scratch(device, c.q_heads * c.head_dim)),
@@ -33,16 +35,18 @@ struct Activations {
         predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
         noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
-        inv_freq(device.take<float>(o.max_sessions * c.head_dim / 2, "rope table")),
-        params(device.take<SampleParams>(o.max_sessions, "sampling")),
-        sampled(device.take<std::int32_t>(o.max_sessions, "sampling")),
+        inv_freq(device.take<float>((o.max_sessions + 1) * c.head_dim / 2, "rope table")),
+        params(device.take<SampleParams>(2 * o.max_sessions, "sampling")),
+        sampled(device.take<std::int32_t>(2 * o.max_sessions, "sampling")),
         seen(device.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "sampling")),
         input(rows, device),
-        host_inv_freq(host.take<float>(o.max_sessions * c.head_dim / 2, "step input and output")),
-        host_params(host.take<SampleParams>(o.max_sessions, "step input and output")),
-        host_sampled(host.take<std::int32_t>(o.max_sessions, "step input and output")),
+        step_input(o.max_sessions, device),
+        host_inv_freq(host.take<float>((o.max_sessions + 1) * c.head_dim / 2, "step input and output")),
+        host_params(host.take<SampleParams>(2 * o.max_sessions, "step input and output")),
+        host_sampled(host.take<std::int32_t>(2 * o.max_sessions, "step input and output")),
         host_seen(host.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "step input and output")),
         host_input(rows, host),
+        host_step_input(o.max_sessions, host),
         host_hidden(o.spill_hidden ? host.take_bytes(rows * c.hidden * size_of(act), "hidden states") : nullptr),
         spilled_(o.spill_hidden) {}
 
@@ -50,9 +54,10 @@ struct Activations {
   bool spilled() const { return spilled_; }
   std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
 
-  std::int64_t rows, chunk;  // most rows of a walk, and of a call of a layer
+  std::int64_t rows, chunk;  // most rows of a prefill, and of a call of a layer
   DType act;
   std::byte* hidden;                                     // [rows, hidden] act; spilled: two slots of [chunk, hidden]
+  std::byte* step_hidden;                                // [max_sessions, hidden] act
   std::byte *normed, *qkv, *attended, *gate_up, *inner;  // [chunk, ...] act; the last two for each of a token's experts
   std::byte* mixed;                                      // [chunk, experts_per_token, hidden] act: what experts give
   float* router_logits;                                  // [chunk, experts]
@@ -60,17 +65,17 @@ struct Activations {
   std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
   std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
   float* logits;                                         // [max_sessions, vocab]
-  float* inv_freq;                                       // [max_sessions, head_dim / 2]
-  SampleParams* params;                                  // [max_sessions]
-  std::int32_t* sampled;                                 // [max_sessions]
+  float* inv_freq;                                       // [max_sessions + 1, head_dim / 2]; the last a prefill's
+  SampleParams* params;                                  // [2, max_sessions]: a step's, a prefill's
+  std::int32_t* sampled;                                 // the same
   std::uint32_t* seen;                                   // [max_sessions, seen_words(vocab)] by slot, where penalised
-  StepInput input;
+  StepInput input, step_input;
 
   float* host_inv_freq;
   SampleParams* host_params;
   std::int32_t* host_sampled;
   std::uint32_t* host_seen;
-  StepInput host_input;
+  StepInput host_input, host_step_input;
   std::byte* host_hidden;  // [rows, hidden] act, where they are spilled
 
  private:

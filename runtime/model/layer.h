@@ -14,7 +14,8 @@ struct Chunk {
   const std::int32_t* positions;  // [tokens]
   std::int64_t tokens;
   std::span<const Span> spans;
-  bool own_frequencies;  // each row has its own rope table (decode with a rope type that depends on the length)
+  const float* inv_freq;     // [head_dim / 2], the rope table of every row
+  std::int64_t freq_stride;  // not 0: each row has its own, so many floats on (decode with a rope that depends on it)
 };
 
 class Layer {

@@ -1,5 +1,7 @@
 #include "runtime/model/weight_stream.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 #include "offload/edges.h"
 
@@ -12,23 +14,30 @@ WeightStream::WeightStream(Device& device, Stream& compute, const Weights& weigh
 }
 
 void WeightStream::begin(std::int64_t chunks) {
-  parts_ = done_ = 0;
-  chunks_ = chunks;
+  walk_ = {.chunks = chunks};
   for (std::int64_t i = 0; i < 2 * Weights::kSlots; ++i) load_next();
 }
 
+void WeightStream::resume(const WeightWalk& walk, std::int64_t layer) {
+  walk_ = walk;
+  walk_.lost = std::max(walk.parts, walk.lost);
+  walk_.parts = std::min(2 * std::max<std::int64_t>(layer - weights_.first_streamed(), 0), walk_.lost);
+}
+
 void WeightStream::load_next() {
-  if (parts_ == 2 * weights_.streamed()) return;
-  const std::int64_t n = parts_ / 2;
-  const auto part = static_cast<WeightPart>(parts_ % 2);
+  if (walk_.parts == 2 * weights_.streamed()) return;
+  const std::int64_t n = walk_.parts / 2;
+  const auto part = static_cast<WeightPart>(walk_.parts % 2);
   stream_->copy(weights_.copy_of(n, part));
   stream_->record(landed(n, part));
-  ++parts_;
+  ++walk_.parts;
 }
 
 void WeightStream::need(std::int64_t layer, WeightPart part) {
   const std::int64_t n = layer - weights_.first_streamed();
-  if (n >= 0) compute_.wait(landed(n, part), edge::kWeightsLanded);
+  if (n < 0) return;
+  while (walk_.parts < walk_.lost) load_next();
+  compute_.wait(landed(n, part), edge::kWeightsLanded);
 }
 
 void WeightStream::need_ahead(std::int64_t layer) {
@@ -39,8 +48,8 @@ void WeightStream::need_ahead(std::int64_t layer) {
 void WeightStream::projected(std::int64_t layer) {
   const std::int64_t n = layer - weights_.first_streamed();
   if (n < 0) return;
-  const bool first = done_ == 0, last = ++done_ == chunks_;
-  if (last) done_ = 0;
+  const bool first = walk_.done == 0, last = ++walk_.done == walk_.chunks;
+  if (last) walk_.done = 0;
   // With the first chunk's the layer before is behind compute; a walk begins with both slots full.
   const bool rest = first && n > 0;
   if (!rest && !last) return;

@@ -3,7 +3,7 @@
 // the first part of the layer after next may come, and the layer before has left its slot for the second part of the
 // next. A walk begins with its first streamed layer in slot 0, so that decode steps can be recorded.
 //
-// No edge guards a walk's first loads: the host has waited for the last walk's tokens.
+// No edge guards a walk's first loads: the host has waited for the last walk's tokens, or for it to pause.
 #pragma once
 #include <array>
 #include <memory>
@@ -11,6 +11,14 @@
 #include "runtime/model/weights.h"
 
 namespace longhaul {
+
+/// Where a walk has come to: what it needs to go on after another walk has had the slots.
+struct WeightWalk {
+  std::int64_t chunks = 1;  // of each layer
+  std::int64_t parts = 0;   // that are on their way or have come
+  std::int64_t lost = 0;    // parts before this one, from `parts` on, have lost their places to another walk
+  std::int64_t done = 0;    // chunks of the layer that compute is in
+};
 
 class WeightStream {
  public:
@@ -20,6 +28,10 @@ class WeightStream {
   Stream* stream() const { return stream_.get(); }
   /// A walk through all layers, in each of which `chunks` chunks are computed. Starts what the slots have room for.
   void begin(std::int64_t chunks);
+  const WeightWalk& walk() const { return walk_; }
+  /// Goes on with a walk whose next chunk is in `layer`, after another has had the slots: what was in them is brought
+  /// again when the first of it is needed. The host has waited for what compute did in either.
+  void resume(const WeightWalk& walk, std::int64_t layer);
   /// Compute waits for a part of a layer that it comes to.
   void need(std::int64_t layer, WeightPart part);
   /// Compute waits for the first part of a layer after the one that it is in.
@@ -38,9 +50,7 @@ class WeightStream {
   std::unique_ptr<Stream> stream_;
   std::array<std::unique_ptr<Event>, 2 * Weights::kSlots> landed_;  // by slot and part
   std::unique_ptr<Event> left_;
-  std::int64_t parts_ = 0;   // of this walk that are on their way or have come
-  std::int64_t chunks_ = 1;  // of each layer
-  std::int64_t done_ = 0;    // of the layer that compute is in
+  WeightWalk walk_;
 };
 
 }  // namespace longhaul

@@ -1,6 +1,7 @@
 #include "runtime/plan/plan.h"
 
 #include <algorithm>
+#include <ranges>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
@@ -21,11 +22,31 @@ KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
           .still = c.still};
 }
 
+namespace {
+
+/// Room for the longest session in any case.
+void set_store(KvLayout& layout, const EngineOptions& o) {
+  layout.own_lengths = true;
+  std::int64_t longest = 0, all = 0;
+  for (std::int64_t i = 0; i < std::ssize(*o.lengths); ++i) {
+    const std::int64_t rows = layout.host_rows_of((*o.lengths)[static_cast<std::size_t>(i)]);
+    all += rows;
+    if (i < o.max_sessions) longest += rows;
+  }
+  const std::int64_t most = std::max(longest, layout.host_rows());
+  const std::int64_t mean = ceil_div(all * o.max_sessions, std::max<std::int64_t>(std::ssize(*o.lengths), 1));
+  const std::int64_t least = std::clamp(round_up(mean, kAttendBlock), layout.host_rows(), most);
+  layout.store_rows = o.store_rows > 0 ? std::clamp(o.store_rows, least, most) : most;
+}
+
+}  // namespace
+
 KvLayout kv_layout(const ModelConfig& c, const EngineOptions& o) {
   const KvShape shape = kv_shape(c, o);
   // Where every layer is windowed no row leaves the device.
   KvLayout layout = shape.full_layers() > 0 ? make_layout(o.policy, o.resident, o.cache, o.max_sessions, o.max_len)
                                             : make_layout({}, 1, 0, o.max_sessions, o.max_len);
+  if (o.lengths) set_store(layout, o);
   if (shape.window > 0) layout.window_rows = o.probes.rewinds ? layout.capacity : round_up(shape.window, kAttendBlock);
   return layout;
 }
@@ -51,6 +72,21 @@ MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options) 
   Arena device, host;
   EngineMemory layout(config, options, device, host);
   return {.device = device.items(), .host = host.items(), .device_bytes = device.used(), .host_bytes = host.used()};
+}
+
+Together together(const ModelConfig& config, const EngineOptions& options) {
+  if (!options.lengths) return {options.max_sessions, options.max_sessions};
+  const KvLayout layout = kv_layout(config, options);
+  auto count = [&](auto lengths) {
+    std::int64_t sessions = 0, rows = 0;
+    for (const std::int64_t length : lengths) {
+      rows += layout.host_rows_of(length);
+      if (sessions == options.max_sessions || rows > layout.store_rows) break;
+      ++sessions;
+    }
+    return sessions;
+  };
+  return {count(std::views::all(*options.lengths)), count(std::views::reverse(*options.lengths))};
 }
 
 std::string MemoryPlan::table() const {
@@ -124,6 +160,22 @@ bool fit_resident(const ModelConfig& config, EngineOptions& options, const Budge
     return plan_memory(config, options).device_bytes <= budget.device_for_plan();
   });
   return n >= 0 && with(share(n));
+}
+
+/// Chooses options.store_rows too: what the longest sessions need together, or as much of that as fits, but never less
+/// than as many of mean length need, so that no slot's other memory lies idle.
+bool fit_store(const ModelConfig& config, EngineOptions& options, const Budget& budget) {
+  options.store_rows = 0;
+  if (fit_resident(config, options, budget)) return true;
+  if (!options.lengths) return false;
+  options.store_rows = EngineOptions::kLeastStore;
+  if (!fit_resident(config, options, budget)) return false;
+  const std::int64_t most = options.max_sessions * ceil_div(options.max_len, kAttendBlock);
+  options.store_rows = kAttendBlock * last_true(1, most, [&](std::int64_t blocks) {
+                         options.store_rows = blocks * kAttendBlock;
+                         return fits(config, options, budget);
+                       });
+  return true;
 }
 
 /// Of the placements of KV that the policy allows, the plan that takes the least device memory.
@@ -206,7 +258,7 @@ std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions op
   for (const Rung& rung : rungs(config, options.wanted))
     for (options.max_sessions = most; options.max_sessions >= 1; --options.max_sessions) {
       place(config, options, rung, budget);
-      if (fit_resident(config, options, budget)) return options;
+      if (fit_store(config, options, budget)) return options;
     }
   return {};
 }

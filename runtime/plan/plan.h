@@ -41,8 +41,15 @@ struct Placement {
 struct EngineOptions {
   KvPolicy policy;
   DType activations = DType::bf16;
-  std::int64_t max_len = 0;          // rows a session may need: longest prompt + answer
-  std::int64_t max_sessions = 1;     // decoded together
+  std::int64_t max_len = 0;       // rows a session may need: longest prompt + answer
+  std::int64_t max_sessions = 1;  // decoded together
+  /// What sessions may need, the longest first, none more than max_len; null: all of them max_len. With it each takes
+  /// of the host store its own length's rows.
+  std::shared_ptr<const std::vector<std::int64_t>> lengths = {};
+  /// Then, of the host store: 0 for what the longest ones need, as many as there are slots. Never less than what the
+  /// longest and what so many of mean length need.
+  std::int64_t store_rows = 0;
+  static constexpr std::int64_t kLeastStore = 1;
   std::int64_t shared_rest = 0;      // rows of prompts that are prefilled together, beyond the first's max_len
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
@@ -71,6 +78,12 @@ KvShape kv_shape(const ModelConfig& config, const EngineOptions& options);
 KvLayout kv_layout(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);
 
+/// How many sessions of options.lengths have room together: if they are the longest, and if they are the shortest.
+struct Together {
+  std::int64_t longest, shortest;
+};
+Together together(const ModelConfig& config, const EngineOptions& options);
+
 struct Budget {
   static constexpr std::int64_t kApart = std::int64_t{1} << 62;
   std::int64_t device, host;  // bytes
@@ -89,13 +102,13 @@ struct Budget {
 };
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
-/// options.max_sessions as far as needed to fit. Where even one session does not, spills hidden states and then the
-/// embedding table, which cost next to no byte over the link in a decode step; where it still does not, streams
-/// weights, of as few layers as fit beside the least of KV. So resident weights come before resident KV rows: each byte
-/// of them is one byte less over the link in every step, and a byte of rows is that at most. Throws
-/// UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then int4) where they fit, the
-/// longest context that fits, and the smallest budgets that work; UserError{usage} when options.wanted streams more
-/// layers than there are.
+/// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Where even one
+/// session does not, spills hidden states and then the embedding table, which cost next to no byte over the link in a
+/// decode step; where it still does not, streams weights, of as few layers as fit beside the least of KV. So resident
+/// weights come before resident KV rows: each byte of them is one byte less over the link in every step, and a byte of
+/// rows is that at most. Throws UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then
+/// int4) where they fit, the longest context that fits, and the smallest budgets that work; UserError{usage} when
+/// options.wanted streams more layers than there are.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 /// The same; none where not even one session fits.
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);

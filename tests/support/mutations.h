@@ -17,7 +17,7 @@ inline RunOptions away(RunOptions options) {
 
 inline constexpr std::array kPlacementEdges{edge::kHiddenFree,    edge::kHiddenStored,  edge::kHiddenLanded,
                                             edge::kHiddenWritten, edge::kWeightsLanded, edge::kNextWeightsLanded,
-                                            edge::kWeightsFree};
+                                            edge::kWeightsFree,   edge::kPrefillPaused};
 constexpr bool of_placement(Edge edge) {
   return std::ranges::any_of(kPlacementEdges, [&](Edge e) { return e.name == edge.name; });
 }

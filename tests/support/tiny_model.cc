@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <stdexcept>
@@ -88,6 +89,13 @@ const std::filesystem::path& tiny_model_dir(RowType kv_dtype) {
   return kv_dtype == RowType::act ? dir.path() : wide.path();
 }
 
+const std::filesystem::path& deep_model_dir() {
+  static const TempDir dir;
+  static const bool written = (write_tiny_model(dir.path(), {.layers = 6}, 7), true);
+  (void)written;
+  return dir.path();
+}
+
 std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab) {
   std::mt19937_64 random(seed);
   std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens));
@@ -143,16 +151,7 @@ RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced)
     const auto at = sessions[i].tokens().size() - 1;
     if (forced != nullptr) sessions[i].force(forced->tokens[i][at]);
   };
-  for (std::size_t i = 0; i < count; ++i) {
-    std::vector<float> last;
-    engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
-      last.assign(logits + (rows - 1) * config.vocab, logits + rows * config.vocab);
-    });
-    engine.prefill(sessions[i]);
-    result.logits[i] = last;
-    force(i);
-  }
-  auto decode = [&](std::vector<std::size_t> which) {
+  auto step = [&](const std::vector<std::size_t>& which) {
     std::vector<Session*> batch;
     for (std::size_t i : which) batch.push_back(&sessions[i]);
     engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
@@ -161,16 +160,34 @@ RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced)
         to.insert(to.end(), logits + r * config.vocab, logits + (r + 1) * config.vocab);
       }
     });
-    for (std::int64_t s = 0; s < o.steps; ++s) {
-      engine.step(batch);
-      for (std::size_t i : which) force(i);
-    }
+    engine.step(batch);
+    for (std::size_t i : which) force(i);
   };
-  std::vector<std::size_t> all(count);
-  for (std::size_t i = 0; i < count; ++i) all[i] = i;
-  if (o.together) decode(all);
+  auto going = [&](std::size_t end) {  // of the first ones, those that have steps to take
+    std::vector<std::size_t> which;
+    for (std::size_t i = 0; i < end; ++i)
+      if (sessions[i].answer_size() <= o.steps) which.push_back(i);
+    return which;
+  };
+  for (std::size_t i = 0; i < count; ++i) {
+    std::vector<float> last;
+    Session* const one = &sessions[i];
+    engine.begin_prefill({&one, 1});
+    while (engine.prefilling()) {
+      engine.set_logits_tap([&](std::int64_t rows, const float* logits) {
+        last.assign(logits + (rows - 1) * config.vocab, logits + rows * config.vocab);
+      });
+      engine.advance_prefill(o.turn > 0 ? o.turn : std::numeric_limits<double>::infinity());
+      if (const auto others = going(i); o.turn > 0 && engine.prefilling() && !others.empty()) step(others);
+    }
+    result.logits[i] = last;
+    force(i);
+  }
+  if (o.together)
+    for (auto which = going(count); !which.empty(); which = going(count)) step(which);
   else
-    for (std::size_t i : all) decode({i});
+    for (std::size_t i = 0; i < count; ++i)
+      while (sessions[i].answer_size() <= o.steps) step({i});
   for (const Session& session : sessions) result.tokens.push_back(session.tokens());
   return result;
 }

@@ -31,6 +31,8 @@ void write_tiny_model(const std::filesystem::path& dir, const TinyShape& shape, 
 
 /// The same model for all tests of the process; with larger heads for rows of fewer bits, which have groups of 32.
 const std::filesystem::path& tiny_model_dir(RowType kv_dtype = RowType::act);
+/// The same with more layers than two slots of streamed weights, so that each slot has several in turn.
+const std::filesystem::path& deep_model_dir();
 
 std::vector<std::int32_t> random_prompt(std::int64_t tokens, std::uint64_t seed, std::int64_t vocab = 64);
 
@@ -50,6 +52,7 @@ struct RunOptions {
   std::vector<std::int64_t> prompts{100};  // length of each session's prompt
   std::int64_t steps = 110;
   bool together = true;  // decode the sessions as one batch, else one after the other
+  double turn = 0;       // not 0: a prefill goes on by so much work between two steps of the sessions before
   /// Slots that no session uses lie between those of the sessions, whose order is not the batch's.
   bool scattered = false;
   CpuDeviceOptions device;
