@@ -14,6 +14,8 @@ WeightStream::WeightStream(Device& device, Stream& compute, const Weights& weigh
 void WeightStream::begin(std::int64_t chunks) {
   parts_ = done_ = 0;
   chunks_ = chunks;
+  projections_.fill(-1);
+  rest_ = -1;
   for (std::int64_t i = 0; i < 2 * Weights::kSlots; ++i) load_next();
 }
 
@@ -26,15 +28,18 @@ void WeightStream::load_next() {
   ++parts_;
 }
 
-void WeightStream::need(std::int64_t layer, WeightPart part) {
+void WeightStream::arrive(std::int64_t layer, WeightPart part, Edge edge) {
   const std::int64_t n = layer - weights_.first_streamed();
-  if (n >= 0) compute_.wait(landed(n, part), edge::kWeightsLanded);
+  if (n >= 0) compute_.wait(landed(n, part), edge);
+  std::int64_t& is = part == WeightPart::projection ? projections_[static_cast<std::size_t>(layer % 2)] : rest_;
+  if (is == layer) return;
+  is = layer;
+  weights_.expand(compute_, layer, part);
 }
 
-void WeightStream::need_ahead(std::int64_t layer) {
-  const std::int64_t n = layer - weights_.first_streamed();
-  if (n >= 0) compute_.wait(landed(n, WeightPart::projection), edge::kNextWeightsLanded);
-}
+void WeightStream::need(std::int64_t layer, WeightPart part) { arrive(layer, part, edge::kWeightsLanded); }
+
+void WeightStream::need_ahead(std::int64_t layer) { arrive(layer, WeightPart::projection, edge::kNextWeightsLanded); }
 
 void WeightStream::projected(std::int64_t layer) {
   const std::int64_t n = layer - weights_.first_streamed();

@@ -3,6 +3,9 @@
 // the first part of the layer after next may come, and the layer before has left its slot for the second part of the
 // next. A walk begins with its first streamed layer in slot 0, so that decode steps can be recorded.
 //
+// Packed layers, streamed or not, are expanded by compute itself, once a walk, when it comes to a part (or look-ahead
+// does): that needs no edge but those that say when the part has landed.
+//
 // No edge guards a walk's first loads: the host has waited for the last walk's tokens.
 #pragma once
 #include <array>
@@ -20,9 +23,9 @@ class WeightStream {
   Stream* stream() const { return stream_.get(); }
   /// A walk through all layers, in each of which `chunks` chunks are computed. Starts what the slots have room for.
   void begin(std::int64_t chunks);
-  /// Compute waits for a part of a layer that it comes to.
+  /// Compute waits for a part of a layer that it comes to, and expands it if that has not been done.
   void need(std::int64_t layer, WeightPart part);
-  /// Compute waits for the first part of a layer after the one that it is in.
+  /// The same of the first part of a layer after the one that it is in.
   void need_ahead(std::int64_t layer);
   /// A chunk's q, k and v have been enqueued.
   void projected(std::int64_t layer);
@@ -32,15 +35,18 @@ class WeightStream {
     return *landed_[static_cast<std::size_t>(n % Weights::kSlots * 2 + static_cast<std::int64_t>(part))];
   }
   void load_next();
+  void arrive(std::int64_t layer, WeightPart part, Edge edge);
 
   Stream& compute_;
   const Weights& weights_;
   std::unique_ptr<Stream> stream_;
   std::array<std::unique_ptr<Event>, 2 * Weights::kSlots> landed_;  // by slot and part
   std::unique_ptr<Event> left_;
-  std::int64_t parts_ = 0;   // of this walk that are on their way or have come
-  std::int64_t chunks_ = 1;  // of each layer
-  std::int64_t done_ = 0;    // of the layer that compute is in
+  std::int64_t parts_ = 0;                     // of this walk that are on their way or have come
+  std::int64_t chunks_ = 1;                    // of each layer
+  std::int64_t done_ = 0;                      // of the layer that compute is in
+  std::array<std::int64_t, 2> projections_{};  // the layers that are expanded, even and odd; -1: none
+  std::int64_t rest_ = -1;                     // likewise
 };
 
 }  // namespace longhaul
