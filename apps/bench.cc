@@ -92,7 +92,7 @@ class Bench {
                           config.max_position);
         // Random weights have no context that they were trained for.
         config.max_position = std::max(config.max_position, what.rows());
-        EngineOptions wanted = wanted_options(o, config, what.rows(), o_.batch_size);
+        EngineOptions wanted = wanted_options(o, config, shape_.formats, what.rows(), o_.batch_size);
         if (model_) wanted.bases = label_bases(o_, wanted.policy, *model_);
         if (!o_.trace.empty() && wanted.policy.selects() && what.generated > 0)
           wanted.replay = load_replay(o_.trace, kTraceSteps, wanted.policy.budget(what.depth), o_.recall);

@@ -101,6 +101,12 @@ void add_placement_options(CLI::App& verb, Options& o) {
                   "or as many of the last as LAYERS says; auto streams as few as the budget needs")
       ->capture_default_str()
       ->type_name("auto|resident|stream[:LAYERS]");
+  verb.add_option("--weight-format", o.weight_format,
+                  "as what a quantised model's layers rest: packed, and expanded before each use, or bf16, which is "
+                  "faster; auto is bf16 where that fits the device; no answer depends on it")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "packed", "bf16"}))
+      ->type_name("FORMAT");
   verb.add_option("--hidden-states", o.hidden_states,
                   "where a prompt's hidden states live: device or host; auto is host where the budget needs it")
       ->capture_default_str()
@@ -182,14 +188,16 @@ bool finish_options(CLI::App& verb, const Options& o, bool opens_device) {
     throw UserError(Exit::usage, "--model and --geometry: give one of them; see longhaul {} --help", verb.get_name());
   opens_device ? cuda_ordinal(o.device) : named_cuda_device(o.device);
   policy_of(o);  // a mistake in it is better told before the model's files are read
-  parse_placement(o.weights, o.hidden_states);
+  parse_placement(o.weights, o.hidden_states, o.weight_format);
   return true;
 }
 
 Geometry shape_of(const Options& o) {
   if (!o.geometry.empty()) return load_geometry(o.geometry);
   const ModelSource model(o.model);
-  return {.name = model.name(), .config = model.config()};
+  Geometry shape{.name = model.name(), .config = model.config()};
+  if (model.has_packed_weights()) shape.formats = weight_formats(model.weights(), shape.config);
+  return shape;
 }
 
 void check_text(const char* flag, const std::string& text) {
@@ -229,7 +237,8 @@ Budget budget(const Options& o) {
   return budget;
 }
 
-Placement parse_placement(const std::string& weights, const std::string& hidden_states) {
+Placement parse_placement(const std::string& weights, const std::string& hidden_states,
+                          const std::string& weight_format) {
   Placement wanted;
   constexpr std::string_view kStream = "stream:";
   if (weights == "resident") wanted.streamed_layers = 0;
@@ -243,6 +252,7 @@ Placement parse_placement(const std::string& weights, const std::string& hidden_
   if (!wanted.streamed_layers && weights != "auto")
     throw UserError(Exit::usage, "--weights {}: expected auto, resident, stream or stream:LAYERS", weights);
   if (hidden_states != "auto") wanted.spill_hidden = hidden_states == "host";
+  if (weight_format != "auto") wanted.packed = weight_format == "packed";
   return wanted;
 }
 
@@ -261,7 +271,8 @@ KvPolicy policy_of(const Options& o) {
   return load_policy(o.policy.empty() ? "offload" : o.policy, sets);
 }
 
-EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::int64_t longest, std::int64_t sessions) {
+EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::shared_ptr<const WeightFormats> formats,
+                             std::int64_t longest, std::int64_t sessions) {
   EngineOptions engine;
   engine.policy = policy_of(o);
   check_policy(engine.policy, config);
@@ -269,7 +280,8 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
   engine.max_len = longest;
   engine.max_sessions = sessions;
   engine.prefill_chunk = o.prefill_chunk;
-  engine.wanted = parse_placement(o.weights, o.hidden_states);
+  engine.wanted = parse_placement(o.weights, o.hidden_states, o.weight_format);
+  engine.formats = std::move(formats);
   engine.probes.lists = !o.record_trace.empty();
   return engine;
 }
@@ -277,7 +289,8 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::i
 EngineOptions engine_options(const Options& o, const ModelFiles& model, const Budget& budget, std::int64_t longest,
                              std::int64_t wanted_sessions, const Probes& probes, std::int64_t shared_rest,
                              std::shared_ptr<const std::vector<std::int64_t>> lengths) {
-  EngineOptions engine = wanted_options(o, model.config, longest, wanted_sessions);
+  EngineOptions engine =
+      wanted_options(o, model.config, weight_formats(model.weights, model.config), longest, wanted_sessions);
   engine.probes = probes;
   engine.shared_rest = shared_rest;
   engine.lengths = std::move(lengths);
@@ -287,9 +300,9 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, const Bu
     EngineOptions alone = engine;
     alone.shared_rest = 0;
     const auto with = try_fit(model.config, engine, budget), without = try_fit(model.config, alone, budget);
-    const bool costs =
-        without && (!with || with->max_sessions < without->max_sessions ||
-                    with->streamed_layers > without->streamed_layers || with->spill_hidden > without->spill_hidden);
+    const bool costs = without && (!with || with->max_sessions < without->max_sessions ||
+                                   with->streamed_layers > without->streamed_layers ||
+                                   with->spill_hidden > without->spill_hidden || with->packed > without->packed);
     if (costs) return *without;
   }
   return fit_to_budget(model.config, engine, budget);

@@ -24,6 +24,7 @@ struct Options {
   std::int64_t seed = 0, prefill_chunk = 512;
   double cpu_link = 0;                                   // GB/s; 0: as fast as memory
   std::string weights = "auto", hidden_states = "auto";  // where they live
+  std::string weight_format = "auto";                    // as what
   std::string policy;                                    // empty: offload
   std::vector<std::string> sets;                         // policy.KEY=VALUE
   std::string kv_dtype;                                  // policy.kv_dtype; empty: the policy's
@@ -41,7 +42,7 @@ CLI::Validator between(double low, double high);
 void add_options(CLI::App& verb, Options& options);
 /// --policy and --set.
 void add_policy_options(CLI::App& verb, Options& options);
-/// Where weights and hidden states live, and --kv-dtype.
+/// Where weights and hidden states live and as what, and --kv-dtype.
 void add_placement_options(CLI::App& verb, Options& options);
 /// A flag whose text `parse` reads; its errors name the flag.
 void add_parsed(CLI::App& verb, const std::string& flag, std::optional<std::int64_t>& out,
@@ -62,7 +63,8 @@ void add_model_options(CLI::App& verb, Options& options, const std::string& max_
 /// Throws UserError for flags that contradict each other, and with `opens_device` for a device that is not there.
 bool finish_options(CLI::App& verb, const Options& options, bool opens_device = true);
 
-/// The shape of --geometry, or of --model's config.json, which alone is read. Throws UserError.
+/// The shape of --geometry, or of --model: its config.json alone is read, and of a quantised one, if its files are
+/// there, how they are stored. Throws UserError.
 Geometry shape_of(const Options& options);
 /// Throws UserError{usage} when a flag's text is not UTF-8.
 void check_text(const char* flag, const std::string& text);
@@ -76,17 +78,19 @@ std::int64_t context(const Options& options, const ModelConfig& config);
 
 /// What the machine has, under the budgets that were given.
 Budget budget(const Options& options);
-/// Engine options of the flags, but for what depends on the budget and on a model's weights.
-EngineOptions wanted_options(const Options& options, const ModelConfig& config, std::int64_t longest,
-                             std::int64_t sessions);
+/// Engine options of the flags, but for what depends on the budget and on a model's weights: `formats` is as what those
+/// can be packed.
+EngineOptions wanted_options(const Options& options, const ModelConfig& config,
+                             std::shared_ptr<const WeightFormats> formats, std::int64_t longest, std::int64_t sessions);
 /// Engine options that fit the budget. `wanted_sessions` may be lowered.
 EngineOptions engine_options(const Options& options, const ModelFiles& model, const Budget& budget,
                              std::int64_t longest, std::int64_t wanted_sessions, const Probes& probes = {},
                              std::int64_t shared_rest = 0,
                              std::shared_ptr<const std::vector<std::int64_t>> lengths = {});
-/// What --weights (auto, resident, stream, stream:LAYERS) and --hidden-states (auto, device, host) say. Throws
-/// UserError{usage}.
-Placement parse_placement(const std::string& weights, const std::string& hidden_states);
+/// What --weights (auto, resident, stream, stream:LAYERS), --hidden-states (auto, device, host) and --weight-format
+/// (auto, packed, bf16) say. Throws UserError{usage}.
+Placement parse_placement(const std::string& weights, const std::string& hidden_states,
+                          const std::string& weight_format = "auto");
 /// KEY=VALUE of --set's policy.KEY=VALUE. Throws UserError{usage}.
 std::vector<std::string> policy_sets(const std::vector<std::string>& sets);
 /// The policy of --policy and --set.

@@ -32,9 +32,11 @@ std::optional<MachineProfile> machine_of(const PlanOptions& o) {
 }
 
 /// Rows of a session: the flag's, the model's where it is absent, the most that fit where it is "auto".
-std::int64_t rows_of(const PlanOptions& o, const ModelConfig& config, const Budget& budget) {
+std::int64_t rows_of(const PlanOptions& o, const Geometry& shape, const Budget& budget) {
+  const ModelConfig& config = shape.config;
   if (o.length == "auto") {
-    const std::int64_t longest = longest_context(config, wanted_options(o, config, 1, o.batch_size), budget);
+    const std::int64_t longest =
+        longest_context(config, wanted_options(o, config, shape.formats, 1, o.batch_size), budget);
     return std::clamp<std::int64_t>(longest, 1, config.max_position);
   }
   if (o.length.empty()) return config.max_position;
@@ -58,7 +60,8 @@ void plan(const PlanOptions& o) {
   report.wanted_sessions = o.batch_size;
   report.budget = budget_of(o, report.cuda);
   report.machine = machine_of(o);
-  const EngineOptions wanted = wanted_options(o, config, rows_of(o, config, report.budget), o.batch_size);
+  const EngineOptions wanted =
+      wanted_options(o, config, report.shape.formats, rows_of(o, report.shape, report.budget), o.batch_size);
   report.now = capacity(config, wanted, report.budget, report.machine);
   Budget larger = report.budget;
   larger.device += kMoreBytes, larger.together += kMoreBytes;
@@ -87,7 +90,8 @@ void register_plan(CLI::App& app) {
   add_engine_options(*verb, *o);
   verb->add_flag("--json", o->json, "the plan as JSON")->configurable(false);
   verb->footer(
-      "Of a model only config.json is read. With both budgets given, nothing of this machine is asked: the plan is "
+      "Of a model only config.json is read, and of a quantised one how its files store the weights (in bf16 they are\n"
+      "counted where the files are absent). With both budgets given, nothing of this machine is asked: the plan is "
       "for\n"
       "one that has them. Speeds come from the profile that longhaul doctor measures, or that --profile names: bytes\n"
       "and arithmetic at measured rates, so small models are slower than predicted.\n\n"

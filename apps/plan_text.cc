@@ -91,6 +91,7 @@ std::string plan_text(const PlanReport& r) {
                    format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
   text += fmt::format("\n{}{:<7} {:<22} {:>12}\n\n", r.now.memory.table(), "host", "and the program itself",
                       format_bytes(r.budget.beside(o.policy)));
+  line("weights", describe_placement(r.shape.config, o));
   line("kv cache", describe_streaming(r.shape.config, o, r.budget));
   line("resident", fmt::format("{:.3g} of a session's rows",
                                static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity)));
@@ -127,6 +128,8 @@ Json plan_json(const PlanReport& r) {
             {"model_context", r.shape.config.max_position},
             {"wanted_sessions", r.wanted_sessions},
             {"prefill_chunk", std::min(o.prefill_chunk, o.max_len)},
+            {"weights_packed", o.packed},
+            {"weights_streamed_layers", o.streamed_layers},
             {"device_kind", r.cuda ? "cuda" : "cpu"},
             {"budget",
              {{"device_bytes", r.budget.device}, {"host_bytes", r.budget.host}, {"library_bytes", r.budget.libraries}}},

@@ -78,11 +78,12 @@ void run_geometry(const PromptOptions& o) {
   const Budget limits = budget(o);
   const std::unique_ptr<Device> device = open_device(o, limits.device);
   const EngineOptions options =
-      fit_to_budget(shape.config, wanted_options(o, shape.config, prompt + answer_tokens, 1), limits);
+      fit_to_budget(shape.config, wanted_options(o, shape.config, shape.formats, prompt + answer_tokens, 1), limits);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(*device, shape.config, options);
-  spdlog::info("{}; synthetic {}; policy {}; kv cache: {}", device->describe(), shape.name, options.policy.name,
-               describe_streaming(shape.config, options, limits));
+  spdlog::info("{}; synthetic {}; policy {}; kv cache: {}; weights: {}", device->describe(), shape.name,
+               options.policy.name, describe_streaming(shape.config, options, limits),
+               describe_placement(shape.config, options));
   const auto trace = record_trace(o, shape.name, engine);
   Session session(0, random_tokens(prompt, shape.config.vocab, o.seed), sampling_params(o, {}), answer_tokens, {});
   say(fmt::format("synthetic {}:", shape.name));

@@ -23,7 +23,8 @@ constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select
 
 struct Flags {
   SectionFlags section;
-  std::string geometry = "llama-3.1-8b", results = "bench/results", weights = "auto", hidden_states = "auto", kv_dtype;
+  std::string geometry = "llama-3.1-8b", results = "bench/results", weights = "auto", hidden_states = "auto",
+              weight_format = "auto", kv_dtype;
   std::vector<std::string> sections, figures, sets;
   bool brief = false;
 };
@@ -57,6 +58,7 @@ void add_flags(CLI::App& app, Flags& f) {
   add_parsed(app, "--gpu-memory", s.gpu_memory, parse_bytes, "budget of device memory; what is free unless given");
   add_parsed(app, "--host-memory", s.host_memory, parse_bytes, "budget of host memory");
   app.add_option("--weights", f.weights, "auto, resident, stream or stream:LAYERS")->capture_default_str();
+  app.add_option("--weight-format", f.weight_format, "auto, packed or bf16")->capture_default_str();
   app.add_option("--hidden-states", f.hidden_states, "auto, device or host")->capture_default_str();
   app.add_option("--trace", f.section.trace, "rows to replay at 1/16 of the rows, or at the policy's for `step`");
   app.add_option("--trace-k", f.section.trace_k, "rows to replay at --k rows");
@@ -95,7 +97,7 @@ Exit figures_main(int argc, char** argv) {
   SectionFlags& section = f.section;
   section.setting.geometry = load_geometry(f.geometry);
   section.setting.sets = policy_sets(f.sets);
-  section.setting.wanted = parse_placement(f.weights, f.hidden_states);
+  section.setting.wanted = parse_placement(f.weights, f.hidden_states, f.weight_format);
   if (!f.kv_dtype.empty()) section.setting.sets.push_back("kv_dtype=" + f.kv_dtype);
   if (f.brief) section.pin_bytes = std::int64_t{8} << 30, section.steps = 8, section.warm = 3;
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();

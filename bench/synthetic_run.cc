@@ -25,6 +25,7 @@ std::string name_of(const SyntheticSetting& s) {
     std::erase(name, ' ');
   }
   if (s.wanted.streamed_layers) name += fmt::format("_weights{}", *s.wanted.streamed_layers);
+  if (s.wanted.packed) name += *s.wanted.packed ? "_packed" : "_bf16";
   if (s.wanted.spill_hidden) name += *s.wanted.spill_hidden ? "_host" : "_device";
   return name;
 }
@@ -41,6 +42,7 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
                         .max_sessions = setting.batch,
                         .prefill_chunk = setting.prefill_chunk,
                         .wanted = setting.wanted,
+                        .formats = setting.geometry.formats,
                         .probes = setting.probes};
   options.replay = setting.replay;
   check_policy(options.policy, config);
@@ -74,6 +76,7 @@ std::string SyntheticRun::describe() const {
   if (!o.policy.selects()) text += fmt::format(", resident {:.3g}", o.resident);
   if (o.streamed_layers > 0)
     text += fmt::format(", weights of {} of {} layers streamed", o.streamed_layers, setting_.geometry.config.layers);
+  if (o.packed) text += fmt::format(", weights packed as {}", o.formats->names());
   if (o.spill_hidden) text += ", hidden states in host memory";
   if (setting_.gpu_memory) text += ", gpu memory " + format_bytes(*setting_.gpu_memory);
   if (o.replay)

@@ -54,6 +54,7 @@ class Stream {
   virtual void launch(const EmbedArgs&) = 0;
   virtual void launch(const RmsNormArgs&) = 0;
   virtual void launch(const LinearArgs&) = 0;
+  virtual void launch(const ExpandArgs&) = 0;
   virtual void launch(const HeadNormArgs&) = 0;
   virtual void launch(const RopeArgs&) = 0;
   virtual void launch(const SiluMulArgs&) = 0;

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/row_format.h"
+#include "kernels/packed_format.h"
 
 namespace longhaul {
 
@@ -114,6 +114,14 @@ struct LinearArgs {
   DType act, out_type;
   bool accumulate;
   std::int64_t tokens, in, out_dim;
+};
+
+/// What packed rows stand for (packed_format.h).
+struct ExpandArgs {
+  const std::byte* packed;  // [rows, packed_row_bytes(format, cols)], on a multiple of 16 bytes
+  bf16* out;                // [rows, cols]
+  PackedFormat format;      // is_packable(format, cols)
+  std::int64_t rows, cols;
 };
 
 /// Normalises each head of q and of k in place, as rms_norm does a row.

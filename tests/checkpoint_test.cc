@@ -16,8 +16,10 @@
 #include "runtime/checkpoint/json_file.h"
 #include "runtime/checkpoint/model_source.h"
 #include "runtime/engine/engine.h"
+#include "runtime/model/layer_layout.h"
 #include "tests/support/catch.h"
 #include "tests/support/complaint.h"
+#include "tests/support/quantised_cases.h"
 #include "tests/support/scratch_dir.h"
 
 namespace longhaul {
@@ -27,56 +29,18 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using test::complaint;
 using test::contains;
+using test::file_of;
+using test::kData;
+using test::raw;
 using test::ScratchDir;
-
-const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
-
-TensorShape shape_in_base(const std::string& name) {
-  static const Safetensors base = Safetensors::open_model(kData / "families/llama3_gqa");
-  TensorShape shape = base.tensors().at(name).shape;
-  if (shape[0] == 320) shape[0] = 64;  // the rows of the vocabulary that the quantised ones kept
-  return shape;
-}
-
-std::vector<bf16> values_of(const TensorReader& reader) {
-  std::vector<bf16> values(static_cast<std::size_t>(reader.rows() * reader.cols()));
-  std::vector<std::byte> stored(static_cast<std::size_t>(reader.stored_bytes(reader.rows())));
-  const RowSpan all{0, reader.rows()};
-  reader.fetch(all, stored.data());
-  reader.convert(stored.data(), all, all, values.data());
-  return values;
-}
+using test::shape_in_base;
+using test::Stored;
+using test::values_of;
+using Case = test::QuantisedCase;
 
 std::string_view bytes_of(const std::vector<bf16>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * 2};
 }
-
-/// A case's tensors as its dequantised.json names them.
-struct Case {
-  explicit Case(const std::string& name)
-      : dir(kData / "quantised" / name), source(dir.string()), weights(source.weights()) {
-    const json expected = read_json_file(dir / "dequantised.json");
-    for (const auto& [tensor, hash] : expected.items()) {
-      TensorShape shape = is_gguf() ? weights.files().tensors().at(gguf_name(tensor)).shape : shape_in_base(tensor);
-      if (shape.size() == 3) shape.erase(shape.begin());  // experts come one by one
-      readers.emplace(tensor, weights.tensor(tensor, shape));
-      shapes.emplace(tensor, shape);
-      hashes.emplace(tensor, hash.get<std::string>());
-    }
-  }
-  bool is_gguf() const { return dir.filename().string().starts_with("gguf"); }
-  /// Of the model that the case was made of.
-  ModelConfig config() const {
-    const fs::path made_of = dir / "expected.json";
-    return fs::exists(made_of) ? parse_model_config(read_json_file(made_of), made_of.string()) : source.config();
-  }
-  fs::path dir;
-  ModelSource source;
-  Checkpoint weights;
-  std::map<std::string, std::unique_ptr<TensorReader>> readers;
-  std::map<std::string, TensorShape> shapes;
-  std::map<std::string, std::string> hashes;
-};
 
 const std::vector<std::string> kCases{
     "floats",       "int8_rows",      "fp8_rows",           "fp8_tensor",  "fp8_blocks",      "awq",
@@ -100,15 +64,18 @@ void write_dequantised(const Case& c, const fs::path& dir) {
   out.write(reinterpret_cast<const char*>(&size), 8) << text << data;
 }
 
-std::vector<float> logits_of(const ModelConfig& config, const Checkpoint& weights, std::int64_t streamed) {
+std::vector<float> logits_of(const ModelConfig& config, const Checkpoint& weights, std::int64_t streamed,
+                             bool packed = false) {
   auto device = make_cpu_device({.poison = true});
-  Engine engine(*device, config, weights,
-                {.policy = load_policy("dense"),
-                 .max_len = kPrompt + 15,
-                 .max_sessions = 1,
-                 .resident = 1,
-                 .streamed_layers = streamed,
-                 .host_embedding = streamed > 0});
+  EngineOptions options{.policy = load_policy("dense"),
+                        .max_len = kPrompt + 15,
+                        .max_sessions = 1,
+                        .resident = 1,
+                        .streamed_layers = streamed,
+                        .host_embedding = streamed > 0,
+                        .packed = packed};
+  if (packed) options.formats = weight_formats(weights, config);
+  Engine engine(*device, config, weights, options);
   std::vector<float> all;
   engine.set_logits_tap(
       [&](std::int64_t rows, const float* logits) { all.insert(all.end(), logits, logits + rows * config.vocab); });
@@ -119,29 +86,6 @@ std::vector<float> logits_of(const ModelConfig& config, const Checkpoint& weight
   return all;
 }
 
-/// A safetensors file of these tensors: dtype, shape, data.
-struct Stored {
-  std::string dtype;
-  TensorShape shape;
-  std::string data;
-};
-Safetensors file_of(const ScratchDir& dir, const std::map<std::string, Stored>& tensors) {
-  json header = json::object();
-  std::string data;
-  for (const auto& [name, tensor] : tensors) {
-    const std::size_t begin = data.size();
-    data += tensor.data;
-    header[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
-  }
-  const std::string text = header.dump();
-  const std::uint64_t size = text.size();
-  std::string bytes(reinterpret_cast<const char*>(&size), 8);
-  return Safetensors::open_file(dir.write("model.safetensors", bytes + text + data));
-}
-template <class T>
-std::string raw(std::initializer_list<T> values) {
-  return {reinterpret_cast<const char*>(std::data(values)), values.size() * sizeof(T)};
-}
 std::string zeros(std::size_t bytes) { return std::string(bytes, '\0'); }
 
 }  // namespace
@@ -216,6 +160,9 @@ TEST_CASE("A quantised checkpoint gives the logits of its dequantised one, bit f
     CHECK(std::ranges::all_of(expected, [](float x) { return std::isfinite(x); }));
     CHECK(logits_of(config, c.weights, 0) == expected);
     CHECK(logits_of(config, c.weights, 1) == expected);  // converted into host memory
+    if (weight_formats(c.weights, config) == nullptr) continue;
+    CHECK(logits_of(config, c.weights, 0, true) == expected);
+    CHECK(logits_of(config, c.weights, 1, true) == expected);
   }
 }
 

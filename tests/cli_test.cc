@@ -163,12 +163,13 @@ TEST_CASE("a JSONL batch: each line its record, a bad line too") {
 
 TEST_CASE("the printed config is the config") {
   ScratchDir dir;
-  Outcome first = run_command(dir,
-                              "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
-                              "--weights stream:3 --hidden-states host --instruction 42 --print --max-tokens 4K "
-                              "--prefill-chunk 256 --kv-dtype fp8");
+  Outcome first = run_command(
+      dir,
+      "batch --print-config --model m --input a 'b \"c' --gpu-memory 80MiB --temperature 0.5 "
+      "--weights stream:3 --hidden-states host --weight-format bf16 --instruction 42 --print --max-tokens 4K "
+      "--prefill-chunk 256 --kv-dtype fp8");
   CHECK(first.exit == 0);
-  CHECK_THAT(first.out, contains("stream:3") && contains("hidden-states"));
+  CHECK_THAT(first.out, contains("stream:3") && contains("hidden-states") && contains("weight-format"));
   CHECK_THAT(first.out, contains("gpu-memory = \"80MiB\"") || contains("gpu-memory = '80MiB'"));
   CHECK_THAT(first.out, contains("kv-dtype = \"fp8\"") || contains("kv-dtype = 'fp8'"));
   dir.write("c.toml", first.out);
@@ -374,6 +375,23 @@ TEST_CASE("weights and hidden states: flags that change no answer, and mistakes 
   check_refused(dir, run + "--weights stream:0", 2, "expected auto");
   check_refused(dir, run + "--weights stream:9", 2, "9 layers are to be streamed, and the model has 8");
   check_refused(dir, run + "--hidden-states disk", 2, "hidden-states");
+  check_refused(dir, run + "--weight-format q4", 2, "weight-format");
+  check_refused(dir, run + "--weight-format packed", 2, "no layer of this model has any that can be");
+}
+
+TEST_CASE("the weight format changes no answer of a quantised model") {
+  ScratchDir dir;
+  const std::string run = "run --policy dense --prompt \"hello world\" --max-tokens 8 --model " LONGHAUL_SOURCE_DIR
+                          "/tests/data/quantised/gguf/tiny.gguf --weight-format ";
+  const Outcome plain = run_command(dir, run + "auto");
+  CHECK(plain.exit == 0);
+  CHECK_THAT(plain.err, contains("in the file, bf16 in memory"));
+  for (const char* more : {"", " --weights stream"}) {
+    const Outcome packed = run_command(dir, run + "packed" + more);
+    CHECK(packed.exit == 0);
+    CHECK(packed.out == plain.out);
+    CHECK_THAT(packed.err, contains("packed as "));
+  }
 }
 
 TEST_CASE("policy flags: what is wrong is one line that names the key") {

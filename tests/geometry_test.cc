@@ -44,6 +44,7 @@ TEST_CASE("shipped geometries have their models' sizes") {
   // Parameters as the models' own cards count them.
   for (const Known& known : {Known{"llama-2-7b", 6738415616, 512 << 10},
                              {"llama-2-70b", 68976648192, 320 << 10},
+                             {"llama-2-70b-int4", 68976648192, 320 << 10},
                              {"llama-3.1-8b", 8030261248, 128 << 10},
                              {"llama-3.2-1b", 1235814400, 32 << 10},
                              {"mistral-7b", 7241732096, 128 << 10},
@@ -70,6 +71,14 @@ TEST_CASE("a geometry comes from a file, too") {
   CHECK(geometry.config.rope.theta == 500.0);
 }
 
+TEST_CASE("a geometry says as what its weights can be packed") {
+  CHECK(parse_geometry(kSmall, "g.toml").formats == nullptr);
+  const auto formats = parse_geometry(kSmall + "weights = \"fp8\"\n", "g.toml").formats;
+  REQUIRE(formats != nullptr);
+  CHECK(formats->layers.size() == 2);
+  CHECK(formats->names() == "fp8");
+}
+
 TEST_CASE("a bad geometry is one line that names the key") {
   auto names = [&](const std::string& text, const char* what) {
     CAPTURE(text, message_of(text));
@@ -88,6 +97,8 @@ TEST_CASE("a bad geometry is one line that names the key") {
   names(kSmall + "sliding_window = 0\n", "'sliding_window' must be a whole number");
   names(kSmall + "experts = 4\n", "'experts_per_token' is absent");
   names(kSmall + "experts = 4\nexperts_per_token = 5\n", "'experts_per_token' must be a whole number from 1 to 4");
+  names(kSmall + "weights = \"int3\"\n", "'weights' must be \"int4\"");
+  names(kSmall + "weights = 4\n", "'weights' must be \"int4\"");
   names(kSmall + "layers = 3\n", "g.toml:9");
   CHECK_THROWS_AS(load_geometry("no-such-geometry"), UserError);
 }

@@ -112,6 +112,42 @@ TEST_CASE("what is asked of weights and hidden states is kept or refused") {
   CHECK(fit(config, options, gib(12, 64)).streamed_layers > 0);
 }
 
+TEST_CASE("a quantised model is bf16 where that fits the device, else packed, and streamed only then") {
+  const Geometry shape = load_geometry("llama-2-70b-int4");
+  const ModelConfig& config = shape.config;
+  for (const char* policy : {"offload", "stream"}) {
+    CAPTURE(policy);
+    EngineOptions options = options_of(policy, 128 << 10);
+    options.formats = shape.formats;
+    const EngineOptions large = fit(config, options, gib(141, 125));
+    CHECK(!large.packed);
+    CHECK(large.streamed_layers == 0);
+    const EngineOptions one_gpu = fit(config, options, gib(77, 125));  // of 80 GB
+    CHECK(one_gpu.packed);
+    CHECK(one_gpu.streamed_layers == 0);
+    const EngineOptions smaller = fit(config, options, gib(45, 125));
+    CHECK(smaller.packed);
+    CHECK(smaller.streamed_layers == 0);
+    const EngineOptions little = fit(config, options, gib(24, 125));
+    CHECK(little.packed);
+    CHECK(little.streamed_layers > 0);
+    // 34 GiB in 4 bits: most stay on the device, where in bf16 none would.
+    CHECK(little.streamed_layers < config.layers / 2 + 10);
+
+    options.wanted.packed = false;
+    const EngineOptions bf16 = fit(config, options, gib(77, 125));
+    CHECK(!bf16.packed);
+    CHECK(bf16.streamed_layers > 0);
+    options.wanted.packed = true;
+    CHECK(fit(config, options, gib(141, 125)).packed);
+    options.wanted = {.streamed_layers = 5};  // fewer bytes over the link
+    CHECK(fit(config, options, gib(141, 125)).packed);
+    options.wanted = {.packed = true};
+    options.formats = nullptr;
+    CHECK_THROWS_WITH(fit_to_budget(config, options, gib(141, 125)), Catch::Contains("to be packed"));
+  }
+}
+
 TEST_CASE("a refusal names budgets that work and a context that fits") {
   for (const char* policy : {"offload", "stream"})
     for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {

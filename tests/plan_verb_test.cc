@@ -252,6 +252,28 @@ TEST_CASE("plan: of a model, its config alone", "[plan]") {
   CHECK(few.at("sessions") < 64);
 }
 
+TEST_CASE("plan: of a quantised model, how it is stored, too", "[plan]") {
+  const ScratchDir dir;
+  const std::string plan =
+      "plan --json --policy dense --device cpu --profile none --gpu-memory 1GiB --host-memory 1GiB --model ";
+  const std::string model = LONGHAUL_SOURCE_DIR "/tests/data/quantised/awq";
+  CHECK(json::parse(run_command(dir, plan + model).out).at("weights_packed") == false);
+  const json packed = json::parse(run_command(dir, plan + model + " --weight-format packed").out);
+  CHECK(packed.at("weights_packed") == true);
+  std::filesystem::create_directory(dir.path() / "m");
+  std::filesystem::copy(model + "/config.json", dir.path() / "m/config.json");
+  CHECK(json::parse(run_command(dir, plan + "m").out).at("weights_packed") == false);
+
+  const std::string shape =
+      "plan --json --geometry llama-2-70b-int4 --max-model-len 128K --device cuda --profile none --host-memory 125GiB ";
+  const json one_gpu = json::parse(run_command(dir, shape + "--gpu-memory 79GiB").out);
+  CHECK(one_gpu.at("weights_packed") == true);
+  CHECK(one_gpu.at("weights_streamed_layers") == 0);
+  const json bf16 = json::parse(run_command(dir, shape + "--gpu-memory 79GiB --weight-format bf16").out);
+  CHECK(bf16.at("weights_packed") == false);
+  CHECK(bf16.at("weights_streamed_layers") > 0);
+}
+
 TEST_CASE("plan: refusals are one line", "[plan]") {
   const ScratchDir dir;
   dir.write("bad.json", "[]");

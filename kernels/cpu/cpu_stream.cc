@@ -17,6 +17,7 @@ namespace {
 void call(const EmbedArgs& a) { cpu::embed(a); }
 void call(const RmsNormArgs& a) { cpu::rms_norm(a); }
 void call(const LinearArgs& a) { cpu::linear(a); }
+void call(const ExpandArgs& a) { cpu::expand(a); }
 void call(const HeadNormArgs& a) { cpu::head_norm(a); }
 void call(const RopeArgs& a) { cpu::rope(a); }
 void call(const SiluMulArgs& a) { cpu::silu_mul(a); }

@@ -27,6 +27,7 @@ class CpuStream final : public Stream {
   void launch(const EmbedArgs& a) override { push(a); }
   void launch(const RmsNormArgs& a) override { push(a); }
   void launch(const LinearArgs& a) override { push(a); }
+  void launch(const ExpandArgs& a) override { push(a); }
   void launch(const HeadNormArgs& a) override { push(a); }
   void launch(const RopeArgs& a) override { push(a); }
   void launch(const SiluMulArgs& a) override { push(a); }
@@ -76,11 +77,11 @@ class CpuStream final : public Stream {
   };
   /// By value, so that enqueueing allocates nothing once the queue has grown.
   using Task =
-      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, HeadNormArgs, RopeArgs, SiluMulArgs,
-                   RouteArgs, ExpertLinearArgs, MixArgs, AppendArgs, AttendArgs, AppendStepArgs, AttendStepArgs,
-                   FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs, GatherArgs,
-                   ScoreListArgs, FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs, StoreRowsArgs,
-                   JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
+      std::variant<CopyArgs, Record, Wait, EmbedArgs, RmsNormArgs, LinearArgs, ExpandArgs, HeadNormArgs, RopeArgs,
+                   SiluMulArgs, RouteArgs, ExpertLinearArgs, MixArgs, AppendArgs, AttendArgs, AppendStepArgs,
+                   AttendStepArgs, FinishArgs, SampleArgs, FitLabelsArgs, LabelRowsArgs, SelectArgs, LocateArgs,
+                   GatherArgs, ScoreListArgs, FinishListArgs, RetainArgs, FillArgs, AddListMassArgs, AddMassArgs,
+                   StoreRowsArgs, JudgeArgs, MomentsArgs, MeanValuesArgs, RandomFillArgs, ReplayArgs, ChecksumArgs>;
 
   void push(Task task);
   void run();

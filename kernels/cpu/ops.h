@@ -8,6 +8,7 @@ namespace longhaul::cpu {
 void embed(const EmbedArgs&);
 void rms_norm(const RmsNormArgs&);
 void linear(const LinearArgs&);
+void expand(const ExpandArgs&);
 void head_norm(const HeadNormArgs&);
 void rope(const RopeArgs&);
 void silu_mul(const SiluMulArgs&);

@@ -91,6 +91,10 @@ void CudaStream::launch(const LinearArgs& a) {
   if (a.act == DType::f32) return linear_f32(a, stream_.get());
   if (!linear_few(a, machine_.processors, stream_.get())) machine_.matmul.run(a, stream_.get());
 }
+void CudaStream::launch(const ExpandArgs& a) {
+  longhaul::check(is_packable(a.format, a.cols), "expand: rows of a packed format");
+  begin_launch(), expand(a, stream_.get());
+}
 void CudaStream::launch(const HeadNormArgs& a) { begin_launch(), head_norm(a, stream_.get()); }
 void CudaStream::launch(const RopeArgs& a) { begin_launch(), rope(a, stream_.get()); }
 void CudaStream::launch(const SiluMulArgs& a) { begin_launch(), silu_mul(a, stream_.get()); }

@@ -27,6 +27,7 @@ class CudaStream final : public Stream {
   void launch(const EmbedArgs&) override;
   void launch(const RmsNormArgs&) override;
   void launch(const LinearArgs&) override;
+  void launch(const ExpandArgs&) override;
   void launch(const HeadNormArgs&) override;
   void launch(const RopeArgs&) override;
   void launch(const SiluMulArgs&) override;

@@ -18,6 +18,7 @@ enum Fault : int {
 
 void embed(const EmbedArgs&, int* fault, cudaStream_t);
 void rms_norm(const RmsNormArgs&, cudaStream_t);
+void expand(const ExpandArgs&, cudaStream_t);
 void head_norm(const HeadNormArgs&, cudaStream_t);
 void rope(const RopeArgs&, cudaStream_t);
 void silu_mul(const SiluMulArgs&, cudaStream_t);

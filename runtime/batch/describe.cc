@@ -42,12 +42,21 @@ std::string describe_streaming(const ModelConfig& config, const EngineOptions& o
 }
 
 std::string describe_placement(const ModelConfig& config, const EngineOptions& options) {
-  const std::int64_t streamed = options.streamed_layers;
+  const std::int64_t streamed = options.streamed_layers, first = config.layers - streamed;
+  const WeightFormats* formats = options.packed ? options.formats.get() : nullptr;
   std::string text = "all on the device";
   if (streamed > 0)
     text = fmt::format("{} of {} layers on the device, {} streamed: {} over the link at every step, once a prompt",
-                       config.layers - streamed, config.layers, streamed,
-                       format_bytes(streamed * layer_weight_bytes(config)));
+                       first, config.layers, streamed,
+                       format_bytes(layers_at_rest(config, formats, first, config.layers).at_rest));
+  if (formats != nullptr) {
+    const RestBytes all = layers_at_rest(config, formats, 0, config.layers);
+    text +=
+        fmt::format("; packed as {}, {} in place of {}, and expanded at every step, once a prompt", formats->names(),
+                    format_bytes(all.at_rest), format_bytes(config.layers * layer_weight_bytes(config)));
+  } else if (options.formats != nullptr) {
+    text += fmt::format("; {} in the file, bf16 in memory", options.formats->names());
+  }
   if (options.host_embedding) text += "; the embedding table in host memory";
   return text + fmt::format("; a prompt's hidden states in {} memory", options.spill_hidden ? "host" : "device");
 }

@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <utility>
@@ -23,35 +25,81 @@ void decode_q8_0(const unsigned char* block, bf16* out) {
   for (int i = 0; i < 32; ++i) out[i] = round_weight(static_cast<float>(signed_at(block + 2 + i)) * d);
 }
 
-/// 256 values in 8 groups of 32, each with a scale and a least value of 6 bits, which d and dmin scale. Of the 12 bytes
-/// of those, the first four groups have bytes of their own, whose high bits hold what the last four have no room for.
+void encode_q8_0(const unsigned char* block, std::byte* codes, std::uint32_t* scales) {
+  const float d = half_at(block);
+  std::memcpy(codes, block + 2, 32);
+  std::memcpy(scales, &d, 4);
+}
+
+/// The scale and the least value, of 6 bits each, of group g of a Q4_K block. Of their 12 bytes the first four groups
+/// have bytes of their own, whose high bits hold what the last four have no room for.
+struct Six {
+  int scale, least;
+};
+Six six_bits(const unsigned char* packed, int g) {
+  if (g < 4) return {packed[g] & 63, packed[g + 4] & 63};
+  return {(packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4, packed[g + 4] >> 4 | (packed[g] >> 6) << 4};
+}
+/// Code i of group g.
+unsigned q4_k_code(const unsigned char* block, int g, int i) { return block[16 + g / 2 * 32 + i] >> g % 2 * 4 & 15u; }
+
+/// 256 values in 8 groups of 32, each with a scale and a least value, which d and dmin scale.
 void decode_q4_k(const unsigned char* block, bf16* out) {
   const float d = half_at(block), d_least = half_at(block + 2);
-  const unsigned char *packed = block + 4, *codes = block + 16;
   for (int g = 0; g < 8; ++g) {
-    const int scale = g < 4 ? packed[g] & 63 : (packed[g + 4] & 15) | (packed[g - 4] >> 6) << 4;
-    const int least = g < 4 ? packed[g + 4] & 63 : packed[g + 4] >> 4 | (packed[g] >> 6) << 4;
+    const auto [scale, least] = six_bits(block + 4, g);
     const float step = d * static_cast<float>(scale), base = d_least * static_cast<float>(least);
-    const unsigned char* from = codes + g / 2 * 32;
-    const int shift = g % 2 * 4;
     for (int i = 0; i < 32; ++i)
-      out[g * 32 + i] = round_weight(step * static_cast<float>(from[i] >> shift & 15) - base);
+      out[g * 32 + i] = round_weight(step * static_cast<float>(q4_k_code(block, g, i)) - base);
+  }
+}
+
+void encode_q4_k(const unsigned char* block, std::byte* codes, std::uint32_t* scales) {
+  std::memcpy(scales, block, 4);  // d and dmin
+  for (int g = 0; g < 8; ++g) {
+    const auto [scale, least] = six_bits(block + 4, g);
+    scales[1 + g / 2] |= static_cast<std::uint32_t>(scale | least << 8) << g % 2 * 16;
+    for (int i = 0; i < 32; i += 2)
+      codes[g * 16 + i / 2] = static_cast<std::byte>(q4_k_code(block, g, i) | q4_k_code(block, g, i + 1) << 4);
   }
 }
 
 /// 256 values of 6 bits, 4 and 2 of them apart, in 16 groups of 16 with a signed scale each, which d scales.
-void decode_q6_k(const unsigned char* block, bf16* out) {
-  const unsigned char *low = block, *high = block + 128, *scales = block + 192;
-  const float d = half_at(block + 208);
+/// of(at, number) for all.
+template <class Of>
+void for_q6_k(const unsigned char* block, const Of& of) {
+  const unsigned char *low = block, *high = block + 128;
   for (int half = 0; half < 2; ++half, low += 64, high += 32)
     for (int quarter = 0; quarter < 4; ++quarter)
       for (int i = 0; i < 32; ++i) {
-        const int at = half * 128 + quarter * 32 + i;
         const int code = (low[quarter % 2 * 32 + i] >> quarter / 2 * 4 & 15) | (high[i] >> quarter * 2 & 3) << 4;
-        const float step = d * static_cast<float>(signed_at(scales + at / 16));
-        out[at] = round_weight(step * static_cast<float>(code - 32));
+        of(half * 128 + quarter * 32 + i, code - 32);
       }
 }
+void decode_q6_k(const unsigned char* block, bf16* out) {
+  const float d = half_at(block + 208);
+  for_q6_k(block, [&](int at, int number) {
+    const float step = d * static_cast<float>(signed_at(block + 192 + at / 16));
+    out[at] = round_weight(step * static_cast<float>(number));
+  });
+}
+void encode_q6_k(const unsigned char* block, std::byte* codes, std::uint32_t* scales) {
+  for_q6_k(block, [&](int at, int number) { codes[at] = static_cast<std::byte>(number); });
+  std::memcpy(scales, block + 208, 2);
+  std::memcpy(scales + 1, block + 192, 16);
+}
+
+/// A kind of block: what it stands for, and how rows of it are packed, `words` of scales a block.
+struct BlockKind {
+  std::string_view dtype;
+  PackedType type;
+  std::int64_t group, words;
+  void (*decode)(const unsigned char* block, bf16* out);
+  void (*encode)(const unsigned char* block, std::byte* codes, std::uint32_t* scales);
+};
+constexpr std::array<BlockKind, 3> kBlockKinds{{{"Q8_0", PackedType::int8, 32, 1, decode_q8_0, encode_q8_0},
+                                                {"Q4_K", PackedType::q4_k, 32, kBlockWords, decode_q4_k, encode_q4_k},
+                                                {"Q6_K", PackedType::q6_k, 16, kBlockWords, decode_q6_k, encode_q6_k}}};
 
 class BlockReader final : public TensorReader {
  public:
@@ -60,24 +108,37 @@ class BlockReader final : public TensorReader {
         info_(part(name, dtype, shape)),
         block_(*gguf_block(dtype)),
         row_bytes_(cols() / block_.values * block_.bytes),
-        decode_(dtype == "Q8_0"   ? decode_q8_0
-                : dtype == "Q4_K" ? decode_q4_k
-                                  : decode_q6_k) {}
+        kind_(*std::ranges::find(kBlockKinds, dtype, &BlockKind::dtype)) {}
   std::int64_t stored_bytes(std::int64_t rows) const override { return rows * row_bytes_; }
   void fetch(RowSpan rows, std::byte* stored) const override {
     files_.read(info_, rows.first * row_bytes_, rows.count * row_bytes_, stored);
   }
+  PackedFormat packed_format() const override { return if_packable(kind_.type, kind_.group); }
 
  private:
+  const unsigned char* block_at(const std::byte* stored, RowSpan fetched, std::int64_t row) const {
+    return reinterpret_cast<const unsigned char*>(stored) + (row - fetched.first) * row_bytes_;
+  }
   void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
-    const auto* block = reinterpret_cast<const unsigned char*>(stored) + (rows.first - fetched.first) * row_bytes_;
+    const unsigned char* block = block_at(stored, fetched, rows.first);
     for (std::int64_t n = rows.count * cols() / block_.values; n > 0; --n, block += block_.bytes, out += block_.values)
-      decode_(block, out);
+      kind_.decode(block, out);
+  }
+  void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const override {
+    const unsigned char* block = block_at(stored, fetched, rows.first);
+    const std::int64_t bytes = packed_row_bytes(packed_format(), cols());
+    for (std::int64_t r = 0; r < rows.count; ++r, out += bytes) {
+      auto [codes, scales] = packed_row(out);
+      for (std::int64_t n = cols() / block_.values; n > 0; --n, block += block_.bytes, scales += kind_.words) {
+        kind_.encode(block, codes, scales);
+        codes += packed_code_bytes(packed_format(), block_.values);
+      }
+    }
   }
   const TensorInfo& info_;
   const GgufBlock block_;
   const std::int64_t row_bytes_;
-  void (*const decode_)(const unsigned char* block, bf16* out);
+  const BlockKind& kind_;
 };
 
 std::unique_ptr<TensorReader> stored_reader(const TensorFiles& files, const std::string& name,
@@ -110,10 +171,14 @@ class MovedReader final : public TensorReader {
       r += run.count;
     }
   }
+  PackedFormat packed_format() const override { return inner_->packed_format(); }
 
  private:
   void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
     inner_->convert(stored, fetched, rows, out);
+  }
+  void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const override {
+    inner_->pack(stored, fetched, rows, out);
   }
   const std::unique_ptr<TensorReader> inner_;
   const StoredRow stored_row_;

@@ -4,17 +4,9 @@
 #include <bit>
 #include <cstdint>
 
-#include "kernels/base/types.h"
+#include "kernels/packed_format.h"  // half_to_float
 
 namespace longhaul {
-
-/// IEEE half precision ("f16"); exact. The bits become a float that is 2^112 too small, subnormal where the half is.
-constexpr float half_to_float(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-  const float magnitude = std::bit_cast<float>(static_cast<std::uint32_t>(bits & 0x7fffu) << 13) * 0x1p112f;
-  const std::uint32_t special = (bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign | special);
-}
 
 /// to_bf16() of finite values; NaN becomes infinity, so that TensorReader::convert() sees it.
 constexpr bf16 round_weight(float x) {

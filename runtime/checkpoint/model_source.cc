@@ -103,4 +103,11 @@ Checkpoint ModelSource::weights() const {
   return {Safetensors::open_model(where_), parse_quantization(folder_config(), file)};
 }
 
+bool ModelSource::has_packed_weights() const {
+  if (gguf_) return true;
+  const fs::path dir(where_);
+  return parse_quantization(folder_config(), (dir / "config.json").string()).method != QuantMethod::none &&
+         (fs::exists(dir / "model.safetensors") || fs::exists(dir / "model.safetensors.index.json"));
+}
+
 }  // namespace longhaul

@@ -26,6 +26,8 @@ class ModelSource {
   Tokenizer tokenizer() const;
   ChatTemplate chat(const ChatOptions& options) const;
   Checkpoint weights() const;
+  /// Quantised ones, as far as a config tells, whose files are there.
+  bool has_packed_weights() const;
 
  private:
   const nlohmann::json& folder_config() const;

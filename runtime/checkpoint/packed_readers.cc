@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "kernels/base/bytes.h"
@@ -61,21 +62,46 @@ class PackedReader : public TensorReader {
 
   virtual std::int64_t code_bytes(std::int64_t rows) const = 0;
   virtual void fetch_codes(RowSpan rows, std::byte* stored) const = 0;
+  /// The codes of eight outputs from `row` on, in the order of the inputs; out: `bytes` apart.
+  virtual void encode_codes(const std::byte* stored, RowSpan fetched, std::int64_t row, std::byte* out,
+                            std::int64_t bytes) const = 0;
+
+  void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const final {
+    const std::int64_t bytes = packed_row_bytes(packed_format(), cols());
+    for (std::int64_t row = rows.first; row < rows.first + rows.count; row += kCodes, out += kCodes * bytes) {
+      encode_codes(stored, fetched, row, out, bytes);
+      for (int r = 0; r < kCodes; ++r) {
+        Word* to = packed_row(out + r * bytes).scales;
+        for (std::int64_t g = 0; g < groups_; ++g) {
+          const GroupScale scale = scale_of(stored, fetched, row, r, g);
+          to[g] = static_cast<Word>(scale.half) | static_cast<Word>(scale.zero) << 16;
+        }
+      }
+    }
+  }
 
   /// The values that codes of eight outputs stand for, [groups, 8, 16]: few, and looked up for many codes.
   void tabulate(const std::byte* stored, RowSpan fetched, std::int64_t row, std::vector<bf16>& table) const {
-    const std::int64_t words = fetched.count / kCodes, at = row - fetched.first;
-    const auto* zero_words = reinterpret_cast<const Word*>(stored + code_bytes(fetched.count));
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(zero_words + groups_ * words);
     table.resize(static_cast<std::size_t>(groups_ * kTables));
     bf16* out = table.data();
     for (std::int64_t g = 0; g < groups_; ++g)
       for (int r = 0; r < kCodes; ++r) {
-        const auto stored_zero = static_cast<int>(zero_words[g * words + at / kCodes] >> shift(r) & 15);
-        const int zero = (stored_zero + zero_offset_) & 15;
-        const float scale = half_to_float(halves[g * fetched.count + at + r]);
-        for (int code = 0; code < 16; ++code) *out++ = round_weight(static_cast<float>(code - zero) * scale);
+        const GroupScale s = scale_of(stored, fetched, row, r, g);
+        const float scale = half_to_float(s.half);
+        for (int code = 0; code < 16; ++code) *out++ = round_weight(static_cast<float>(code - s.zero) * scale);
       }
+  }
+  struct GroupScale {
+    std::uint16_t half;
+    int zero;
+  };
+  /// Of output row + r in group g.
+  GroupScale scale_of(const std::byte* stored, RowSpan fetched, std::int64_t row, int r, std::int64_t g) const {
+    const std::int64_t words = fetched.count / kCodes, at = row - fetched.first;
+    const auto* zeros = reinterpret_cast<const Word*>(stored + code_bytes(fetched.count));
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(zeros + groups_ * words);
+    const auto stored_zero = static_cast<int>(zeros[g * words + at / kCodes] >> shift(r) & 15);
+    return {halves[g * fetched.count + at + r], (stored_zero + zero_offset_) & 15};
   }
   int shift(std::int64_t column) const { return 4 * order_[static_cast<std::size_t>(column)]; }
 
@@ -99,8 +125,7 @@ class GptqReader final : public PackedReader {
     const std::string name = module + ".g_idx";
     group_of_.resize(static_cast<std::size_t>(cols()));
     if (files.find(name) == nullptr) {  // the oldest files: groups in order
-      for (std::int64_t i = 0; i < cols(); ++i)
-        group_of_[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i / group_);
+      for (std::int64_t i = 0; i < cols(); ++i) group_of_[static_cast<std::size_t>(i)] = in_order(i);
       return;
     }
     const TensorInfo& info = part(name, "I32", {cols()});
@@ -109,9 +134,15 @@ class GptqReader final : public PackedReader {
       if (g < 0 || g >= groups_)
         throw UserError(Exit::bad_model, "{}: group {} is out of range; there are {}", files.where(name, info), g,
                         groups_);
+    for (std::int64_t i = 0; i < cols(); ++i) ordered_ &= group_of_[static_cast<std::size_t>(i)] == in_order(i);
+  }
+  /// Inputs of a group that do not stand together (desc_act) have no packed form.
+  PackedFormat packed_format() const override {
+    return ordered_ ? if_packable(PackedType::int4, group_) : PackedFormat{};
   }
 
  private:
+  std::int32_t in_order(std::int64_t input) const { return static_cast<std::int32_t>(input / group_); }
   std::int64_t code_bytes(std::int64_t rows) const override { return cols() / kCodes * rows * 4; }
   void fetch_codes(RowSpan rows, std::byte* stored) const override {
     files_.read(codes_,
@@ -138,13 +169,21 @@ class GptqReader final : public PackedReader {
       }
     }
   }
+  void encode_codes(const std::byte* stored, RowSpan fetched, std::int64_t row, std::byte* out,
+                    std::int64_t bytes) const override {
+    const auto* words = reinterpret_cast<const Word*>(stored) + row - fetched.first;
+    for (std::int64_t i = 0; i < cols() / kCodes; ++i, words += fetched.count)
+      for (std::int64_t r = 0; r < kCodes; ++r) std::memcpy(out + r * bytes + i * 4, words + r, 4);
+  }
   std::vector<std::int32_t> group_of_;  // [in]
+  bool ordered_ = true;
 };
 
 class AwqReader final : public PackedReader {
  public:
   AwqReader(const TensorFiles& files, const std::string& module, const TensorShape& shape, const Quantization& q)
       : PackedReader(files, module, shape, q, {shape[1], shape[0] / kCodes}, kAwqOrder) {}
+  PackedFormat packed_format() const override { return if_packable(PackedType::int4, group_); }
 
  private:
   std::int64_t code_bytes(std::int64_t rows) const override { return cols() * ceil_div(rows, kCodes) * 4; }
@@ -172,6 +211,17 @@ class AwqReader final : public PackedReader {
             out[r * cols() + i] = values[r * 16 + (*words >> shifts[static_cast<std::size_t>(r)] & 15)];
       }
     }
+  }
+  void encode_codes(const std::byte* stored, RowSpan fetched, std::int64_t row, std::byte* out,
+                    std::int64_t bytes) const override {
+    const std::int64_t across = fetched.count / kCodes;
+    const auto* words = reinterpret_cast<const Word*>(stored) + (row - fetched.first) / kCodes;
+    for (std::int64_t i = 0; i < cols(); i += kCodes, words += kCodes * across)
+      for (std::int64_t r = 0; r < kCodes; ++r) {
+        Word word = 0;
+        for (std::int64_t k = 0; k < kCodes; ++k) word |= (words[k * across] >> shift(r) & 15) << 4 * k;
+        std::memcpy(out + r * bytes + i / 2, &word, 4);
+      }
   }
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/base/bytes.h"
@@ -44,6 +45,9 @@ class ScaledReader final : public TensorReader {
   void fetch(RowSpan rows, std::byte* stored) const override {
     files_.read(info_, rows.first * cols(), rows.count * cols(), stored);
   }
+  PackedFormat packed_format() const override {
+    return if_packable(fp8_ ? PackedType::fp8 : PackedType::int8, block_cols_);
+  }
 
  private:
   void read_scales(const std::string& name, const Quantization& q) {
@@ -63,7 +67,7 @@ class ScaledReader final : public TensorReader {
                       blocks.empty() ? std::string(", for quantization_config gives no weight_block_size")
                                      : fmt::format(" or one a block ([{}])", fmt::join(blocks, ", ")));
     }
-    if (block_cols_ == 0) block_cols_ = cols();
+    if (block_cols_ == 0 || block_cols_ > cols()) block_cols_ = cols();
     scales_ = read_floats(files_, name, info);
     blocks_across_ = ceil_div(cols(), block_cols_);
   }
@@ -83,6 +87,15 @@ class ScaledReader final : public TensorReader {
       }
       codes += (end - row) * cols();
       out += (end - row) * cols();
+    }
+  }
+  void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const override {
+    const std::byte* codes = stored + (rows.first - fetched.first) * cols();
+    const std::int64_t bytes = packed_row_bytes(packed_format(), cols());
+    for (std::int64_t row = rows.first; row < rows.first + rows.count; ++row, codes += cols(), out += bytes) {
+      std::memcpy(out, codes, static_cast<std::size_t>(cols()));
+      std::memcpy(packed_row(out).scales, scales_.data() + row / block_rows_ * blocks_across_,
+                  static_cast<std::size_t>(blocks_across_ * 4));
     }
   }
   std::array<bf16, 256> table(float scale) const {

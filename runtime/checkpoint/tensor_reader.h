@@ -1,5 +1,6 @@
-// One tensor of a checkpoint, given out in bf16 by rows, whatever the file stores it as. In two steps, so that they
-// overlap: fetch() only reads, convert() only computes. Neither has state: any thread may call either.
+// One tensor of a checkpoint, given out by rows in bf16, or packed if it is quantised, whatever the file stores it as.
+// In two steps, so that they overlap: fetch() only reads, convert() and pack() only compute. None has state: any thread
+// may call any.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/types.h"
+#include "kernels/packed_format.h"
 #include "runtime/checkpoint/tensor_files.h"
 
 namespace longhaul {
@@ -30,7 +31,7 @@ class TensorReader {
 
   /// fetch() gives bf16 itself, and there is nothing to convert.
   virtual bool plain() const { return false; }
-  /// Spans of rows begin at a multiple of this; also those of convert().
+  /// Spans of rows begin at a multiple of this; also those of convert() and pack().
   virtual std::int64_t row_step() const { return 1; }
   /// The most that fetch() writes for so many rows.
   virtual std::int64_t stored_bytes(std::int64_t rows) const = 0;
@@ -39,10 +40,24 @@ class TensorReader {
   /// Some rows (`out`, [rows.count, cols]) of what fetch(fetched, stored) has read. Throws UserError{bad_model} where a
   /// value is not finite in bf16.
   void convert(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const;
+  /// As what its rows can be packed; none: as nothing that stands for the same values.
+  virtual PackedFormat packed_format() const { return {}; }
+  /// As convert(), but for `out`, [rows.count, packed_row_bytes], which expand() turns into what convert() gives.
+  void pack(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const;
 
  protected:
   TensorReader(const TensorFiles& files, std::string name, const TensorShape& shape);
   virtual void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const = 0;
+  /// `out` is all zeros.
+  virtual void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const;
+  /// `format`, where rows can have it.
+  PackedFormat if_packable(PackedType type, std::int64_t group) const;
+  /// Codes and scales of the row at `out`.
+  struct PackedRow {
+    std::byte* codes;
+    std::uint32_t* scales;
+  };
+  PackedRow packed_row(std::byte* out) const;
   /// A part that must have this type and shape.
   const TensorInfo& part(const std::string& name, std::string_view dtype, const TensorShape& shape);
   /// A part whose caller looks at type and shape; throws UserError{bad_model} where it is absent.

@@ -1,5 +1,5 @@
-// Brings tensors from their files to where they stay, in pieces of rows: threads read some pieces while the pieces
-// before are converted (on all cores) and the ones before those go to the device.
+// Brings tensors from their files to where they stay, in bf16 or packed, in pieces of rows: threads read some pieces
+// while the pieces before are converted (on all cores) and the ones before those go to the device.
 #pragma once
 #include <array>
 #include <functional>
@@ -14,6 +14,13 @@ namespace longhaul {
 /// Bytes of the files that are in place, and of all.
 using LoadReport = std::function<void(std::int64_t done, std::int64_t total)>;
 
+/// Where a tensor stays, and as what.
+struct WeightTarget {
+  std::byte* at;
+  bool on_host;  // else on the device
+  bool packed;   // as its reader can; else in bf16
+};
+
 class WeightLoader {
  public:
   static constexpr std::int64_t kSlots = 4;
@@ -24,8 +31,8 @@ class WeightLoader {
   /// bytes of all that will be added.
   WeightLoader(Device& device, Stream& stream, std::byte* staging, std::int64_t total, const LoadReport& report);
 
-  /// The whole tensor, to `host` where that is given, else to `device`. The reader must outlive the loader.
-  void add(const TensorReader& reader, bf16* device, bf16* host);
+  /// The whole tensor. The reader must outlive the loader.
+  void add(const TensorReader& reader, const WeightTarget& target);
   /// Returns when all is in place.
   void finish();
 
@@ -35,8 +42,8 @@ class WeightLoader {
   struct Piece {
     const TensorReader* reader;
     RowSpan rows;
-    bf16 *device, *host;      // of its first row
-    std::int64_t out_offset;  // in the slot
+    WeightTarget target;                 // of its first row
+    std::int64_t row_bytes, out_offset;  // of what becomes of it; in the slot
   };
   struct Slot {
     std::byte* bytes;

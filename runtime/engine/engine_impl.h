@@ -46,6 +46,7 @@ struct Engine::Impl {
         steps(device, streams(), options.replay_steps && memory.kv.steps_alike()) {
     check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
           "at most kDecodeTokens sessions together");
+    check(!options.packed || options.formats != nullptr, "packed weights have formats");
     check(options.prefill_chunk >= 1, "a prefill goes on by at least one token");
     check(device_arena.used() == plan.device_bytes && host_arena.used() == plan.host_bytes, "the plan is the use");
     for (auto& event : paced) event = device.make_event();

@@ -49,7 +49,7 @@ std::vector<std::byte> noise(std::int64_t count, DType act) {
 
 void set_up(Device& device, Stream& compute, const ModelConfig& c, const EngineOptions& options,
             const EngineMemory& memory, bool random_weights) {
-  if (random_weights) memory.weights.randomize(compute);
+  if (random_weights) memory.weights.randomize(device, compute);
   const auto bases = send_bases(compute, c, options, memory.kv);
   if (options.probes.moments)
     compute.launch(FillArgs{reinterpret_cast<std::int32_t*>(memory.probes.moments), 0,

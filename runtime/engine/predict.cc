@@ -54,7 +54,8 @@ Prediction predict(const ModelConfig& config, const EngineOptions& options, std:
   const double missed = static_cast<double>(bytes.listed_rows) * (1 - p.hit_rate) *
                         static_cast<double>(kv_shape(config, options).row_bytes());
   const auto streamed = static_cast<double>(bytes.streamed + bytes.streamed_weights);
-  p.device_bytes = static_cast<double>(bytes.weights + bytes.labels + bytes.look_ahead + bytes.attended);
+  p.device_bytes =
+      static_cast<double>(bytes.weights + bytes.expansion + bytes.labels + bytes.look_ahead + bytes.attended);
   p.link_bytes = streamed + missed;
   p.device_seconds = p.device_bytes / (machine.rates.copy_GBps * 1e9);
   p.link_seconds = streamed / (machine.link.h2d_GBps * 1e9) + missed / gather_rate(machine.link);

@@ -1,6 +1,7 @@
 // How long prefill and a decode step will take on a measured machine, by bytes and arithmetic alone.
 //
-// A step: weights, labels (once more where look-ahead foretells) and attended rows at the rate of a device copy; over
+// A step: weights (what packed ones are expanded from and to beside), labels (once more where look-ahead foretells) and
+// attended rows at the rate of a device copy; over
 // the link streamed rows, and of the selected ones those that an assumed share does not find in the resident set. With
 // look-ahead, and for streamed tiles, the longer of the two counts, else their sum.
 // Prefill: products grow with the tokens and attention with their square, each at its measured rate; storing the rows

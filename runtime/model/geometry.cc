@@ -139,6 +139,7 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
     c.normalised_routes = true;
     c.model_type = "mixtral";
   }
+  const toml::node* weights = keys.take("weights");
   keys.finish();
   if (c.q_heads % c.kv_heads != 0) keys.refuse("q_heads", fmt::format("must be a multiple of kv_heads {}", c.kv_heads));
   if (c.head_dim % 8 != 0) keys.refuse("head_dim", "must be a multiple of 8 up to 256");
@@ -146,6 +147,16 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
     keys.refuse("hidden", "must be a multiple of 8 where there are biases or experts");
   if (c.experts > 0 && c.intermediate % 8 != 0)
     keys.refuse("intermediate", "must be a multiple of 8 where there are experts");
+  if (weights != nullptr) {
+    // In the groups that most published checkpoints of these types have.
+    constexpr std::array kFormats{PackedFormat{PackedType::int4, 128}, PackedFormat{PackedType::int8, 128},
+                                  PackedFormat{PackedType::fp8, 128}};
+    const auto name = weights->value_exact<std::string>();
+    const auto format =
+        std::ranges::find_if(kFormats, [&](PackedFormat f) { return name && name_of(f.type) == *name; });
+    if (format == kFormats.end()) keys.refuse("weights", "must be \"int4\", \"int8\" or \"fp8\"");
+    geometry.formats = uniform_formats(c, *format);
+  }
   return geometry;
 }
 

@@ -15,6 +15,7 @@ WeightStream::WeightStream(Device& device, Stream& compute, const Weights& weigh
 
 void WeightStream::begin(std::int64_t chunks) {
   walk_ = {.chunks = chunks};
+  forget_expanded();
   for (std::int64_t i = 0; i < 2 * Weights::kSlots; ++i) load_next();
 }
 
@@ -22,6 +23,12 @@ void WeightStream::resume(const WeightWalk& walk, std::int64_t layer) {
   walk_ = walk;
   walk_.lost = std::max(walk.parts, walk.lost);
   walk_.parts = std::min(2 * std::max<std::int64_t>(layer - weights_.first_streamed(), 0), walk_.lost);
+  forget_expanded();
+}
+
+void WeightStream::forget_expanded() {
+  projections_.fill(-1);
+  rest_ = -1;
 }
 
 void WeightStream::load_next() {
@@ -33,17 +40,21 @@ void WeightStream::load_next() {
   ++walk_.parts;
 }
 
-void WeightStream::need(std::int64_t layer, WeightPart part) {
+void WeightStream::arrive(std::int64_t layer, WeightPart part, Edge edge) {
   const std::int64_t n = layer - weights_.first_streamed();
-  if (n < 0) return;
-  while (walk_.parts < walk_.lost) load_next();
-  compute_.wait(landed(n, part), edge::kWeightsLanded);
+  if (n >= 0) {
+    while (walk_.parts < walk_.lost) load_next();
+    compute_.wait(landed(n, part), edge);
+  }
+  std::int64_t& is = part == WeightPart::projection ? projections_[static_cast<std::size_t>(layer % 2)] : rest_;
+  if (is == layer) return;
+  is = layer;
+  weights_.expand(compute_, layer, part);
 }
 
-void WeightStream::need_ahead(std::int64_t layer) {
-  const std::int64_t n = layer - weights_.first_streamed();
-  if (n >= 0) compute_.wait(landed(n, WeightPart::projection), edge::kNextWeightsLanded);
-}
+void WeightStream::need(std::int64_t layer, WeightPart part) { arrive(layer, part, edge::kWeightsLanded); }
+
+void WeightStream::need_ahead(std::int64_t layer) { arrive(layer, WeightPart::projection, edge::kNextWeightsLanded); }
 
 void WeightStream::projected(std::int64_t layer) {
   const std::int64_t n = layer - weights_.first_streamed();

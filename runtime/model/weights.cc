@@ -2,73 +2,130 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <random>
 #include <set>
 
-#include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "runtime/model/families.h"
 
 namespace longhaul {
-
 namespace {
 
-struct Piece {
-  bf16* LayerWeights::*at;
-  std::int64_t count;  // 0: the model has none
-};
+constexpr std::array kMatrices{&LayerWeights::qkv, &LayerWeights::o, &LayerWeights::router, &LayerWeights::gate_up,
+                               &LayerWeights::down};
 
-/// In this order, so that each part is one run of memory, alike on the device and on the host.
-std::vector<Piece> layer_pieces(const ModelConfig& c) {
-  const std::int64_t q = c.q_heads * c.head_dim, qkv = q + 2 * c.kv_heads * c.head_dim;
-  const std::int64_t networks = std::max<std::int64_t>(c.experts, 1), head = c.head_norm ? c.head_dim : 0;
-  return {{&LayerWeights::attn_norm, c.hidden},
-          {&LayerWeights::qkv, qkv * c.hidden},
-          {&LayerWeights::qkv_bias, c.qkv_bias ? qkv : 0},
-          {&LayerWeights::q_norm, head},
-          {&LayerWeights::k_norm, head},
-          {&LayerWeights::o, c.hidden * q},
-          {&LayerWeights::o_bias, c.out_bias ? c.hidden : 0},
-          {&LayerWeights::mlp_norm, c.hidden},
-          {&LayerWeights::router, c.experts * c.hidden},
-          {&LayerWeights::gate_up, networks * 2 * c.intermediate * c.hidden},
-          {&LayerWeights::down, networks * c.hidden * c.intermediate}};
+std::int64_t elements(const std::vector<LayerTensor>& tensors, bf16* LayerWeights::*of) {
+  std::int64_t count = 0;
+  for (const LayerTensor& tensor : tensors)
+    if (tensor.of == of) count = tensor.at + tensor.rows() * tensor.cols();
+  return count;
 }
 
-LayerWeights take_layer(const ModelConfig& c, Arena& arena, const char* name) {
-  LayerWeights layer{};
-  for (const Piece& piece : layer_pieces(c))
-    if (piece.count > 0) layer.*piece.at = arena.take<bf16>(piece.count, name);
-  return layer;
+bool expands(const LayerLayout& layout, bf16* LayerWeights::*of) {
+  return std::ranges::any_of(kWeightParts, [&](WeightPart part) {
+    return std::ranges::any_of(layout.expansions(part), [&](const Expansion& e) { return e.of == of; });
+  });
+}
+
+/// Layouts of these formats, each once, and which each layer has.
+void lay_out(const ModelConfig& c, const WeightFormats* formats, const std::vector<LayerTensor>& tensors,
+             std::vector<LayerLayout>& layouts, std::vector<std::size_t>& layout_of) {
+  if (formats == nullptr) {
+    layouts.emplace_back(tensors, std::vector<PackedFormat>{});
+    layout_of.assign(static_cast<std::size_t>(c.layers), 0);
+    return;
+  }
+  check(std::ssize(formats->layers) == c.layers, "formats of every layer");
+  for (const auto& layer : formats->layers) {
+    if (layout_of.empty() || layer != *(&layer - 1)) layouts.emplace_back(tensors, layer);
+    layout_of.push_back(layouts.size() - 1);
+  }
+}
+
+std::array<std::byte*, 2> take_parts(const std::array<std::int64_t, 2>& bytes, Arena& arena, const char* name) {
+  std::byte* projection = arena.take_bytes(bytes[0], name);
+  return {projection, arena.take_bytes(bytes[1], name)};
+}
+
+/// Random codes, and scales with which values spread about as far as `spread`.
+void fill_packed_row(std::byte* row, PackedFormat format, std::int64_t cols, float spread, std::mt19937_64& random) {
+  const std::int64_t code_bytes = packed_code_bytes(format, cols);
+  const int exponent = std::ilogb(spread);
+  std::uint32_t scale;
+  if (format.type == PackedType::int4) {
+    scale = static_cast<std::uint32_t>(15 + exponent - 3) << 10 | 8u << 16;  // 2^(exponent - 3), half precision
+  } else {
+    check(!has_blocks(format.type), "random weights of a format with plain scales");
+    scale = std::bit_cast<std::uint32_t>(std::ldexp(1.0f, exponent - (format.type == PackedType::fp8 ? 8 : 7)));
+  }
+  for (std::int64_t i = 0; i < code_bytes; i += 4) {
+    auto codes = static_cast<std::uint32_t>(random());
+    if (format.type == PackedType::fp8) codes &= 0xf7f7f7f7u;  // none is NaN's
+    std::memcpy(row + i, &codes, 4);
+  }
+  std::memset(row + code_bytes, 0, static_cast<std::size_t>(packed_row_bytes(format, cols) - code_bytes));
+  for (std::int64_t i = 0; i < packed_scale_words(format, cols); ++i) std::memcpy(row + code_bytes + 4 * i, &scale, 4);
 }
 
 }  // namespace
 
-Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host)
-    : config_(c), host_embedding_(host_embedding && !c.tied_embeddings) {
+Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host,
+                 const WeightFormats* formats)
+    : config_(c),
+      host_embedding_(host_embedding && !c.tied_embeddings),
+      tensors_(layer_tensors(c)),
+      streamed_(streamed) {
   check(streamed >= 0 && streamed <= c.layers, "at most all layers are streamed");
+  lay_out(c, formats, tensors_, layouts_, layout_of_);
   embedding_ = (host_embedding_ ? host : device).take<bf16>(c.vocab * c.hidden, "weights");
-  for (std::int64_t l = 0; l < c.layers - streamed; ++l) layers_.push_back(take_layer(c, device, "weights"));
-  std::vector<LayerWeights> slots;
-  for (std::int64_t i = 0; i < std::min(streamed, kSlots); ++i) slots.push_back(take_layer(c, device, "weight slots"));
-  for (std::int64_t i = 0; i < streamed; ++i) {
-    layers_.push_back(slots[static_cast<std::size_t>(i % kSlots)]);
-    host_layers_.push_back(take_layer(c, host, "weights"));
+  std::array<std::int64_t, 2> most{};
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const std::array bytes{layout(l).bytes(WeightPart::projection), layout(l).bytes(WeightPart::rest)};
+    rests_.push_back(take_parts(bytes, l < first_streamed() ? device : host, "weights"));
+    for (std::size_t i = 0; i < most.size(); ++i) most[i] = std::max(most[i], bytes[i]);
   }
+  // As large for every number of streamed layers, so that more of them never take more of the device.
+  for (std::int64_t i = 0; i < std::min(streamed, kSlots); ++i)
+    slots_[static_cast<std::size_t>(i)] = take_parts(most, device, "weight slots");
+  for (const auto of : kMatrices) {
+    if (std::ranges::none_of(layouts_, [&](const LayerLayout& one) { return expands(one, of); })) continue;
+    const std::int64_t count = elements(tensors_, of);
+    expanded_[0].*of = device.take<bf16>(count, "expanded weights");
+    // Look-ahead needs the next layer's projection beside this one's.
+    expanded_[1].*of = of == &LayerWeights::qkv ? device.take<bf16>(count, "expanded weights") : expanded_[0].*of;
+  }
+  if (!device.counting())
+    for (std::int64_t l = 0; l < c.layers; ++l) {
+      layers_.push_back(expanded_[static_cast<std::size_t>(l % 2)]);
+      layout(l).point(parts(l), layers_.back());
+    }
   final_norm_ = device.take<bf16>(c.hidden, "weights");
   head_ = c.tied_embeddings ? embedding_ : device.take<bf16>(c.vocab * c.hidden, "weights");
   staging_ = host.take_bytes(WeightLoader::kStagingBytes, "weight staging");
 }
 
+const Weights::Parts& Weights::parts(std::int64_t l) const {
+  if (l < first_streamed()) return rests_[static_cast<std::size_t>(l)];
+  return slots_[static_cast<std::size_t>((l - first_streamed()) % kSlots)];
+}
+
 CopyArgs Weights::copy_of(std::int64_t n, WeightPart part) const {
-  const LayerWeights &from = host_layers_[static_cast<std::size_t>(n)], &to = layer(first_streamed() + n);
-  const bf16* middle = from.o;
-  if (part == WeightPart::projection)
-    return {.dst = to.attn_norm,
-            .src = from.attn_norm,
-            .width = (middle - from.attn_norm) * 2,
-            .kind = CopyKind::host_to_device};
-  const bf16* end = from.down + layer_pieces(config_).back().count;
-  return {.dst = to.o, .src = middle, .width = (end - middle) * 2, .kind = CopyKind::host_to_device};
+  const std::int64_t l = first_streamed() + n;
+  const auto i = static_cast<std::size_t>(part);
+  return {.dst = parts(l)[i],
+          .src = rests_[static_cast<std::size_t>(l)][i],
+          .width = layout(l).bytes(part),
+          .kind = CopyKind::host_to_device};
+}
+
+void Weights::expand(Stream& stream, std::int64_t l, WeightPart part) const {
+  const std::byte* from = parts(l)[static_cast<std::size_t>(part)];
+  for (const Expansion& e : layout(l).expansions(part)) {
+    bf16* to = layer(l).*e.of + e.at;
+    if (e.format.type == PackedType::none) stream.copy({.dst = to, .src = from + e.from, .width = e.rows * e.cols * 2});
+    else
+      stream.launch(ExpandArgs{.packed = from + e.from, .out = to, .format = e.format, .rows = e.rows, .cols = e.cols});
+  }
 }
 
 std::int64_t Weights::Source::count() const {
@@ -79,63 +136,23 @@ std::int64_t Weights::Source::count() const {
 
 std::vector<Weights::Source> Weights::sources() const {
   const ModelConfig& c = config_;
-  const Family& family = *find_family(c.model_type);
-  const std::int64_t q = c.q_heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  const auto bytes = [](bf16* at) { return reinterpret_cast<std::byte*>(at); };
   std::vector<Source> all{{"model.embed_tokens.weight",
                            {c.vocab, c.hidden},
-                           host_embedding_ ? nullptr : embedding_,
-                           host_embedding_ ? embedding_ : nullptr},
-                          {"model.norm.weight", {c.hidden}, final_norm_, nullptr}};
-  if (!c.tied_embeddings) all.push_back({"lm_head.weight", {c.vocab, c.hidden}, head_, nullptr});
-  for (std::int64_t l = 0; l < c.layers; ++l) {
-    const LayerWeights& w = layer(l);
-    const LayerWeights* host =
-        l < first_streamed() ? nullptr : &host_layers_[static_cast<std::size_t>(l - first_streamed())];
-    auto add = [&](const std::string& name, std::vector<std::int64_t> shape, bf16* LayerWeights::*of,
-                   std::int64_t at = 0) {
-      all.push_back({fmt::format("model.layers.{}.{}", l, name), std::move(shape), w.*of + at,
-                     host != nullptr ? host->*of + at : nullptr});
-    };
-    auto add_network = [&](const std::string& gate, const std::string& up, const std::string& down, std::int64_t e) {
-      const std::int64_t size = c.intermediate * c.hidden;
-      add(gate + ".weight", {c.intermediate, c.hidden}, &LayerWeights::gate_up, 2 * e * size);
-      add(up + ".weight", {c.intermediate, c.hidden}, &LayerWeights::gate_up, (2 * e + 1) * size);
-      add(down + ".weight", {c.hidden, c.intermediate}, &LayerWeights::down, e * size);
-    };
-    add("input_layernorm.weight", {c.hidden}, &LayerWeights::attn_norm);
-    if (family.fused) {
-      add("self_attn.qkv_proj.weight", {q + 2 * kv, c.hidden}, &LayerWeights::qkv);
-    } else {
-      add("self_attn.q_proj.weight", {q, c.hidden}, &LayerWeights::qkv);
-      add("self_attn.k_proj.weight", {kv, c.hidden}, &LayerWeights::qkv, q * c.hidden);
-      add("self_attn.v_proj.weight", {kv, c.hidden}, &LayerWeights::qkv, (q + kv) * c.hidden);
+                           bytes(embedding_),
+                           host_embedding_,
+                           bytes(host_embedding_ ? layers_.back().gate_up : embedding_),
+                           {}},
+                          {"model.norm.weight", {c.hidden}, bytes(final_norm_), false, bytes(final_norm_), {}}};
+  if (!c.tied_embeddings) all.push_back({"lm_head.weight", {c.vocab, c.hidden}, bytes(head_), false, bytes(head_), {}});
+  for (std::int64_t l = 0; l < c.layers; ++l)
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      const LayerLayout::Place& place = layout(l).place(i);
+      const auto part = static_cast<std::size_t>(place.part);
+      all.push_back({fmt::format("model.layers.{}.{}", l, tensors_[i].name), tensors_[i].shape,
+                     rests_[static_cast<std::size_t>(l)][part] + place.offset, l >= first_streamed(),
+                     parts(l)[part] + place.offset, place.format});
     }
-    if (c.qkv_bias) {
-      add("self_attn.q_proj.bias", {q}, &LayerWeights::qkv_bias);
-      add("self_attn.k_proj.bias", {kv}, &LayerWeights::qkv_bias, q);
-      add("self_attn.v_proj.bias", {kv}, &LayerWeights::qkv_bias, q + kv);
-    }
-    if (c.head_norm) {
-      add("self_attn.q_norm.weight", {c.head_dim}, &LayerWeights::q_norm);
-      add("self_attn.k_norm.weight", {c.head_dim}, &LayerWeights::k_norm);
-    }
-    add("self_attn.o_proj.weight", {c.hidden, q}, &LayerWeights::o);
-    if (c.out_bias) add("self_attn.o_proj.bias", {c.hidden}, &LayerWeights::o_bias);
-    add("post_attention_layernorm.weight", {c.hidden}, &LayerWeights::mlp_norm);
-    if (c.experts > 0) {
-      const ExpertNames& names = *family.experts;
-      add(fmt::format("{}.weight", names.router), {c.experts, c.hidden}, &LayerWeights::router);
-      for (std::int64_t e = 0; e < c.experts; ++e) {
-        const std::string expert = fmt::format("{}.{}.", names.list, e);
-        add_network(expert + names.gate, expert + names.up, expert + names.down, e);
-      }
-    } else if (family.fused) {
-      add("mlp.gate_up_proj.weight", {2 * c.intermediate, c.hidden}, &LayerWeights::gate_up);
-      add("mlp.down_proj.weight", {c.hidden, c.intermediate}, &LayerWeights::down);
-    } else {
-      add_network("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", 0);
-    }
-  }
   return all;
 }
 
@@ -152,13 +169,22 @@ void Weights::load(Device& device, Stream& stream, const Checkpoint& checkpoint,
   checkpoint.refuse_others(used, config_);
   WeightLoader loader(device, stream, staging_, stored, report);
   for (std::size_t i = 0; i < wanted.size(); ++i)
-    loader.add(*readers[i], wanted[i].host != nullptr ? nullptr : wanted[i].device, wanted[i].host);
+    loader.add(*readers[i], {wanted[i].at, wanted[i].on_host, wanted[i].format.type != PackedType::none});
   loader.finish();
 }
 
-void Weights::randomize(Stream& stream) const {
+void Weights::randomize(Device& device, Stream& stream) const {
+  const auto sent = device.make_event();
   std::uint64_t seed = 0;
-  for (const Source& source : sources()) randomize(stream, source, ++seed);
+  for (const Source& source : sources()) {
+    if (source.format.type == PackedType::none) {
+      randomize(stream, source, ++seed);
+      continue;
+    }
+    randomize_packed(stream, source, ++seed);
+    stream.record(*sent);
+    device.host_wait(*sent, {"random_weights_sent"});  // staging_ is written anew
+  }
 }
 
 /// The embedding table in pieces of a size that a layer has room for, which is made after it; alike wherever the table
@@ -172,21 +198,36 @@ void Weights::randomize(Stream& stream, const Source& source, std::uint64_t seed
   const float spread = std::sqrt(3.0f / (table ? 1.0f : static_cast<float>(width)));
   for (std::int64_t done = 0, piece = 0; done < count; done += most, ++piece) {
     const std::int64_t n = std::min(most, count - done);
-    bf16* to = source.device != nullptr ? source.device + done : layers_.back().gate_up;
+    std::byte *at = source.at + 2 * done, *to = source.on_host ? source.room : at;
     stream.launch(RandomFillArgs{.out = to,
                                  .type = DType::bf16,
                                  .count = n,
                                  .seed = seed + (static_cast<std::uint64_t>(piece) << 32),
                                  .mean = vector && !bias ? 1.0f : 0.0f,
                                  .spread = vector ? 0.0f : spread});
-    if (source.host != nullptr)
-      stream.copy({.dst = source.host + done, .src = to, .width = n * 2, .kind = CopyKind::device_to_host});
+    if (source.on_host) stream.copy({.dst = at, .src = to, .width = n * 2, .kind = CopyKind::device_to_host});
+  }
+}
+
+void Weights::randomize_packed(Stream& stream, const Source& source, std::uint64_t seed) const {
+  constexpr std::int64_t kPattern = 1 << 20;  // bytes that are made; the rest repeats them
+  const std::int64_t cols = source.shape.back(), all = source.count() / cols;
+  const std::int64_t bytes = packed_row_bytes(source.format, cols);
+  const std::int64_t some = std::clamp<std::int64_t>(kPattern / bytes, 1, all);
+  std::mt19937_64 random(seed);
+  for (std::int64_t row = 0; row < some; ++row)
+    fill_packed_row(staging_ + row * bytes, source.format, cols, std::sqrt(3.0f / static_cast<float>(cols)), random);
+  for (std::int64_t row = 0; row < all; row += some) {
+    const std::int64_t width = std::min(some, all - row) * bytes;
+    std::byte* to = source.at + row * bytes;
+    if (source.on_host) std::memcpy(to, staging_, static_cast<std::size_t>(width));
+    else stream.copy({.dst = to, .src = staging_, .width = width, .kind = CopyKind::host_to_device});
   }
 }
 
 std::int64_t layer_weight_bytes(const ModelConfig& c) {
   std::int64_t count = 0;
-  for (const Piece& piece : layer_pieces(c)) count += piece.count;
+  for (const LayerTensor& tensor : layer_tensors(c)) count += tensor.rows() * tensor.cols();
   return 2 * count;
 }
 
@@ -195,6 +236,24 @@ std::int64_t layer_weight_bytes(const ModelConfig& c, std::int64_t tokens) {
   const double missed = 1 - static_cast<double>(c.experts_per_token) / static_cast<double>(c.experts);
   const double unread = static_cast<double>(c.experts) * std::pow(missed, static_cast<double>(tokens));
   return layer_weight_bytes(c) - static_cast<std::int64_t>(unread * 6 * static_cast<double>(c.hidden * c.intermediate));
+}
+
+RestBytes layers_at_rest(const ModelConfig& c, const WeightFormats* formats, std::int64_t first, std::int64_t last) {
+  const std::vector<LayerTensor> tensors = layer_tensors(c);
+  std::vector<LayerLayout> layouts;
+  std::vector<std::size_t> layout_of;
+  lay_out(c, formats, tensors, layouts, layout_of);
+  RestBytes all;
+  for (std::int64_t l = first; l < last; ++l)
+    for (const WeightPart part : kWeightParts) {
+      const LayerLayout& layout = layouts[layout_of[static_cast<std::size_t>(l)]];
+      all.at_rest += layout.bytes(part);
+      for (const Expansion& e : layout.expansions(part)) {
+        all.expanded_from += e.rows * packed_row_bytes(e.format, e.cols);
+        all.expanded_to += e.rows * e.cols * 2;
+      }
+    }
+  return all;
 }
 
 }  // namespace longhaul

@@ -189,31 +189,39 @@ MemoryPlan least(const ModelConfig& config, EngineOptions options) {
   return all.device_bytes < plan.device_bytes ? all : plan;
 }
 
-/// Where weights and hidden states may be; those that cost the least over the link come first.
+/// Where weights and hidden states may be, and as what; those that cost the least in a step come first.
 struct Rung {
-  bool spill, host_embedding;
+  bool packed, spill, host_embedding;
   std::optional<std::int64_t> streamed;  // none: as few as fit, but at least one
 };
 
-std::vector<Rung> rungs(const ModelConfig& config, const Placement& wanted) {
+std::vector<Rung> rungs(const ModelConfig& config, const EngineOptions& options) {
+  const Placement& wanted = options.wanted;
   if (wanted.streamed_layers && *wanted.streamed_layers != Placement::kAllLayers &&
       *wanted.streamed_layers > config.layers)
     throw UserError(Exit::usage, "weights: {} layers are to be streamed, and the model has {}", *wanted.streamed_layers,
                     config.layers);
-  std::vector<bool> spills{false, true};
-  if (wanted.spill_hidden) spills = {*wanted.spill_hidden};
-  std::vector<Rung> all;
+  if (wanted.packed.value_or(false) && options.formats == nullptr)
+    throw UserError(Exit::usage, "weights: they are to be packed, and no layer of this model has any that can be");
   const std::int64_t streamed = std::min(wanted.streamed_layers.value_or(0), config.layers);
-  for (bool spill : spills) all.push_back({spill, streamed > 0, streamed});
-  if (wanted.streamed_layers) return all;
-  all.push_back({spills.back(), true, 0});
-  all.push_back({spills.back(), true, {}});
+  std::vector<bool> spills{false, true}, packings{false};
+  if (wanted.spill_hidden) spills = {*wanted.spill_hidden};
+  if (wanted.packed) packings = {*wanted.packed};
+  else if (options.formats != nullptr && streamed > 0) packings = {true};  // fewer bytes over the link
+  else if (options.formats != nullptr) packings = {false, true};
+  std::vector<Rung> all;
+  for (const bool packed : packings) {
+    for (const bool spill : spills) all.push_back({packed, spill, streamed > 0, streamed});
+    if (!wanted.streamed_layers) all.push_back({packed, spills.back(), true, 0});
+  }
+  if (!wanted.streamed_layers) all.push_back({packings.back(), spills.back(), true, {}});
   return all;
 }
 
 /// Sets what the rung says. The fewest streamed layers are those beside which the least of KV fits the device; more of
 /// them, from as many as there are slots on, give device memory back and take host memory.
 void place(const ModelConfig& config, EngineOptions& options, const Rung& rung, const Budget& budget) {
+  options.packed = rung.packed;
   options.spill_hidden = rung.spill;
   options.host_embedding = rung.host_embedding;
   if (rung.streamed) {
@@ -231,7 +239,7 @@ void place(const ModelConfig& config, EngineOptions& options, const Rung& rung, 
 /// the host.
 MemoryPlan smallest(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   MemoryPlan plan;
-  for (const Rung& rung : rungs(config, options.wanted)) {
+  for (const Rung& rung : rungs(config, options)) {
     place(config, options, rung, budget);
     plan = least(config, options);
     if (plan.device_bytes <= budget.device_for_plan()) break;
@@ -255,7 +263,7 @@ std::string smaller_rows(const ModelConfig& config, EngineOptions options, const
 
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   const std::int64_t most = options.max_sessions;
-  for (const Rung& rung : rungs(config, options.wanted))
+  for (const Rung& rung : rungs(config, options))
     for (options.max_sessions = most; options.max_sessions >= 1; --options.max_sessions) {
       place(config, options, rung, budget);
       if (fit_store(config, options, budget)) return options;

@@ -31,11 +31,14 @@ struct Probes {
   bool noise = false;      // predicts the next layer's query by noise: what is left of look-ahead then is its cost
 };
 
-/// Where weights and hidden states are, as far as the user says; the rest is fit_to_budget's.
+struct WeightFormats;
+
+/// Where weights and hidden states are, and as what, as far as the user says; the rest is fit_to_budget's.
 struct Placement {
   static constexpr std::int64_t kAllLayers = std::int64_t{1} << 62;
   std::optional<std::int64_t> streamed_layers;  // none: as few as fit; kAllLayers: every one
   std::optional<bool> spill_hidden;             // none: where that keeps weights on the device, or the plan fits by it
+  std::optional<bool> packed;                   // none: where bf16 does not fit the device, or is streamed
 };
 
 struct EngineOptions {
@@ -57,7 +60,10 @@ struct EngineOptions {
   std::int64_t streamed_layers = 0;  // the last ones: in host memory, over the link in every walk; likewise
   bool spill_hidden = false;         // a prompt's hidden states live in host memory; likewise
   bool host_embedding = false;  // so does the embedding table, if it is not the head: a row a token is read; likewise
-  Placement wanted = {};        // of these three
+  bool packed = false;          // layers rest as `formats` says, and are expanded before they are used; likewise
+  Placement wanted = {};        // of these four
+  std::shared_ptr<const WeightFormats> formats =
+      {};                                        // of layers' weights, where those are quantised; null: they are not
   std::shared_ptr<const LabelBases> bases = {};  // for labels that come from a file, and for exact ones
   std::shared_ptr<const Replay> replay = {};     // rows to attend in place of selected ones; null: queries select
   Probes probes = {};
@@ -104,11 +110,12 @@ struct Budget {
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
 /// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Where even one
 /// session does not, spills hidden states and then the embedding table, which cost next to no byte over the link in a
-/// decode step; where it still does not, streams weights, of as few layers as fit beside the least of KV. So resident
+/// decode step; where it still does not, packs the weights of a quantised model, which then cost their expansion in
+/// every step; where it still does not, streams weights, of as few layers as fit beside the least of KV. So resident
 /// weights come before resident KV rows: each byte of them is one byte less over the link in every step, and a byte of
 /// rows is that at most. Throws UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then
 /// int4) where they fit, the longest context that fits, and the smallest budgets that work; UserError{usage} when
-/// options.wanted streams more layers than there are.
+/// options.wanted streams more layers than there are, or packs what is not quantised.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 /// The same; none where not even one session fits.
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);

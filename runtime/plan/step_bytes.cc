@@ -15,8 +15,11 @@ std::int64_t attended_rows(const LayerPlan& plan, const KvPolicy& policy, const 
 StepBytes step_bytes(const ModelConfig& c, const EngineOptions& o, std::int64_t rows) {
   const KvShape shape = kv_shape(c, o);
   const KvLayout layout = kv_layout(c, o);
+  const WeightFormats* formats = o.packed ? o.formats.get() : nullptr;
+  const RestBytes all = layers_at_rest(c, formats, 0, c.layers);
   StepBytes bytes{.weights = c.layers * layer_weight_bytes(c, o.max_sessions) + 2 * (c.hidden + c.vocab * c.hidden),
-                  .streamed_weights = o.streamed_layers * layer_weight_bytes(c)};
+                  .expansion = all.expanded_from + all.expanded_to,
+                  .streamed_weights = layers_at_rest(c, formats, c.layers - o.streamed_layers, c.layers).at_rest};
   const std::int64_t bits = o.policy.labels == Labels::exact ? 16 : o.policy.label_bits;
   const std::int64_t label_scan = c.kv_heads * rows * o.policy.dims(c.head_dim) * bits / 8;
   const std::int64_t staged = layout.all_resident() ? 0 : layout.window_begin(rows) - layout.prefix_rows;

@@ -10,7 +10,8 @@ namespace longhaul {
 /// Bytes of one step of all sessions, each of `rows` rows.
 struct StepBytes {
   std::int64_t weights = 0;           // that are read: of the embedding table a row, of experts those asked
-  std::int64_t streamed_weights = 0;  // of those, what comes over the link
+  std::int64_t expansion = 0;         // packed weights read and bf16 written, of all experts
+  std::int64_t streamed_weights = 0;  // of weights as they rest, what comes over the link
   std::int64_t labels = 0;            // each label once
   std::int64_t look_ahead = 0;        // labels read once more, to foretell the next layer's rows
   std::int64_t attended = 0;          // K and V

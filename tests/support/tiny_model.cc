@@ -11,6 +11,9 @@
 #include <random>
 #include <stdexcept>
 
+#include "runtime/checkpoint/model_source.h"
+#include "runtime/model/layer_layout.h"
+
 namespace longhaul::test {
 
 TempDir::TempDir() {
@@ -139,7 +142,11 @@ RunResult run_tiny(const RunOptions& o) {
 RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced) {
   const std::filesystem::path& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
   const ModelConfig config = load_model_config(dir);
-  Engine engine(device, config, Safetensors::open_model(dir), engine_options(o));
+  const Checkpoint weights = ModelSource(dir.string()).weights();
+  EngineOptions options = engine_options(o);
+  options.packed = o.packed;
+  if (o.packed) options.formats = weight_formats(weights, config);
+  Engine engine(device, config, weights, options);
   const std::size_t count = o.prompts.size();
   RunResult result{.tokens = {}, .logits = std::vector<std::vector<float>>(count)};
   std::vector<Session> sessions;

@@ -44,6 +44,7 @@ struct RunOptions {
   double cache = 0;
   std::int64_t streamed_layers = 0;
   bool spill_hidden = false;
+  bool packed = false;  // of a quantised model
   Probes probes = {};
   std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
   DType activations = DType::bf16;

@@ -45,6 +45,17 @@ template <int N>
   return __builtin_convertvector(__builtin_convertvector(c, typename Vec<N>::H), typename Vec<N>::U);
 }
 
+/// N codes of e4m3; not of NaN's.
+template <int N>
+[[gnu::always_inline]] inline F<N> e4m3(const std::byte* at) {
+  using U = typename Vec<N>::U;
+  const U codes = widened<N>(load_bytes<std::uint8_t, N>(at)), magnitude = codes & 0x7fu;
+  // Below 2^-6 in steps of 2^-9, above it an exponent and a fraction.
+  const F<N> small = __builtin_convertvector((typename Vec<N>::I)magnitude, F<N>) * 0x1p-9f;
+  const F<N> value = magnitude < 8u ? small : (F<N>)((magnitude << 20) + (120u << 23));
+  return (F<N>)((U)value | (codes & 0x80u) << 24);
+}
+
 /// A bf16 in memory.
 [[gnu::always_inline]] inline float scale_at(const std::byte* at) {
   std::uint16_t half;
@@ -74,12 +85,7 @@ struct Row<Fp8> {
 
   template <int N>
   [[gnu::always_inline]] F<N> values(std::int64_t i) const {
-    using U = typename Vec<N>::U;
-    const U codes = widened<N>(load_bytes<std::uint8_t, N>(at + i)), magnitude = codes & 0x7fu;
-    // Below 2^-6 in steps of 2^-9, above it an exponent and a fraction.
-    const F<N> small = __builtin_convertvector((typename Vec<N>::I)magnitude, F<N>) * 0x1p-9f;
-    const F<N> value = magnitude < 8u ? small : (F<N>)((magnitude << 20) + (120u << 23));
-    return (F<N>)((U)value | (codes & 0x80u) << 24) * scale_at(at + 2 * d + i / kGroup * 2);
+    return e4m3<N>(at + i) * scale_at(at + 2 * d + i / kGroup * 2);
   }
 };
 

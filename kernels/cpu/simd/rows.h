@@ -14,6 +14,9 @@ void blend(float* into, float a, const float* from, float b, std::int64_t n);
 void split_pairs(const float* x, float* out, std::int64_t n);
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
               std::int64_t out_stride, float* sums);
+void expand_4(const std::byte* codes, std::int64_t n, float step, float zero, float base, bf16* out);
+void expand_8(const std::byte* codes, std::int64_t n, float step, bf16* out);
+void expand_fp8(const std::byte* codes, std::int64_t n, float step, bf16* out);
 extern const RowLoops kRowsBf16, kRowsF32, kRowsInt8, kRowsFp8, kRowsInt4;
 void dots(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
 void project_bf16(const ProjectArgs&);

@@ -103,6 +103,10 @@ struct Simd {
   /// alone. sums: scratch of rows * tokens * kMostLanes.
   void (*dot_rows)(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
                    std::int64_t out_stride, float* sums);
+  /// n codes of a group of packed weights (kernels/packed_format.h), n a multiple of 8: step * (code - zero) - base.
+  void (*expand_4)(const std::byte* codes, std::int64_t n, float step, float zero, float base, bf16* out);
+  void (*expand_8)(const std::byte* codes, std::int64_t n, float step, bf16* out);
+  void (*expand_fp8)(const std::byte* codes, std::int64_t n, float step, bf16* out);
   const RowLoops *rows_bf16, *rows_f32, *rows_int8, *rows_fp8, *rows_int4;
   /// out[i] = w[i] . x; the bits of a result do not depend on `rows`.
   void (*dots)(const float* w, std::int64_t rows, std::int64_t n, const float* x, float* out);
