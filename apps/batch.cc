@@ -44,7 +44,7 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
                      BatchJournal& journal, Progress& progress, Progress::Clock::time_point start) {
   const std::int64_t peak_before = peak_resident_bytes();
   Budget limits = budget(o);
-  if (peak_before > limits.host)
+  if (o.host_memory && peak_before > limits.host)
     throw UserError(Exit::plan_does_not_fit,
                     "reading the documents took {} of host memory, and available are {}; give more --host-memory, or "
                     "fewer documents at a time",
@@ -141,7 +141,15 @@ Exit answer_inputs(const BatchOptions& o, BatchOutput& output) {
   journal.start();
   BatchJob job(model, std::move(requests), options, progress, print);
   job.read(journal);
-  output.match(asked.of_inputs(job.keys()), job.keys(), resume);
+  try {
+    output.match(asked.of_inputs(job.keys()), job.keys(), resume);
+  } catch (const UserError& e) {
+    const std::string unread = job.given_up_unread();
+    if (unread.empty()) throw;
+    throw UserError(e.code,
+                    "{}; {} was not read, because the process ended twice in reading it: --retry-errors reads it",
+                    e.what(), unread);
+  }
   progress.resumed(output.recorded());
   if (output.recorded() > 0)
     spdlog::info("{} of {} documents are in {} already", output.recorded(), output.inputs(), o.output);

@@ -301,6 +301,7 @@ EngineOptions engine_options(const Options& o, const ModelFiles& model, const Bu
     alone.shared_rest = 0;
     const auto with = try_fit(model.config, engine, budget), without = try_fit(model.config, alone, budget);
     const bool costs = without && (!with || with->max_sessions < without->max_sessions ||
+                                   together(model.config, *with).longest < together(model.config, *without).longest ||
                                    with->streamed_layers > without->streamed_layers ||
                                    with->spill_hidden > without->spill_hidden || with->packed > without->packed);
     if (costs) return *without;

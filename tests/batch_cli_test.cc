@@ -110,7 +110,7 @@ TEST_CASE("with --progress jsonl every line of stderr is an event") {
   CHECK(end.at("hit_rate") >= 0);
   CHECK(end.at("hit_rate") <= 1);
   CHECK(end.at("device_memory").at("peak") == end.at("device_memory").at("planned"));
-  CHECK(end.at("host_memory").at("process_peak") <= end.at("host_memory").at("process_planned"));
+  if (!kSanitizer) CHECK(end.at("host_memory").at("process_peak") <= end.at("host_memory").at("process_planned"));
   CHECK(std::set<std::string>{"link", "compute", "load"}.contains(end.at("bound_by").get<std::string>()));
 
   RunningCommand job(dir, batch + "stopped --print", RunningCommand::Held::at_stdout);

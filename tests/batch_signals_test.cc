@@ -129,22 +129,25 @@ bool is_alive(const std::string& pid) {
 }
 
 TEST_CASE("a stop while a converter runs ends both") {
-  ScratchDir dir;
-  dir.write("a.pdf", "%PDF");
-  const std::string setup = with_pdftotext(dir, "sleep 3000 &\necho $! >sleeper\necho $$ >shell\nwait\n");
-  RunningCommand job(dir, kBatch + "--input a.pdf --output out", RunningCommand::Held::no, setup);
-  job.wait_until([&] { return text_of(dir.path() / "shell").ends_with('\n'); });
-  job.send(SIGTERM);
-  const Outcome stopped = job.finish();
-  CHECK(stopped.exit == 128 + SIGTERM);
-  CHECK_THAT(stopped.err, contains("longhaul: stopped by SIGTERM; the same command goes on from there"));
-  for (const char* name : {"shell", "sleeper"}) {
-    const std::string pid = text_of(dir.path() / name);
-    for (int i = 0; is_alive(pid) && i < 1000; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    CHECK_FALSE(is_alive(pid));
+  for (const auto& [signal, name] : {std::pair{SIGTERM, "SIGTERM"}, {SIGHUP, "SIGHUP"}}) {
+    ScratchDir dir;
+    dir.write("a.pdf", "%PDF");
+    const std::string setup = with_pdftotext(dir, "sleep 3000 &\necho $! >sleeper\necho $$ >shell\nwait\n");
+    RunningCommand job(dir, kBatch + "--input a.pdf --output out", RunningCommand::Held::no, setup);
+    job.wait_until([&] { return text_of(dir.path() / "shell").ends_with('\n'); });
+    job.send(signal);
+    const Outcome stopped = job.finish();
+    CHECK(stopped.exit == 128 + signal);
+    CHECK_THAT(stopped.err,
+               contains(fmt::format("longhaul: stopped by {}; the same command goes on from there", name)));
+    for (const char* process : {"shell", "sleeper"}) {
+      const std::string pid = text_of(dir.path() / process);
+      for (int i = 0; is_alive(pid) && i < 1000; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      CHECK_FALSE(is_alive(pid));
+    }
+    CHECK_FALSE(fs::exists(dir.path() / "out"));
+    CHECK_FALSE(fs::exists(dir.path() / "out.working"));
   }
-  CHECK_FALSE(fs::exists(dir.path() / "out"));
-  CHECK_FALSE(fs::exists(dir.path() / "out.working"));
 }
 
 TEST_CASE("two jobs on one output: the second is refused") {

@@ -3,6 +3,7 @@
 # there: with no library but the C library's taken from elsewhere, and, where this user may change the root, in a root that
 # holds nothing else.
 set -euo pipefail
+command -v dpkg > /dev/null || { echo "package: skipped: it asks dpkg for licences"; exit 77; }
 build=$1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

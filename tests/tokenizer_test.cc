@@ -344,7 +344,7 @@ TEST_CASE("a pattern that goes back and forth without end is stopped, by name") 
     tokenizer.encode(std::string(100, 'a'), false);
     FAIL("not stopped");
   } catch (const UserError& error) {
-    CHECK(error.code == Exit::bad_model);
+    CHECK(error.code == Exit::usage);  // another text may be fine
     CHECK_THAT(error.what(), test::contains("pattern: regular expression \"(a+)+[!?]\" fails on this text: "));
   }
   // What patterns of real tokenizers do on long runs is far from the limit.

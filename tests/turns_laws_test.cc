@@ -152,6 +152,11 @@ TEST_CASE("a prefill goes on by the work that it is given, and one that is given
   engine.begin_prefill({&two, 1});
   engine.advance_prefill(1);
   engine.step({&one, 1});
+  CHECK_THROWS_AS(engine.advance_prefill(1e9, [](const PrefillProgress&) { throw 1; }), int);
+  CHECK_FALSE(engine.prefilling());
+  engine.step({&one, 1});
+  engine.begin_prefill({&two, 1});
+  engine.advance_prefill(1);
   engine.prefill(again);
   while (!again.done()) engine.step({&three, 1});
   while (!alone.done()) engine.step({&one, 1});

@@ -27,6 +27,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kLongest = std::chrono::minutes(10);  // a converter that takes longer hangs
+constexpr int kUnknown = 255;                        // an exit code that nobody could read
 
 struct Kind {
   std::vector<std::string_view> endings;
@@ -88,11 +89,13 @@ class Child {
     ::posix_spawn_file_actions_destroy(&files);
     ::close(ends[1]);
     if (error_ != 0) process_ = -1;
+    else ends_with_us(process_);
   }
   Child(const Child&) = delete;
   ~Child() {
     if (process_ > 0) {
-      ::kill(-process_, SIGKILL);
+      ::kill(-process_, SIGKILL);  // while its leader is not reaped, the group is no other's
+      ends_with_us(0);
       ::waitpid(process_, nullptr, 0);
     }
     ::close(out_);
@@ -115,13 +118,13 @@ class Child {
     return false;
   }
   /// Its exit code; none where it takes too long.
-  std::optional<int> wait() {
-    for (int status = 0; Clock::now() < end_; ::poll(nullptr, 0, 1)) {
+  std::optional<int> wait() const {
+    for (; Clock::now() < end_; ::poll(nullptr, 0, 1)) {
       stop_if_asked();
-      const pid_t ended = ::waitpid(process_, &status, WNOHANG);
-      if (ended == 0) continue;
-      process_ = -1;
-      return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      siginfo_t ended{};
+      if (::waitid(P_PID, static_cast<id_t>(process_), &ended, WEXITED | WNOHANG | WNOWAIT) != 0)
+        return kUnknown;  // whoever started us has children reaped unseen
+      if (ended.si_pid != 0) return ended.si_code == CLD_EXITED ? ended.si_status : 128 + ended.si_status;
     }
     return {};
   }

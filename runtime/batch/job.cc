@@ -32,6 +32,13 @@ void BatchJob::read(BatchJournal& journal) {
   journal.working({});
 }
 
+std::string BatchJob::given_up_unread() const {
+  const auto one = std::ranges::find_if(requests_, [](const BatchRequest& request) {
+    return !request.unread.empty() && request.failure && request.failure->code == "process_ended";
+  });
+  return one == requests_.end() ? "" : one->custom_id;
+}
+
 std::vector<InputKey> BatchJob::keys() const {
   std::vector<InputKey> keys;
   for (const BatchRequest& request : requests_) keys.push_back({request.content, request.custom_id});

@@ -58,6 +58,8 @@ class BatchJob {
            OnAnswer on_answer);
   /// Reads every document. One that `journal` says has ended the process twice is a failure, here and in prepare().
   void read(BatchJournal& journal);
+  /// The custom_id of a document that was not read because reading it has ended the process; empty: there is none.
+  std::string given_up_unread() const;
   /// Of the documents read.
   std::vector<InputKey> keys() const;
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <utility>
 
@@ -86,7 +87,8 @@ void BatchJournal::read() {
 }
 
 void BatchJournal::strike(const std::string& cause) {
-  for (const std::string& key : std::exchange(working_, {})) strikes_[key].add({1, cause});
+  const std::vector<std::string> keys = std::exchange(working_, {});  // of equal documents, or parts of one: once
+  for (const std::string& key : std::set<std::string>(keys.begin(), keys.end())) strikes_[key].add({1, cause});
 }
 
 Strikes BatchJournal::of(const std::string& key, const std::string& unread) const {

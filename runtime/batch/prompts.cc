@@ -135,6 +135,9 @@ void BatchJob::part_done(const Active& done, const Answer& answer, BatchOutput& 
     split(done.index, together, done.alone);
   } catch (const DocumentError& e) {
     give_up(done.index, {e.code, e.what()}, output);
+  } catch (const UserError& e) {
+    if (e.code == Exit::bad_model) throw;
+    give_up(done.index, {"invalid_request", e.what()}, output);
   }
 }
 

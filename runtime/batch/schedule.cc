@@ -42,19 +42,23 @@ void BatchJob::run(Engine& engine, BatchOutput& output, BatchJournal& journal) {
   std::vector<Active> active;
   std::vector<std::int64_t> free_slots;
   for (std::int64_t slot = 0; slot < engine.options().max_sessions; ++slot) free_slots.push_back(slot);
+  auto take_out = [&] {
+    const auto ended = std::erase_if(active, [&](Active& a) {
+      if (!a.done()) return false;
+      free_slots.push_back(a.session.slot());
+      engine.release(a.session);
+      answer(a, output);
+      return true;
+    });
+    if (ended > 0) tell_working(journal, active);
+  };
   try {
     while (!ready_.empty() || incoming_ || !active.empty()) {
       prefill(engine, journal, free_slots, active);
-      if (!active.empty() && std::ranges::none_of(active, [](const Active& a) { return a.done(); }))
-        decode(engine, active);
-      const auto ended = std::erase_if(active, [&](Active& a) {
-        if (!a.done()) return false;
-        free_slots.push_back(a.session.slot());
-        engine.release(a.session);
-        answer(a, output);
-        return true;
-      });
-      if (ended > 0) tell_working(journal, active);
+      take_out();  // an answer may be a prefill's token alone
+      if (active.empty()) continue;
+      decode(engine, active);
+      take_out();
     }
   } catch (const DeviceError& e) {
     journal.crashed(fmt::format("device failure: {}", e.what()));

@@ -17,12 +17,22 @@ std::string& words() {
 const char* words_begin = nullptr;
 std::size_t words_size = 0;
 
+std::atomic<int> group{0};
+
+void end_group() {
+  if (const int of = group) ::kill(-of, SIGKILL);
+}
+
 extern "C" void ask_to_stop(int signal) {
-  if (asked.exchange(signal) != 0) ::_exit(128 + signal);  // the other of the two; the same once more is the system's
+  if (asked.exchange(signal) != 0) {
+    end_group();
+    ::_exit(128 + signal);
+  }
   ::alarm(grace_seconds);
 }
 
 extern "C" void stop_now(int) {
+  end_group();
   // Whatever the job was in the middle of: its records are on disk.
   if (::write(STDERR_FILENO, words_begin, words_size) < 0) ::_exit(128 + asked);
   ::_exit(128 + asked);
@@ -37,9 +47,12 @@ void watch_stop_signals(unsigned grace, const std::string& last_words) {
   words_size = words().size();
   struct sigaction ask {};
   ask.sa_handler = ask_to_stop;
-  ask.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+  ask.sa_flags = SA_RESTART;
   ::sigaction(SIGINT, &ask, nullptr);
   ::sigaction(SIGTERM, &ask, nullptr);
+  struct sigaction had {};
+  if (::sigaction(SIGHUP, nullptr, &had) == 0 && had.sa_handler != SIG_IGN)
+    ::sigaction(SIGHUP, &ask, nullptr);  // nohup
   struct sigaction now {};
   now.sa_handler = stop_now;
   ::sigaction(SIGALRM, &now, nullptr);
@@ -49,6 +62,8 @@ void stop_if_asked() {
   if (const int signal = asked) throw Stopped{signal};
 }
 
-std::string stop_name(int signal) { return signal == SIGINT ? "Ctrl-C" : "SIGTERM"; }
+void ends_with_us(int of) { group = of; }
+
+std::string stop_name(int signal) { return signal == SIGINT ? "Ctrl-C" : signal == SIGHUP ? "SIGHUP" : "SIGTERM"; }
 
 }  // namespace longhaul

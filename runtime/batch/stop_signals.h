@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM end a long job at the next step or prefill chunk, with all that is done on disk.
+// Ctrl-C, SIGTERM and a closed terminal end a long job at the next step or prefill chunk, with all that is done on
+// disk.
 #pragma once
 #include <string>
 
@@ -9,14 +10,17 @@ struct Stopped {
   int signal;
 };
 
-/// From now on the first SIGINT or SIGTERM asks the job to stop; a second ends the process at once. Where the job does
-/// not come to a place to stop within `grace` seconds (a load, a converter), the process says `last_words` and ends
-/// with 128 + signal.
+/// From now on the first SIGINT, SIGTERM or SIGHUP asks the job to stop; a second ends the process at once. Where the
+/// job does not come to a place to stop within `grace` seconds (a load, a converter), the process says `last_words` and
+/// ends with 128 + signal.
 void watch_stop_signals(unsigned grace, const std::string& last_words);
 /// Throws Stopped when a stop was asked for.
 void stop_if_asked();
 
-/// "SIGTERM", "Ctrl-C".
+/// A process group that ends with this process, however that ends; 0: none.
+void ends_with_us(int group);
+
+/// "SIGTERM", "Ctrl-C", "SIGHUP".
 std::string stop_name(int signal);
 
 }  // namespace longhaul

@@ -82,7 +82,7 @@ class Engine {
   /// outlive it; one that is under way is given up.
   void begin_prefill(std::span<Session* const> sessions);
   /// Goes on by as many chunks of a layer as have `work` (in PrefillProgress's unit), by one at least, and waits for
-  /// them. In the end the sessions have their first token.
+  /// them. In the end the sessions have their first token. What `report` throws gives the prefill up.
   PrefillProgress advance_prefill(double work, const PrefillReport& report = {});
   /// Whether a prefill has begun and not ended.
   bool prefilling() const;

@@ -174,6 +174,7 @@ struct Engine::Impl {
 
   std::int64_t shared_rows(std::span<Session* const> sessions) const;
   void begin_prefill(std::span<Session* const> sessions);
+  void give_up_prefill();
   PrefillProgress advance_prefill(double work, const PrefillReport& report);
   double prefill_chunk(PrefillRun& run);
   void fill(Session& session);

@@ -20,7 +20,16 @@ std::int64_t Engine::Impl::shared_rows(std::span<Session* const> sessions) const
   return rows <= memory.act.rows ? shared : 0;
 }
 
+/// Waits for what has been enqueued of it, and gives the room of its prompts back.
+void Engine::Impl::give_up_prefill() {
+  compute->record(*prefill_paused);
+  device.host_wait(*prefill_paused, edge::kPrefillPaused);
+  const auto run = std::exchange(prefilling, nullptr);
+  for (const Prompt& prompt : run->walk.prompts) cache.release(prompt.slot);
+}
+
 void Engine::Impl::begin_prefill(std::span<Session* const> sessions) {
+  if (prefilling) give_up_prefill();
   const Activations& act = memory.act;
   // Not act.chunk: how a prompt is cut must not depend on how many sessions decode together.
   auto run = std::make_unique<PrefillRun>(
@@ -103,10 +112,15 @@ PrefillProgress Engine::Impl::advance_prefill(double work, const PrefillReport& 
     if (report && run.done > 0) report({run.done, run.walk.work});
   };
   if (std::exchange(run.stepped, false)) weight_stream.resume(run.weights, run.layer);
-  for (double given = 0; run.layer < config.layers && (given == 0 || given < work);) {
-    const std::int64_t index = run.enqueued;
-    pace(index);
-    given += run.work[index % PrefillRun::kPaced] = prefill_chunk(run);
+  try {
+    for (double given = 0; run.layer < config.layers && (given == 0 || given < work);) {
+      const std::int64_t index = run.enqueued;
+      pace(index);
+      given += run.work[index % PrefillRun::kPaced] = prefill_chunk(run);
+    }
+  } catch (...) {  // of `report`
+    give_up_prefill();
+    throw;
   }
   if (run.layer < config.layers) {
     run.weights = weight_stream.walk();

@@ -89,8 +89,8 @@ std::shared_ptr<const WeightFormats> weight_formats(const Checkpoint& checkpoint
   for (std::int64_t l = 0; l < config.layers; ++l) {
     auto& layer = formats->layers.emplace_back();
     for (const LayerTensor& tensor : tensors) {
-      layer.push_back(
-          checkpoint.tensor(fmt::format("model.layers.{}.{}", l, tensor.name), tensor.shape)->packed_format());
+      const auto reader = checkpoint.tensor(fmt::format("model.layers.{}.{}", l, tensor.name), tensor.shape);
+      layer.push_back(tensor.shape.size() == 2 ? reader->packed_format() : PackedFormat{});  // vectors are small
       any |= layer.back().type != PackedType::none;
     }
   }

@@ -123,7 +123,7 @@ std::optional<Regex::Match> Regex::Matcher::find(std::string_view text, std::siz
   if (rc == PCRE2_ERROR_JIT_STACKLIMIT)  // the interpreter keeps its stack on the heap
     rc = pcre2_match(s.code.code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s.data, s.context);
   if (rc == PCRE2_ERROR_NOMATCH) return std::nullopt;
-  if (rc < 0) throw UserError(Exit::bad_model, "{} fails on this text: {}", s.code.name, pcre2_error(rc));
+  if (rc < 0) throw UserError(Exit::usage, "{} fails on this text: {}", s.code.name, pcre2_error(rc));
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(s.data);
   return Match{range[0], range[1]};
 }
