@@ -28,6 +28,25 @@ std::vector<std::vector<std::int32_t>> answers(Device& device, const ModelConfig
   return tokens;
 }
 
+/// The second prompt is prefilled between steps of the first session, then both decode.
+std::vector<std::vector<std::int32_t>> answers_by_turns(Device& device, const ModelConfig& config,
+                                                        const EngineOptions& options) {
+  constexpr int kSteps = 60;
+  Engine engine(device, config, options);
+  Session first(0, random_prompt(700, 1, config.vocab), {}, kSteps, {});
+  Session second(1, random_prompt(1500, 2, config.vocab), {}, kSteps, {});
+  Session *one = &first, *both[] = {&first, &second};
+  engine.prefill(first);
+  engine.begin_prefill({both + 1, 1});
+  while (engine.prefilling()) {
+    engine.advance_prefill(1);
+    if (!first.done()) engine.step({&one, 1});
+  }
+  while (!first.done()) engine.step(both);
+  while (!second.done()) engine.step({both + 1, 1});
+  return {first.tokens(), second.tokens()};
+}
+
 }  // namespace
 
 TEST_CASE("cuda: streamed weights and spilled hidden states change no bit", "[cuda][engine]") {
@@ -78,4 +97,35 @@ TEST_CASE("cuda: weights that take time to come change no token, recorded or not
         CHECK(answers(*device, config, options, {1500, 700}, 40) == expected);
       }
   }
+}
+
+TEST_CASE("cuda: steps between a prefill's chunks, recorded or not, change no token", "[cuda][engine]") {
+  if (cuda_rig() == nullptr) return;
+  const Geometry geometry = parse_geometry(
+      "hidden = 512\nlayers = 5\nq_heads = 8\nkv_heads = 2\nhead_dim = 64\nintermediate = 1024\nvocab = 4000\n"
+      "max_position = 8192\nweights = \"int4\"\n",
+      "small");
+  for (const char* policy : {"sparse-resident", "offload", "stream"})
+    for (bool packed : {false, true}) {
+      std::vector<std::string> sets;
+      if (policy != std::string("stream")) sets = {"rows=128", "window=8"};
+      EngineOptions options{.policy = load_policy(policy, sets),
+                            .max_len = 1700,
+                            .max_sessions = 2,
+                            .prefill_chunk = 256,
+                            .resident = policy == std::string("sparse-resident") ? 1.0 : 0.0,
+                            .cache = 1};
+      options.formats = geometry.formats;
+      options.packed = packed;
+      options.replay_steps = false;
+      auto device = make_cuda_device(0, std::int64_t{2} << 30);
+      const auto expected = answers_by_turns(*device, geometry.config, options);
+      for (std::int64_t streamed : {0, 2, 5})
+        for (bool recorded : {true, false}) {
+          options.streamed_layers = streamed;
+          options.replay_steps = recorded;
+          CAPTURE(policy, packed, streamed, recorded);
+          CHECK(answers_by_turns(*device, geometry.config, options) == expected);
+        }
+    }
 }

@@ -86,25 +86,34 @@ TEST_CASE("law 1 for packed experts, fused matrices, biases and windows", "[pack
 }
 
 TEST_CASE("law 6 for packed weights: each wait for streamed ones matters", "[packed]") {
-  std::vector<RunOptions> runs{
-      away({.activations = DType::f32, .prompts = {120}, .steps = 2, .device = {.poison = true}}),
-      away({.policy = "published-offload",
-            .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
-            .activations = DType::f32,
-            .prompts = {120},
-            .steps = 3,
-            .device = {.poison = true}})};
+  std::vector<RunOptions> runs = away_runs();
   for (RunOptions& run : runs) run.model = quantised_tiny(Quantised::gptq), run.packed = true;
-  const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
-                                   {.stream = "weights", .microseconds = 2000},
-                                   {.stream = "fetch", .microseconds = 1500},
-                                   {.stream = "store", .microseconds = 5000}});
+  const Mutations mutations(runs, placement_delays());
   CHECK(mutations.all_right(""));
   if (kThreadSanitizer) return;
   for (const Edge& edge : {edge::kWeightsLanded, edge::kNextWeightsLanded, edge::kWeightsFree}) {
     CAPTURE(edge.name);
     CHECK(!mutations.all_right(edge.name));
   }
+}
+
+TEST_CASE("law 3a for packed weights: steps between a prefill's chunks expand other layers, and change no bit",
+          "[packed]") {
+  RunOptions run{.policy = "published-offload",
+                 .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
+                 .prompts = {60, 120},
+                 .steps = 20};
+  run.device.poison = true;
+  run.model = quantised_tiny(Quantised::gptq);
+  const RunResult expected = run_tiny(run);
+  run.packed = true;
+  for (std::int64_t streamed : {0, 1, 3})
+    for (std::int64_t turn : {1, 3}) {
+      run.streamed_layers = streamed;
+      run.turn = turn;
+      CAPTURE(streamed, turn);
+      CHECK(same(run_tiny(run), expected));
+    }
 }
 
 TEST_CASE("law 7: packed layers take what the plan says, byte for byte", "[packed]") {

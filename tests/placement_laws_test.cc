@@ -45,27 +45,16 @@ TEST_CASE("law 1: where weights and hidden states are changes no bit") {
 }
 
 TEST_CASE("law 6 for streamed weights and spilled hidden states") {
-  // Three chunks a layer, so that a slot is given on; what is predicted is attended, so that look-ahead's weights show;
-  // and steps between the chunks of another session's prefill, which take the slots of its weights.
-  const std::vector<RunOptions> runs{
-      away({.activations = DType::f32, .prompts = {120}, .steps = 2, .device = {.poison = true}}),
-      away({.policy = "published-offload",
-            .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
-            .activations = DType::f32,
-            .prompts = {120},
-            .steps = 3,
-            .device = {.poison = true}}),
-      {.model = deep_model_dir(),
-       .streamed_layers = 6,
-       .activations = DType::f32,
-       .prompts = {60, 120},
-       .steps = 20,
-       .turn = 1,
-       .device = {.poison = true}}};
-  const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
-                                   {.stream = "weights", .microseconds = 2000},
-                                   {.stream = "fetch", .microseconds = 1500},
-                                   {.stream = "store", .microseconds = 5000}});
+  std::vector<RunOptions> runs = away_runs();
+  // Steps between the chunks of another session's prefill take the slots of its weights.
+  runs.push_back({.model = deep_model_dir(),
+                  .streamed_layers = 6,
+                  .activations = DType::f32,
+                  .prompts = {60, 120},
+                  .steps = 20,
+                  .turn = 1,
+                  .device = {.poison = true}});
+  const Mutations mutations(runs, placement_delays());
   CHECK(mutations.all_right(""));
   if (kThreadSanitizer) return;
   for (const Edge& edge : kPlacementEdges) {

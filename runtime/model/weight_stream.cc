@@ -23,7 +23,7 @@ void WeightStream::resume(const WeightWalk& walk, std::int64_t layer) {
   walk_ = walk;
   walk_.lost = std::max(walk.parts, walk.lost);
   walk_.parts = std::min(2 * std::max<std::int64_t>(layer - weights_.first_streamed(), 0), walk_.lost);
-  forget_expanded();
+  forget_expanded();  // a step that is replayed has expanded layers and marked none
 }
 
 void WeightStream::forget_expanded() {

@@ -22,6 +22,24 @@ constexpr bool of_placement(Edge edge) {
   return std::ranges::any_of(kPlacementEdges, [&](Edge e) { return e.name == edge.name; });
 }
 
+/// Three chunks a layer, so that a slot is given on; and what is predicted is attended, so that look-ahead's weights
+/// show.
+inline std::vector<RunOptions> away_runs() {
+  return {away({.activations = DType::f32, .prompts = {120}, .steps = 2, .device = {.poison = true}}),
+          away({.policy = "published-offload",
+                .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
+                .activations = DType::f32,
+                .prompts = {120},
+                .steps = 3,
+                .device = {.poison = true}})};
+}
+inline std::vector<CpuDelay> placement_delays() {
+  return {{.stream = "compute", .microseconds = 150},
+          {.stream = "weights", .microseconds = 2000},
+          {.stream = "fetch", .microseconds = 1500},
+          {.stream = "store", .microseconds = 5000}};
+}
+
 /// Runs with each stream slowed down in turn, and with a wait dropped or none.
 class Mutations {
  public:
