@@ -242,7 +242,8 @@ void register_batch(CLI::App& app, Exit& exit) {
                  "ask again what has an error record; those documents may have changed. A document that ends the "
                  "process twice meanwhile, restarts included, is an error until the job has ended");
   verb->add_option("--progress", o->progress,
-                   "what stderr tells: lines for people, or JSON events, one a line and nothing else, for programs")
+                   "what stderr tells: lines for people, or JSON events for programs, one a line and nothing else but "
+                   "mistakes in the flags")
       ->capture_default_str()
       ->check(CLI::IsMember(kForms))
       ->type_name("FORM");

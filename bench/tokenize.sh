@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Processor time that a book of 4 MB takes with each tokenizer, best of five, loading it and reading JSON included.
-# usage: bench/tokenize.sh TEXTS MODEL...   (TEXTS: a folder of text files; MODEL: a folder with a tokenizer)
+# usage: bench/tokenize.sh TEXTS MODEL...   (TEXTS: a folder of text files; MODEL: a folder with a tokenizer; DESIGN.md's:
+# tests/data/sentencepiece ../shared/tokenizers/* apps/demo/demo-7m ../shared/models/longbook-27m)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 texts=$1

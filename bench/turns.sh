@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What decoding by turns with prefills costs and brings (DESIGN.md, "Order"): ten documents of 1K to 16K tokens answered in
+# What decoding by turns with prefills costs and brings (DESIGN.md, "Order"): ten documents of 1K to 15K tokens answered in
 # input order under `stream`, with --prefill-share 1 and 0.75. usage: bench/turns.sh TEXTS MODEL [FLAGS of longhaul batch]
 # TEXTS: a folder of books, see make_documents.py.
 set -euo pipefail

@@ -1,6 +1,7 @@
 // How a batch spends its time: what is done for good early on, and what it says it may still take.
 #include "runtime/batch/job.h"
 
+#include <map>
 #include <set>
 
 #include "kernels/cpu/cpu_device.h"
@@ -49,6 +50,45 @@ TEST_CASE("a run that ends after 15 % of its work has ended a document for good"
   // Of prompts and of answers, so that it holds at any speed of either; a prompt's work grows faster than its tokens.
   CHECK(static_cast<double>(first.prompt_tokens) <= 0.15 * static_cast<double>(all.prompt_tokens));
   CHECK(static_cast<double>(first.decoded_tokens) <= 0.15 * static_cast<double>(all.decoded_tokens));
+}
+
+TEST_CASE("documents that wait for room in the host store are answered as if there were enough", "[batch]") {
+  const ScratchDir dir;
+  std::filesystem::create_directory(dir.path() / "docs");
+  const std::vector<int> sentences{60, 5, 50, 8, 3, 20, 4};
+  for (std::size_t i = 0; i < sentences.size(); ++i)
+    dir.write("docs/" + std::to_string(i), document("The Road " + std::to_string(i), sentences[i]));
+  const ModelFiles model(LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m");
+  const Order order = GENERATE(Order::longest, Order::input);
+  auto answers = [&](std::int64_t store_rows) {
+    Progress progress({.form = Progress::Form::none});
+    std::map<std::string, std::string> texts;
+    BatchJob job(
+        model, list_requests({(dir.path() / "docs").string()}),
+        {.frame = instruction_frame("Why?"), .sampling = {}, .max_tokens = 12, .context = 4096, .order = order},
+        progress, [&](const BatchRequest& request, const Answer& answer) { texts[request.custom_id] = answer.text; });
+    BatchOutput output(dir.path() / ("out-" + std::to_string(store_rows)));
+    BatchJournal journal(output.file(), "job", [] { return 0; });
+    journal.start();
+    job.read(journal);
+    output.match(Manifest({}, {}, job.keys()), job.keys(), {});
+    job.prepare(output, journal);
+    const EngineOptions options{.policy = load_policy("stream", {"recent_rows=64"}),
+                                .max_len = job.longest(),
+                                .max_sessions = 4,
+                                .lengths = std::make_shared<const std::vector<std::int64_t>>(job.lengths()),
+                                .store_rows = store_rows,
+                                .prefill_chunk = 64};
+    CHECK((together(model.config, options).longest < 4) == (store_rows > 0));
+    const auto device = make_cpu_device();
+    Engine engine(*device, model.config, model.weights, options);
+    output.start();
+    job.run(engine, output, journal);
+    return texts;
+  };
+  const auto expected = answers(0);
+  CHECK(expected.size() == sentences.size());
+  CHECK(answers(EngineOptions::kLeastStore) == expected);
 }
 
 TEST_CASE("what a prefill has done is told as its arithmetic, which grows with the square of the prompt", "[batch]") {

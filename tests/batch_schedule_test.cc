@@ -1,9 +1,9 @@
 // `longhaul batch`: when documents are prefilled, when they decode and who waits for room changes no answer.
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "paths.h"
+#include "tests/support/batch_files.h"
 #include "tests/support/command.h"
 #include "tests/support/sanitizer.h"
 
@@ -14,10 +14,8 @@ using namespace test;
 
 /// Answers by custom_id.
 std::map<std::string, std::string> answers(const std::filesystem::path& file) {
-  std::istringstream lines(text_of(file));
   std::map<std::string, std::string> texts;
-  for (std::string line; std::getline(lines, line);) {
-    const auto record = nlohmann::json::parse(line);
+  for (const nlohmann::json& record : json_lines(text_of(file))) {
     REQUIRE(!record["response"].is_null());
     texts[record["custom_id"]] = record["response"]["body"]["choices"].dump();
   }
@@ -28,11 +26,8 @@ TEST_CASE("documents of different lengths are answered alike, however they take 
   ScratchDir dir;
   std::filesystem::create_directories(dir.path() / "docs");
   const std::vector<int> sentences{300, 20, 120, 30, 10, 60, 15};
-  for (std::size_t i = 0; i < sentences.size(); ++i) {
-    std::string text = "The Road " + std::to_string(i) + "\nby A. Writer\n\n";
-    for (int s = 0; s < sentences[i]; ++s) text += "The road went over the hill and down to the river again. ";
-    dir.write("docs/" + std::to_string(i) + ".txt", text + "\n\nNote: the copper lantern is under the stairs.\n\n");
-  }
+  for (std::size_t i = 0; i < sentences.size(); ++i)
+    dir.write("docs/" + std::to_string(i) + ".txt", document("The Road " + std::to_string(i), sentences[i]));
   const std::string batch = "batch --device cpu --model " LONGHAUL_SOURCE_DIR
                             "/apps/demo/demo-7m --input docs --max-tokens 24 --prefill-chunk 128 --policy stream "
                             "--set policy.resident=0.0 --set policy.recent_rows=64 --output ";

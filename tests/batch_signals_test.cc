@@ -128,26 +128,64 @@ bool is_alive(const std::string& pid) {
   return name_end != std::string::npos && status.find_first_of("ZX", name_end) != name_end + 2;
 }
 
-TEST_CASE("a stop while a converter runs ends both") {
-  for (const auto& [signal, name] : {std::pair{SIGTERM, "SIGTERM"}, {SIGHUP, "SIGHUP"}}) {
-    ScratchDir dir;
+/// A converter that hangs, and whether it and what it has started are there.
+struct Sleeper {
+  explicit Sleeper(const ScratchDir& dir)
+      : dir(dir), setup(with_pdftotext(dir, "sleep 3000 &\necho $! >sleeper\necho $$ >shell\nwait\n")) {
     dir.write("a.pdf", "%PDF");
-    const std::string setup = with_pdftotext(dir, "sleep 3000 &\necho $! >sleeper\necho $$ >shell\nwait\n");
-    RunningCommand job(dir, kBatch + "--input a.pdf --output out", RunningCommand::Held::no, setup);
-    job.wait_until([&] { return text_of(dir.path() / "shell").ends_with('\n'); });
-    job.send(signal);
-    const Outcome stopped = job.finish();
-    CHECK(stopped.exit == 128 + signal);
-    CHECK_THAT(stopped.err,
-               contains(fmt::format("longhaul: stopped by {}; the same command goes on from there", name)));
+  }
+  bool begun() const { return text_of(dir.path() / "shell").ends_with('\n'); }
+  void check_gone() const {
     for (const char* process : {"shell", "sleeper"}) {
       const std::string pid = text_of(dir.path() / process);
       for (int i = 0; is_alive(pid) && i < 1000; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
       CHECK_FALSE(is_alive(pid));
     }
+  }
+  const ScratchDir& dir;
+  std::string setup;
+};
+
+TEST_CASE("a stop while a converter runs ends both, and comes twice from a terminal that closes") {
+  for (const auto& [signal, name] : {std::pair{SIGTERM, "SIGTERM"}, {SIGHUP, "SIGHUP"}}) {
+    const ScratchDir dir;
+    const Sleeper sleeper(dir);
+    RunningCommand job(dir, kBatch + "--input a.pdf --output out", RunningCommand::Held::no, sleeper.setup);
+    job.wait_until([&] { return sleeper.begun(); });
+    job.send(signal);
+    job.send(signal);
+    const Outcome stopped = job.finish();
+    CHECK(stopped.exit == 128 + signal);
+    CHECK_THAT(stopped.err,
+               contains(fmt::format("longhaul: stopped by {}; the same command goes on from there", name)));
+    sleeper.check_gone();
     CHECK_FALSE(fs::exists(dir.path() / "out"));
     CHECK_FALSE(fs::exists(dir.path() / "out.working"));
   }
+}
+
+TEST_CASE("a crash while a converter runs ends both") {
+  const ScratchDir dir;
+  const Sleeper sleeper(dir);
+  RunningCommand job(dir, kBatch + "--input a.pdf --output out", RunningCommand::Held::no, sleeper.setup);
+  job.wait_until([&] { return sleeper.begun(); });
+  job.send(SIGABRT);
+  CHECK(job.finish().exit == 128 + SIGABRT);
+  sleeper.check_gone();
+}
+
+TEST_CASE("a job that does not come to a place to stop is ended by another signal") {
+  const ScratchDir dir;
+  dir.write("short.txt", document("The Road", 1));
+  RunningCommand job(dir, kBatch + "--input short.txt --output out --print", RunningCommand::Held::at_stdout);
+  job.wait_until([&] { return !text_of(dir.path() / "out").empty(); });
+  job.send(SIGTERM);  // it stands in a write to a pipe that nobody reads
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  job.send(SIGINT);
+  const Outcome ended = job.finish();
+  CHECK(ended.exit == 128 + SIGINT);
+  CHECK(ended.err.find("stopped by") == std::string::npos);
+  CHECK(records(dir.path() / "out").size() == 1);
 }
 
 TEST_CASE("two jobs on one output: the second is refused") {

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "runtime/batch/stop_signals.h"
+
 namespace longhaul {
 namespace {
 
@@ -22,6 +24,7 @@ extern "C" void note_crash(int signal) {
   const int fd = crash_fd.exchange(-1);
   for (const auto& [number, line] : kLines)
     if (number == signal && fd >= 0 && ::write(fd, line.data(), line.size()) > 0) ::fsync(fd);
+  end_group();
   ::raise(signal);  // the handler is reset: the system's own way to end
 }
 

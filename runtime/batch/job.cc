@@ -85,7 +85,7 @@ std::vector<std::int64_t> BatchJob::lengths() const {
 void BatchJob::tell_left(const std::vector<Active>& active, double work_now, double seconds_now) {
   const double expected = answered_ > 0 ? static_cast<double>(answered_tokens_) / static_cast<double>(answered_)
                                         : static_cast<double>(options_.max_tokens);
-  double tokens = static_cast<double>(ready_.size() + (work_now > 0)) * expected;
+  double tokens = static_cast<double>(ready_.size() + (incoming_ ? incoming_->ready.size() : 0)) * expected;
   for (const Active& a : active) tokens += std::max(expected - static_cast<double>(a.session.answer_size()), 0.0);
   const Pace pace{.work = work_done_ + work_now,
                   .prefill_seconds = stats_.prefill_seconds + seconds_now,

@@ -1,6 +1,8 @@
 // What batches are given in tests, and what they leave: documents and records.
 #pragma once
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
