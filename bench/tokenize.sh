@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Processor time that a book of 4 MB takes with each tokenizer, best of five, loading it and reading JSON included.
+# User time that a book of 4 MB takes with each tokenizer, best of five, loading it and reading JSON included.
 # usage: bench/tokenize.sh TEXTS MODEL...   (TEXTS: a folder of text files; MODEL: a folder with a tokenizer; DESIGN.md's:
 # tests/data/sentencepiece ../shared/tokenizers/* apps/demo/demo-7m ../shared/models/longbook-27m)
 set -euo pipefail
@@ -16,8 +16,8 @@ PY
 TIMEFORMAT=%U
 for model in "$@"; do
   best=$(for _ in 1 2 3 4 5; do
-    { time build/longhaul tokenize --model "$model" --no-special --input "$work/book.jsonl" > "$work/ids" 2> "$work/log"; } 2>&1
-  done | sort -n | head -1)
-  [[ -s $work/ids ]] || { cat "$work/log" >&2; exit 1; }
+    { time build/longhaul tokenize --model "$model" --no-special --input "$work/book.jsonl" > "$work/ids" 2> "$work/log"; } 2>&1 ||
+      exit 1
+  done | sort -n | head -1) || { cat "$work/log" >&2; exit 1; }
   echo "$model: $best s, $(tr -cd , < "$work/ids" | wc -c) ids"
 done

@@ -75,7 +75,8 @@ TEST_CASE("a geometry says as what its weights can be packed") {
   CHECK(parse_geometry(kSmall, "g.toml").formats == nullptr);
   const auto formats = parse_geometry(kSmall + "weights = \"fp8\"\n", "g.toml").formats;
   REQUIRE(formats != nullptr);
-  CHECK(formats->layers.size() == 2);
+  CHECK(formats->layouts().size() == 1);
+  CHECK(&formats->layout(0) == &formats->layout(1));
   CHECK(formats->names() == "fp8");
 }
 

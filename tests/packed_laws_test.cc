@@ -4,12 +4,12 @@
 #include <functional>
 
 #include "kernels/base/error.h"
-#include "paths.h"
 #include "runtime/checkpoint/model_source.h"
 #include "runtime/model/geometry.h"
 #include "runtime/model/weights.h"
 #include "runtime/plan/step_bytes.h"
 #include "tests/support/catch.h"
+#include "tests/support/families.h"
 #include "tests/support/mutations.h"
 #include "tests/support/quantised_model.h"
 #include "tests/support/sanitizer.h"
@@ -19,12 +19,9 @@ using namespace longhaul::test;
 
 namespace {
 
-namespace fs = std::filesystem;
-const fs::path kData = fs::path(LONGHAUL_SOURCE_DIR) / "tests/data";
-
 /// The tiny model, some of it left in bf16: v and down of layer 1, so that its parts have other sizes than those of the
 /// layers beside it, one matrix is made of both kinds, and another lies as it is used.
-const fs::path& quantised_tiny(Quantised kind) {
+const std::filesystem::path& quantised_tiny(Quantised kind) {
   static const TempDir gptq, int8;
   static const auto keeps = [](const std::string& name) {
     return name == "model.layers.1.self_attn.v_proj.weight" || name == "model.layers.1.mlp.down_proj.weight";
@@ -73,7 +70,7 @@ TEST_CASE("law 1: packed weights change no bit, wherever they are", "[packed]") 
 TEST_CASE("law 1 for packed experts, fused matrices, biases and windows", "[packed]") {
   for (const char* family : {"mixtral", "qwen3_moe", "phi3_longrope", "qwen2_yarn", "mistral_window"}) {
     const TempDir dir;
-    write_quantised(kData / "families" / family, dir.path(), Quantised::int8_rows);
+    write_quantised(family_dir(family), dir.path(), Quantised::int8_rows);
     RunOptions run{.model = dir.path(), .policy = "stream", .prompts = {40}, .steps = 6, .device = {.poison = true}};
     const RunResult expected = run_tiny(run);
     run.packed = true;
@@ -125,6 +122,7 @@ TEST_CASE("law 7: packed layers take what the plan says, byte for byte", "[packe
     EngineOptions options = engine_options({.streamed_layers = streamed, .prompts = {100}});
     const MemoryPlan plain = plan_memory(config, options);
     options.formats = weight_formats(weights, config);
+    CHECK(options.formats->layouts().size() == 2);                           // of layers 0 and 2, and of 1
     CHECK(plan_memory(config, options).device_bytes == plain.device_bytes);  // what may be packed is not, unless asked
     options.packed = true;
     const MemoryPlan plan = plan_memory(config, options);

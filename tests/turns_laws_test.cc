@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "paths.h"
 #include "tests/support/catch.h"
+#include "tests/support/families.h"
 #include "tests/support/mutations.h"
 
 using namespace longhaul;
@@ -17,7 +17,6 @@ using namespace longhaul::test;
 namespace {
 
 const std::vector<std::string> kSmall{"rows=48", "window=8", "label_dims=8"};
-const std::filesystem::path kFamilies = LONGHAUL_SOURCE_DIR "/tests/data/families";
 
 RunOptions sparse(const std::string& policy, double cache) {
   return {.policy = policy, .sets = kSmall, .cache = cache, .activations = DType::f32};
@@ -42,10 +41,10 @@ const std::vector<RunOptions>& runs() {
       sparse("on-demand", 1),
       {.policy = "streaming-llm", .sets = {"rows=48"}},
       {.policy = "h2o", .sets = {"rows=48"}},
-      {.model = kFamilies / "qwen2_window", .policy = "stream"},
-      {.model = kFamilies / "mistral_window", .policy = "offload", .sets = kSmall},
-      {.model = kFamilies / "mixtral", .policy = "offload", .sets = kSmall, .cache = 1},
-      {.model = kFamilies / "smollm3", .policy = "stream", .resident = 0.3, .streamed_layers = 2},
+      {.model = family_dir("qwen2_window"), .policy = "stream"},
+      {.model = family_dir("mistral_window"), .policy = "offload", .sets = kSmall},
+      {.model = family_dir("mixtral"), .policy = "offload", .sets = kSmall, .cache = 1},
+      {.model = family_dir("smollm3"), .policy = "stream", .resident = 0.3, .streamed_layers = 2},
   };
   return all;
 }
@@ -76,7 +75,7 @@ TEST_CASE("steps between the chunks of a prefill change no bit") {
 
 TEST_CASE("steps between the chunks of a prefill where a prompt's length chooses its rope") {
   const std::string name = GENERATE("phi3_longrope", "llama_dynamic");
-  RunOptions run{.model = kFamilies / name, .policy = "stream"};
+  RunOptions run{.model = family_dir(name), .policy = "stream"};
   run.prompts = {90, 20, 150};
   run.steps = 30;
   run.device.poison = true;

@@ -35,9 +35,10 @@ Checkpoint::Checkpoint(Safetensors files, Quantization quantization)
     : files_(std::make_shared<Safetensors>(std::move(files))),
       find_([quantization](const TensorFiles& from, const std::string& name, const TensorShape& shape) {
         return find_in_safetensors(from, quantization, name, shape);
-      }) {}
+      }),
+      quantised_(quantization.method != QuantMethod::none) {}
 
-Checkpoint::Checkpoint(std::shared_ptr<const Gguf> file) : files_(file), find_(gguf_finder(*file)) {}
+Checkpoint::Checkpoint(std::shared_ptr<const Gguf> file) : files_(file), find_(gguf_finder(*file)), quantised_(true) {}
 
 std::unique_ptr<TensorReader> Checkpoint::tensor(const std::string& name, const TensorShape& shape) const {
   return find_(*files_, name, shape);

@@ -24,6 +24,8 @@ class Checkpoint {
   std::unique_ptr<TensorReader> tensor(const std::string& name, const TensorShape& shape) const;
   /// Throws UserError{bad_model} for a stored tensor that is not in `used`, but for derived ones.
   void refuse_others(const std::set<std::string>& used, const ModelConfig& config) const;
+  /// Whether any tensor can be stored as what is packed: else none is asked for.
+  bool is_quantised() const { return quantised_; }
   const TensorFiles& files() const { return *files_; }
 
  private:
@@ -31,6 +33,7 @@ class Checkpoint {
       std::function<std::unique_ptr<TensorReader>(const TensorFiles&, const std::string&, const TensorShape&)>;
   std::shared_ptr<const TensorFiles> files_;
   Finder find_;
+  bool quantised_;
 };
 
 /// Not beside the weights but computed from them or from config.json, and absent from some copies.

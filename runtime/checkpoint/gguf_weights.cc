@@ -175,10 +175,10 @@ class MovedReader final : public TensorReader {
 
  private:
   void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const override {
-    inner_->convert(stored, fetched, rows, out);
+    decode_of(*inner_, stored, fetched, rows, out);
   }
   void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const override {
-    inner_->pack(stored, fetched, rows, out);
+    encode_of(*inner_, stored, fetched, rows, out);
   }
   const std::unique_ptr<TensorReader> inner_;
   const StoredRow stored_row_;

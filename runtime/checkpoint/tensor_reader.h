@@ -50,6 +50,14 @@ class TensorReader {
   virtual void decode(const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) const = 0;
   /// `out` is all zeros.
   virtual void encode(const std::byte* stored, RowSpan fetched, RowSpan rows, std::byte* out) const;
+  /// Those of a reader that this one stands in front of, and checks.
+  static void decode_of(const TensorReader& inner, const std::byte* stored, RowSpan fetched, RowSpan rows, bf16* out) {
+    inner.decode(stored, fetched, rows, out);
+  }
+  static void encode_of(const TensorReader& inner, const std::byte* stored, RowSpan fetched, RowSpan rows,
+                        std::byte* out) {
+    inner.encode(stored, fetched, rows, out);
+  }
   /// `format`, where rows can have it.
   PackedFormat if_packable(PackedType type, std::int64_t group) const;
   /// Codes and scales of the row at `out`.

@@ -10,7 +10,7 @@ namespace longhaul {
 struct EngineMemory {
   EngineMemory(const ModelConfig& config, const EngineOptions& options, Arena& device, Arena& host)
       : weights(config, options.streamed_layers, options.host_embedding, device, host,
-                options.packed ? options.formats.get() : nullptr),
+                options.packed ? options.formats : nullptr),
         act(config, options, device, host),
         kv(kv_shape(config, options), options.policy, kv_layout(config, options),
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,

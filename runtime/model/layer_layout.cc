@@ -73,41 +73,6 @@ std::vector<LayerTensor> layer_tensors(const ModelConfig& c) {
   return all;
 }
 
-std::string WeightFormats::names() const {
-  std::vector<std::string_view> names;
-  for (const auto& layer : layers)
-    for (const PackedFormat& format : layer)
-      if (format.type != PackedType::none && std::ranges::find(names, name_of(format.type)) == names.end())
-        names.push_back(name_of(format.type));
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
-std::shared_ptr<const WeightFormats> weight_formats(const Checkpoint& checkpoint, const ModelConfig& config) {
-  auto formats = std::make_shared<WeightFormats>();
-  const std::vector<LayerTensor> tensors = layer_tensors(config);
-  bool any = false;
-  for (std::int64_t l = 0; l < config.layers; ++l) {
-    auto& layer = formats->layers.emplace_back();
-    for (const LayerTensor& tensor : tensors) {
-      const auto reader = checkpoint.tensor(fmt::format("model.layers.{}.{}", l, tensor.name), tensor.shape);
-      layer.push_back(tensor.shape.size() == 2 ? reader->packed_format() : PackedFormat{});  // vectors are small
-      any |= layer.back().type != PackedType::none;
-    }
-  }
-  return any ? formats : nullptr;
-}
-
-std::shared_ptr<const WeightFormats> uniform_formats(const ModelConfig& config, PackedFormat format) {
-  std::vector<PackedFormat> layer;
-  for (const LayerTensor& tensor : layer_tensors(config))
-    layer.push_back(tensor.shape.size() == 2 && tensor.of != &LayerWeights::router && is_packable(format, tensor.cols())
-                        ? format
-                        : PackedFormat{});
-  auto formats = std::make_shared<WeightFormats>();
-  formats->layers.assign(static_cast<std::size_t>(config.layers), layer);
-  return formats;
-}
-
 LayerLayout::LayerLayout(const std::vector<LayerTensor>& tensors, const std::vector<PackedFormat>& formats) {
   check(formats.empty() || formats.size() == tensors.size(), "a format for each of a layer's tensors");
   const auto format_of = [&](std::size_t i) { return formats.empty() ? PackedFormat{} : formats[i]; };
@@ -140,6 +105,51 @@ LayerLayout::LayerLayout(const std::vector<LayerTensor>& tensors, const std::vec
 void LayerLayout::point(const std::array<std::byte*, 2>& parts, LayerWeights& weights) const {
   for (const InPlace& one : in_place_)
     weights.*one.of = reinterpret_cast<bf16*>(parts[static_cast<std::size_t>(one.part)] + one.offset);
+}
+
+WeightFormats::WeightFormats(const ModelConfig& c, const std::vector<std::vector<PackedFormat>>& layers)
+    : tensors_(layer_tensors(c)) {
+  check(layers.empty() || std::ssize(layers) == c.layers, "formats of every layer");
+  std::vector<std::vector<PackedFormat>> different;
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const auto& formats = layers.empty() ? std::vector<PackedFormat>{} : layers[static_cast<std::size_t>(l)];
+    const auto known = std::ranges::find(different, formats);
+    layout_of_.push_back(static_cast<std::size_t>(known - different.begin()));
+    if (known != different.end()) continue;
+    different.push_back(formats);
+    layouts_.emplace_back(tensors_, formats);
+    for (const PackedFormat& format : formats)
+      if (format.type != PackedType::none && std::ranges::find(types_, name_of(format.type)) == types_.end())
+        types_.push_back(name_of(format.type));
+  }
+}
+
+std::string WeightFormats::names() const { return fmt::format("{}", fmt::join(types_, ", ")); }
+
+std::shared_ptr<const WeightFormats> weight_formats(const Checkpoint& checkpoint, const ModelConfig& config) {
+  if (!checkpoint.is_quantised()) return nullptr;
+  const std::vector<LayerTensor> tensors = layer_tensors(config);
+  std::vector<std::vector<PackedFormat>> layers;
+  bool any = false;
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    auto& layer = layers.emplace_back();
+    for (const LayerTensor& tensor : tensors) {
+      const auto reader = checkpoint.tensor(fmt::format("model.layers.{}.{}", l, tensor.name), tensor.shape);
+      layer.push_back(tensor.shape.size() == 2 ? reader->packed_format() : PackedFormat{});  // vectors are small
+      any |= layer.back().type != PackedType::none;
+    }
+  }
+  return any ? std::make_shared<const WeightFormats>(config, layers) : nullptr;
+}
+
+std::shared_ptr<const WeightFormats> uniform_formats(const ModelConfig& config, PackedFormat format) {
+  std::vector<PackedFormat> layer;
+  for (const LayerTensor& tensor : layer_tensors(config))
+    layer.push_back(tensor.shape.size() == 2 && tensor.of != &LayerWeights::router && is_packable(format, tensor.cols())
+                        ? format
+                        : PackedFormat{});
+  return std::make_shared<const WeightFormats>(
+      config, std::vector<std::vector<PackedFormat>>(static_cast<std::size_t>(config.layers), layer));
 }
 
 }  // namespace longhaul

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/device.h"
@@ -43,17 +44,6 @@ struct LayerTensor {
 /// In the order of memory: of one `of` together, and without gaps.
 std::vector<LayerTensor> layer_tensors(const ModelConfig& config);
 
-/// As what each tensor can be packed, by layer and in the order of layer_tensors; none: it is in bf16.
-struct WeightFormats {
-  std::vector<std::vector<PackedFormat>> layers;
-  /// "int4", or "q4_k, q6_k": the types that there are.
-  std::string names() const;
-};
-/// Of a model's files, of which headers and scales are read; null: nothing in its layers can be packed.
-std::shared_ptr<const WeightFormats> weight_formats(const Checkpoint& checkpoint, const ModelConfig& config);
-/// All matrices alike, but for those of whose inputs the format cannot be.
-std::shared_ptr<const WeightFormats> uniform_formats(const ModelConfig& config, PackedFormat format);
-
 /// Rows of a matrix that are expanded together; format none: copied.
 struct Expansion {
   PackedFormat format;
@@ -65,7 +55,7 @@ struct Expansion {
 
 class LayerLayout {
  public:
-  /// Formats as WeightFormats has them for a layer; empty: all in bf16.
+  /// As what each tensor is packed; none: it is in bf16. Empty: all are.
   LayerLayout(const std::vector<LayerTensor>& tensors, const std::vector<PackedFormat>& formats);
 
   struct Place {
@@ -92,5 +82,29 @@ class LayerLayout {
   std::array<std::vector<Expansion>, 2> expansions_;
   std::array<std::int64_t, 2> bytes_{};
 };
+
+/// As what the tensors of all layers can be packed, and where they lie then.
+class WeightFormats {
+ public:
+  /// By layer, in the order of layer_tensors; empty: all in bf16.
+  explicit WeightFormats(const ModelConfig& config, const std::vector<std::vector<PackedFormat>>& layers = {});
+
+  /// "int4", or "q4_k, q6_k": the types that there are.
+  std::string names() const;
+  const std::vector<LayerTensor>& tensors() const { return tensors_; }
+  const LayerLayout& layout(std::int64_t layer) const { return layouts_[layout_of_[static_cast<std::size_t>(layer)]]; }
+  /// Each different one once.
+  const std::vector<LayerLayout>& layouts() const { return layouts_; }
+
+ private:
+  std::vector<LayerTensor> tensors_;
+  std::vector<LayerLayout> layouts_;
+  std::vector<std::size_t> layout_of_;  // by layer
+  std::vector<std::string_view> types_;
+};
+/// Of a model's files, of which headers and scales are read; null: nothing in its layers can be packed.
+std::shared_ptr<const WeightFormats> weight_formats(const Checkpoint& checkpoint, const ModelConfig& config);
+/// All matrices alike, but for those of whose inputs the format cannot be.
+std::shared_ptr<const WeightFormats> uniform_formats(const ModelConfig& config, PackedFormat format);
 
 }  // namespace longhaul

@@ -27,21 +27,6 @@ bool expands(const LayerLayout& layout, bf16* LayerWeights::*of) {
   });
 }
 
-/// Layouts of these formats, each once, and which each layer has.
-void lay_out(const ModelConfig& c, const WeightFormats* formats, const std::vector<LayerTensor>& tensors,
-             std::vector<LayerLayout>& layouts, std::vector<std::size_t>& layout_of) {
-  if (formats == nullptr) {
-    layouts.emplace_back(tensors, std::vector<PackedFormat>{});
-    layout_of.assign(static_cast<std::size_t>(c.layers), 0);
-    return;
-  }
-  check(std::ssize(formats->layers) == c.layers, "formats of every layer");
-  for (const auto& layer : formats->layers) {
-    if (layout_of.empty() || layer != *(&layer - 1)) layouts.emplace_back(tensors, layer);
-    layout_of.push_back(layouts.size() - 1);
-  }
-}
-
 std::array<std::byte*, 2> take_parts(const std::array<std::int64_t, 2>& bytes, Arena& arena, const char* name) {
   std::byte* projection = arena.take_bytes(bytes[0], name);
   return {projection, arena.take_bytes(bytes[1], name)};
@@ -70,13 +55,12 @@ void fill_packed_row(std::byte* row, PackedFormat format, std::int64_t cols, flo
 }  // namespace
 
 Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host,
-                 const WeightFormats* formats)
+                 std::shared_ptr<const WeightFormats> formats)
     : config_(c),
       host_embedding_(host_embedding && !c.tied_embeddings),
-      tensors_(layer_tensors(c)),
+      formats_(formats ? std::move(formats) : std::make_shared<const WeightFormats>(c)),
       streamed_(streamed) {
   check(streamed >= 0 && streamed <= c.layers, "at most all layers are streamed");
-  lay_out(c, formats, tensors_, layouts_, layout_of_);
   embedding_ = (host_embedding_ ? host : device).take<bf16>(c.vocab * c.hidden, "weights");
   std::array<std::int64_t, 2> most{};
   for (std::int64_t l = 0; l < c.layers; ++l) {
@@ -88,8 +72,8 @@ Weights::Weights(const ModelConfig& c, std::int64_t streamed, bool host_embeddin
   for (std::int64_t i = 0; i < std::min(streamed, kSlots); ++i)
     slots_[static_cast<std::size_t>(i)] = take_parts(most, device, "weight slots");
   for (const auto of : kMatrices) {
-    if (std::ranges::none_of(layouts_, [&](const LayerLayout& one) { return expands(one, of); })) continue;
-    const std::int64_t count = elements(tensors_, of);
+    if (std::ranges::none_of(formats_->layouts(), [&](const LayerLayout& one) { return expands(one, of); })) continue;
+    const std::int64_t count = elements(formats_->tensors(), of);
     expanded_[0].*of = device.take<bf16>(count, "expanded weights");
     // Look-ahead needs the next layer's projection beside this one's.
     expanded_[1].*of = of == &LayerWeights::qkv ? device.take<bf16>(count, "expanded weights") : expanded_[0].*of;
@@ -136,6 +120,7 @@ std::int64_t Weights::Source::count() const {
 
 std::vector<Weights::Source> Weights::sources() const {
   const ModelConfig& c = config_;
+  const std::vector<LayerTensor>& tensors = formats_->tensors();
   const auto bytes = [](bf16* at) { return reinterpret_cast<std::byte*>(at); };
   std::vector<Source> all{{"model.embed_tokens.weight",
                            {c.vocab, c.hidden},
@@ -146,10 +131,10 @@ std::vector<Weights::Source> Weights::sources() const {
                           {"model.norm.weight", {c.hidden}, bytes(final_norm_), false, bytes(final_norm_), {}}};
   if (!c.tied_embeddings) all.push_back({"lm_head.weight", {c.vocab, c.hidden}, bytes(head_), false, bytes(head_), {}});
   for (std::int64_t l = 0; l < c.layers; ++l)
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
       const LayerLayout::Place& place = layout(l).place(i);
       const auto part = static_cast<std::size_t>(place.part);
-      all.push_back({fmt::format("model.layers.{}.{}", l, tensors_[i].name), tensors_[i].shape,
+      all.push_back({fmt::format("model.layers.{}.{}", l, tensors[i].name), tensors[i].shape,
                      rests_[static_cast<std::size_t>(l)][part] + place.offset, l >= first_streamed(),
                      parts(l)[part] + place.offset, place.format});
     }
@@ -239,14 +224,12 @@ std::int64_t layer_weight_bytes(const ModelConfig& c, std::int64_t tokens) {
 }
 
 RestBytes layers_at_rest(const ModelConfig& c, const WeightFormats* formats, std::int64_t first, std::int64_t last) {
-  const std::vector<LayerTensor> tensors = layer_tensors(c);
-  std::vector<LayerLayout> layouts;
-  std::vector<std::size_t> layout_of;
-  lay_out(c, formats, tensors, layouts, layout_of);
+  const auto plain = formats == nullptr ? std::make_unique<const WeightFormats>(c) : nullptr;
+  if (plain) formats = plain.get();
   RestBytes all;
   for (std::int64_t l = first; l < last; ++l)
     for (const WeightPart part : kWeightParts) {
-      const LayerLayout& layout = layouts[layout_of[static_cast<std::size_t>(l)]];
+      const LayerLayout& layout = formats->layout(l);
       all.at_rest += layout.bytes(part);
       for (const Expansion& e : layout.expansions(part)) {
         all.expanded_from += e.rows * packed_row_bytes(e.format, e.cols);

@@ -4,6 +4,7 @@
 // in memory that all layers share: two of the projection's, one of the rest.
 #pragma once
 #include <array>
+#include <memory>
 #include <vector>
 
 #include "kernels/arena.h"
@@ -21,7 +22,7 @@ class Weights {
   /// `streamed` layers are in host memory; with `host_embedding` so is the embedding table, unless it is also the head.
   /// `formats`: layers are packed as they say; null: all is in bf16.
   Weights(const ModelConfig& config, std::int64_t streamed, bool host_embedding, Arena& device, Arena& host,
-          const WeightFormats* formats = nullptr);
+          std::shared_ptr<const WeightFormats> formats = nullptr);
 
   /// Reads every tensor to its place; what belongs to the device goes there on `stream`. Returns when all have arrived.
   /// Throws UserError{bad_model} for an absent, misshapen or unknown tensor, before the first byte of one is read.
@@ -58,15 +59,13 @@ class Weights {
   std::vector<Source> sources() const;
   void randomize(Stream& stream, const Source& source, std::uint64_t seed) const;
   void randomize_packed(Stream& stream, const Source& source, std::uint64_t seed) const;
-  const LayerLayout& layout(std::int64_t l) const { return layouts_[layout_of_[static_cast<std::size_t>(l)]]; }
+  const LayerLayout& layout(std::int64_t l) const { return formats_->layout(l); }
   /// On the device: where the layer rests, or its slot.
   const Parts& parts(std::int64_t l) const;
 
   ModelConfig config_;
   bool host_embedding_;
-  std::vector<LayerTensor> tensors_;
-  std::vector<LayerLayout> layouts_;
-  std::vector<std::size_t> layout_of_;  // by layer
+  std::shared_ptr<const WeightFormats> formats_;
   std::int64_t streamed_;
   std::vector<Parts> rests_;  // by layer: on the device, or on the host if it is streamed
   std::array<Parts, kSlots> slots_{};

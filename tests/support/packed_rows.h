@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/packed_format.h"
+#include "tests/support/coded_rows.h"
 
 namespace longhaul::test {
 
@@ -22,12 +23,6 @@ inline double half_value(std::uint32_t half) {
   const double sign = half >> 15 & 1 ? -1 : 1;
   if (exponent == 31) return fraction == 0 ? sign * INFINITY : NAN;
   return sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
-}
-
-inline double e4m3_number(unsigned code) {
-  const int exponent = static_cast<int>(code >> 3 & 15), fraction = static_cast<int>(code & 7);
-  const double x = exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
-  return code & 128 ? -x : x;
 }
 
 /// Zeros of both signs, subnormals, the largest and infinity among ordinary numbers.
@@ -91,7 +86,7 @@ inline std::vector<bf16> reference_expand(const std::vector<std::byte>& packed, 
         case PackedType::int8:
         case PackedType::fp8:
           std::memcpy(&scale, scales + c / f.group * 4, 4);
-          x = static_cast<double>(scale) * (f.type == PackedType::fp8 ? e4m3_number(row[c]) : byte);
+          x = static_cast<double>(scale) * (f.type == PackedType::fp8 ? e4m3(row[c]) : byte);
           break;
         case PackedType::none:
           break;
