@@ -79,6 +79,7 @@ void DecodePass::fetch_tiles() {
 void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* qkv) {
   const KvShape& shape = buffers_.shape;
   const LayerPlan& plan = buffers_.plan[static_cast<std::size_t>(layer)];
+  lists_.join();
   streams_.compute.launch(AppendStepArgs{.qkv = qkv,
                                          .act = shape.act,
                                          .batch = batch_,
@@ -157,6 +158,10 @@ void DecodePass::attend_tiles(std::int64_t place, AttendStepArgs attention) {
     streams_.compute.launch(attention);
     prefetcher_.release();
   }
+}
+
+void DecodePass::end_layer(std::int64_t layer) {
+  if (layer + 1 == buffers_.shape.layers) lists_.join();
 }
 
 void DecodePass::end() {

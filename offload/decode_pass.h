@@ -19,7 +19,7 @@ class DecodePass final : public KvPass {
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
               QueryPredictor& predictor) override;
-  void end_layer(std::int64_t) override {}
+  void end_layer(std::int64_t layer) override;
   void end() override;
 
  private:

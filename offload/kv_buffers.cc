@@ -25,6 +25,11 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
   const KvShape& shape = buffers.shape;
   const KvPolicy& policy = buffers.policy;
   const SelectionBuffers& selection = buffers.selection;
+  const bool corrected = buffers.plan[static_cast<std::size_t>(layer)].corrected;
+  // Of what is corrected later the sums of the last step are near enough.
+  const bool hint = foretold && corrected && selection.sums(0, layer) != nullptr;
+  RowList listed = out;
+  if (hint) listed.tail = nullptr;
   const bool by_labels = policy.select == Select::labels, by_mass = policy.select == Select::heavy;
   compute.launch(SelectArgs{.q = q,
                             .q_stride = q_stride,
@@ -44,7 +49,10 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
                             .mass_session_stride = selection.mass_session_floats(),
                             .top_p = static_cast<float>(policy.top_p),
                             .scratch = selection.scratch(),
-                            .out = out});
+                            .out = listed,
+                            .sums = corrected ? selection.sums(0, layer) : nullptr,
+                            .sums_stride = selection.sums_stride(),
+                            .sums_given = hint});
   if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 

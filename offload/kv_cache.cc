@@ -127,6 +127,7 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
   check(from.shape.row_type == RowType::act, "adopt: the other engine keeps activations' rows");
   check(buffers_.shape.windowed == from.shape.windowed, "adopt: both engines keep all rows of the same layers");
   const SelectionBuffers &ours = buffers_.selection, &theirs = from.selection;
+  labels_->begin(slot, rows);
   for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
     if (buffers_.shape.is_windowed(layer)) {
       adopt_window(slot, layer, from, from_slot, rows);

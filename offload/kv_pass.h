@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/device.h"
+
 namespace longhaul {
 
 /// `tokens` consecutive positions of one session, computed together.
@@ -18,8 +20,11 @@ struct Span {
 class QueryPredictor {
  public:
   virtual ~QueryPredictor() = default;
-  /// Enqueues on the compute stream. [spans of the walk, q_heads, head_dim] act, after rope; good until the next call.
-  virtual const void* predict(std::int64_t layer) = 0;
+  /// Enqueues on the compute stream, before the layer goes on: takes what the query is foretold from.
+  virtual void prepare(std::int64_t layer) = 0;
+  /// Enqueues on `stream`, after prepare(). [spans of the walk, q_heads, head_dim] act, after rope; good until the next
+  /// call.
+  virtual const void* predict(Stream& stream, std::int64_t layer) = 0;
 };
 
 class KvPass {

@@ -33,7 +33,7 @@ LabelFit fit_of(Labels labels) {
 
 void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
-  if (buffers_.layout.cache_rows == 0) return;
+  if (!warms()) return;
   // The oldest first, so that the newest query's rows are the last to go. What leaves the window before the first token
   // is kept too.
   const std::int64_t queries = warming(rows), ring_first = buffers_.layout.window_begin(rows + 1);
@@ -135,7 +135,7 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
   if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
     compute_.launch(MeanValuesArgs{
         .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
-  if (plan.selects && buffers_.layout.cache_rows > 0) warm(slot, layer, tile);
+  if (plan.selects && warms()) warm(slot, layer, tile);
 }
 
 void LabelBuilder::keep_mass(std::int64_t slot) const {
@@ -160,15 +160,21 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   const SelectionBuffers& selection = buffers_.selection;
   const ResidentSet own = selection.resident(layer, slot);
   const KvTile cache = selection.cache(layer);
-  compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
-  compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
-  compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
+  const bool keeps = layout.cache_rows > 0;
+  if (float* sums = selection.sums(slot, layer); sums != nullptr)  // nothing competes in a short prompt
+    compute_.launch(FillArgs{reinterpret_cast<std::int32_t*>(sums), 0, shape.q_heads});
+  if (keeps) {
+    compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
+    compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
+    compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
+  }
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
   for (std::int64_t i = 0; i < queries; ++i) {
     const StepBatch one{selection.warm_spans(slot) + i, 1, layout.capacity};
     select_rows(compute_, buffers_, layer, one,
                 selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
                 shape.q_heads * shape.head_dim, /*foretold=*/false, selection.selected());
+    if (!keeps) continue;
     compute_.launch(RetainArgs{.batch = one,
                                .rows = selection.selected(),
                                .places = nullptr,
@@ -178,6 +184,7 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
                                .kv_heads = shape.kv_heads,
                                .row_bytes = 0});
   }
+  if (!keeps) return;
   KvTile slots = cache;
   slots.data += slot * cache.session_stride;
   keep_rows(compute_, shape, slots, tile, own.row_of);

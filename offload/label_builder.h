@@ -1,5 +1,5 @@
 // What a layer's prefill leaves behind for selection, made while its rows are still on the device: labels in a basis
-// fitted to them, and a resident set warmed by the prompt's last queries. All on the compute stream.
+// fitted to them, and a resident set and sums of softmaxes from the prompt's last queries. All on the compute stream.
 #pragma once
 #include <algorithm>
 
@@ -32,8 +32,13 @@ class LabelBuilder {
  private:
   static constexpr std::int64_t kTargets = 1024;  // positions of an answer that labels are fitted to
 
-  /// How many of the prompt's last queries warm the resident set.
-  static std::int64_t warming(std::int64_t rows) { return std::min(rows, SelectionBuffers::kWarmingQueries); }
+  /// Whether something is made of the prompt's last queries' selections: the resident set, or the last one's sums.
+  bool warms() const { return buffers_.layout.cache_rows > 0 || buffers_.selection.sums(0, 0) != nullptr; }
+  /// How many of them.
+  std::int64_t warming(std::int64_t rows) const {
+    return buffers_.layout.cache_rows > 0 ? std::min(rows, SelectionBuffers::kWarmingQueries)
+                                          : std::min<std::int64_t>(rows, 1);
+  }
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   void keep_queries(std::byte* to, const Span& span, const void* qkv, std::int64_t rows) const;
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;

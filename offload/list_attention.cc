@@ -9,7 +9,10 @@ ListAttention::ListAttention(Device& device, const Streams& streams, const KvBuf
       buffers_(buffers),
       listed_(device.make_event()),
       landed_(device.make_event()),
+      foreseen_(device.make_event()),
       ahead_listed_(device.make_event()),
+      attended_(device.make_event()),
+      aside_done_(device.make_event()),
       ahead_landed_{device.make_event(), device.make_event()} {}
 
 Regions ListAttention::regions(std::int64_t layer) const {
@@ -20,20 +23,20 @@ Regions ListAttention::regions(std::int64_t layer) const {
           .staging = buffers_.selection.staging(layer)};
 }
 
-void ListAttention::locate(std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead) {
+void ListAttention::locate(Stream& stream, std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead) {
   const SelectionBuffers& selection = buffers_.selection;
   // Ahead, what is not on the device is what to stage; nothing is staged yet.
   const bool staged = !ahead && plan(layer).predicted;
-  streams_.compute.launch(LocateArgs{.batch = batch,
-                                     .selected = selected,
-                                     .prefix_rows = buffers_.layout.prefix_rows,
-                                     .ring_rows = buffers_.layout.ring_rows,
-                                     .resident = selection.resident(layer),
-                                     .staged = staged ? selection.staged(layer) : RowList{},
-                                     .missing = ahead ? selection.staged(layer) : selection.missing(),
-                                     .places = ahead ? nullptr : selection.places(),
-                                     .tally = ahead ? nullptr : selection.tally(layer),
-                                     .kv_heads = buffers_.shape.kv_heads});
+  stream.launch(LocateArgs{.batch = batch,
+                           .selected = selected,
+                           .prefix_rows = buffers_.layout.prefix_rows,
+                           .ring_rows = buffers_.layout.ring_rows,
+                           .resident = selection.resident(layer),
+                           .staged = staged ? selection.staged(layer) : RowList{},
+                           .missing = ahead ? selection.staged(layer) : selection.missing(),
+                           .places = ahead ? nullptr : selection.places(),
+                           .tally = ahead ? nullptr : selection.tally(layer),
+                           .kv_heads = buffers_.shape.kv_heads});
 }
 
 void ListAttention::gather(std::int64_t layer, const StepBatch& batch, bool ahead) {
@@ -91,14 +94,17 @@ void ListAttention::add_mass(std::int64_t layer, const AttendListArgs& list) {
 void ListAttention::retain(std::int64_t layer, const StepBatch& batch) {
   const SelectionBuffers& selection = buffers_.selection;
   if (buffers_.layout.cache_rows == 0) return;
-  streams_.compute.launch(RetainArgs{.batch = batch,
-                                     .rows = listed(layer),
-                                     .places = selection.places(),
-                                     .regions = regions(layer),
-                                     .begin = buffers_.layout.prefix_rows,
-                                     .resident = selection.resident(layer),
-                                     .kv_heads = buffers_.shape.kv_heads,
-                                     .row_bytes = buffers_.shape.row_bytes()});
+  streams_.compute.record(*attended_);
+  streams_.aside.wait(*attended_, edge::kRowsAttended);
+  streams_.aside.launch(RetainArgs{.batch = batch,
+                                   .rows = listed(layer),
+                                   .places = selection.places(),
+                                   .regions = regions(layer),
+                                   .begin = buffers_.layout.prefix_rows,
+                                   .resident = selection.resident(layer),
+                                   .kv_heads = buffers_.shape.kv_heads,
+                                   .row_bytes = buffers_.shape.row_bytes()});
+  aside_ = true;
 }
 
 void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor) {
@@ -108,14 +114,25 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   if (next >= shape.layers || !plan(next).predicted) return;
   if (!moves() && plan(next).corrected && !selection.judges()) return;  // a hint that nobody takes
   const RowList rows = selection.predicted(next);
-  select_rows(streams_.compute, buffers_, next, batch, predictor.predict(next), shape.q_heads * shape.head_dim,
-              /*foretold=*/true, rows);
+  predictor.prepare(next);
+  streams_.compute.record(*foreseen_);
+  streams_.aside.wait(*foreseen_, edge::kForeseen);
+  aside_ = true;
+  select_rows(streams_.aside, buffers_, next, batch, predictor.predict(streams_.aside, next),
+              shape.q_heads * shape.head_dim, /*foretold=*/true, rows);
   if (!moves()) return;
-  locate(next, batch, rows, /*ahead=*/true);
-  streams_.compute.record(*ahead_listed_);
+  locate(streams_.aside, next, batch, rows, /*ahead=*/true);
+  streams_.aside.record(*ahead_listed_);
   streams_.fetch.wait(*ahead_listed_, edge::kPredictionListed);
   gather(next, batch, /*ahead=*/true);
   streams_.fetch.record(*ahead_landed_[static_cast<std::size_t>(next % 2)]);
+}
+
+void ListAttention::join() {
+  if (!aside_) return;
+  streams_.aside.record(*aside_done_);
+  streams_.compute.wait(*aside_done_, edge::kAsideDone);
+  aside_ = false;
 }
 
 void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out,
@@ -124,7 +141,7 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
   if (corrected)
     select_rows(streams_.compute, buffers_, layer, batch, qkv, buffers_.shape.qkv_width(), /*foretold=*/false,
                 buffers_.selection.selected());
-  if (moves()) locate(layer, batch, listed(layer), /*ahead=*/false);
+  if (moves()) locate(streams_.compute, layer, batch, listed(layer), /*ahead=*/false);
   const bool fetches = moves() && corrected;  // unrepaired, all that is attended has been prefetched
   if (fetches) {
     streams_.compute.record(*listed_);

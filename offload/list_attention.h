@@ -1,6 +1,7 @@
 // Decode attention over selected rows: predict, then repair (DESIGN.md). With the true query the rows are selected;
 // those on the device are scored while the others come over the link; meanwhile the next layer's rows are prefetched
-// for its predicted query. When every row is on the device, only the selection is left.
+// for its predicted query. When every row is on the device, only the selection is left. Look-ahead, and moving rows into
+// the resident set, run aside: beside the layer's products, until the next layer appends its row.
 #pragma once
 #include <array>
 #include <memory>
@@ -19,12 +20,14 @@ class ListAttention {
   void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
   /// Prefetches for layer + 1, where that layer is predicted; a dense layer calls it too.
   void look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor);
+  /// Compute waits for what runs aside: before a layer appends, and at a step's end.
+  void join();
 
  private:
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   bool moves() const { return !buffers_.layout.all_resident(); }
   Regions regions(std::int64_t layer) const;
-  void locate(std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead);
+  void locate(Stream& stream, std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead);
   void gather(std::int64_t layer, const StepBatch& batch, bool ahead);
   AttendListArgs list_args(std::int64_t layer, const StepBatch& batch, const void* qkv) const;
   void add_mass(std::int64_t layer, const AttendListArgs& list);
@@ -38,7 +41,8 @@ class ListAttention {
 
   Streams streams_;
   const KvBuffers& buffers_;
-  std::unique_ptr<Event> listed_, landed_, ahead_listed_;
+  std::unique_ptr<Event> listed_, landed_, foreseen_, ahead_listed_, attended_, aside_done_;
+  bool aside_ = false;  // something runs aside that compute has not waited for
   std::array<std::unique_ptr<Event>, 2> ahead_landed_;  // by staging half
 };
 

@@ -21,6 +21,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),
       judges_(extras.judge && policy.selects()),
       tails_(policy.tail != Tail::none),
+      foretells_(dims_ > 0 && policy.look_ahead != LookAhead::none && policy.repair),
       mass_floats_(policy.select == Select::heavy || extras.mass ? shape.kv_heads * layout.capacity : 0),
       staging_rows_(device, "kv staging places", shape, 2 * layout.sessions, layout.staged_rows, 1),
       cache_rows_(device, "kv resident set", shape, layout.sessions * layers_, layout.cache_rows, layers_),
@@ -50,9 +51,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   slot_of_ = device.take<std::int32_t>(cached ? all * shape.kv_heads * layout.capacity : 0, "resident set index");
   row_of_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
   used_at_ = device.take<std::int32_t>(all * shape.kv_heads * layout.cache_rows, "resident set index");
-  warm_spans_ = device.take<StepSpan>(cached ? layout.sessions * kWarmingQueries : 0, "step spans");
-  host_warm_spans_ = host.take<StepSpan>(cached ? layout.sessions * kWarmingQueries : 0, "step spans");
+  warm_spans_ = device.take<StepSpan>(cached || foretells_ ? layout.sessions * kWarmingQueries : 0, "step spans");
+  host_warm_spans_ = host.take<StepSpan>(cached || foretells_ ? layout.sessions * kWarmingQueries : 0, "step spans");
   tally_ = device.take<std::int64_t>(layout.list_rows > 0 ? shape.layers * kTally : 0, "row lists");
+  sums_ = device.take<float>(foretells_ ? layout.sessions * sums_stride() : 0, "row lists");
   mass_ = device.take<float>(all * mass_floats_, "attention mass");
   prompt_mass_ = device.take<float>(policy.select == Select::heavy ? all * mass_floats_ : 0, "attention mass");
   mean_values_ = device.take<float>(tails_ ? layout.sessions * mean_session_floats() : 0, "mean values");

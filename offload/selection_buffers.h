@@ -67,6 +67,12 @@ class SelectionBuffers {
     return tails_ ? mean_values_ + outer(slot, layer) * shape_.kv_heads * shape_.head_dim : nullptr;
   }
   std::int64_t mean_session_floats() const { return layers_ * shape_.kv_heads * shape_.head_dim; }
+  /// What the last true selection of each session has found of a layer, for look-ahead: SelectArgs::sums of slot 0,
+  /// sums_stride() apart; null where nothing is foretold by labels.
+  float* sums(std::int64_t slot, std::int64_t layer) const {
+    return foretells_ ? sums_ + outer(slot, layer) * shape_.q_heads : nullptr;
+  }
+  std::int64_t sums_stride() const { return layers_ * shape_.q_heads; }
   std::int64_t* tally(std::int64_t layer) const { return tally_ + layer * kTally; }
 
   float* mass(std::int64_t slot, std::int64_t layer) const {
@@ -113,7 +119,7 @@ class SelectionBuffers {
   std::int64_t layers_;  // that see every row: the others have nothing of all this
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
-  bool given_bases_, all_queries_, keeps_queries_, judges_, tails_;
+  bool given_bases_, all_queries_, keeps_queries_, judges_, tails_, foretells_;
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
@@ -124,6 +130,7 @@ class SelectionBuffers {
   std::int32_t *slot_of_, *row_of_, *used_at_;
   StepSpan *warm_spans_, *host_warm_spans_;
   std::int64_t* tally_;
+  float* sums_;
   float *mass_, *prompt_mass_, *mean_values_;
   SelectionQuality* quality_;
   float *scratch_, *scores_;

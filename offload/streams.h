@@ -1,11 +1,12 @@
-// The three streams of the pipeline. "No overlap" is all three being one stream.
+// The streams of the pipeline. "No overlap" is all of them being one stream.
 #pragma once
 #include "kernels/device.h"
 
 namespace longhaul {
 
 struct Streams {
-  Stream& compute;  // every operator
+  Stream& compute;  // what the token waits for
+  Stream& aside;    // what it does not: the next layer's look-ahead, and what the resident set keeps
   Stream& fetch;    // host store -> staging slots
   Stream& store;    // new rows -> host store, resident prefix and recent window
 };

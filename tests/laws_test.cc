@@ -126,7 +126,15 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   // A prompt with rows in its window only, so that nothing but kPrefillStored holds its first step back; one that
   // streams at once; one that decodes a whole block and more, so that the window's ring turns over; and one that
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
-  std::vector<RunOptions> runs{{.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
+  // The first attends what was foretold, so that look-ahead without its edges shows in that alone: two selections at
+  // once would write where neither may.
+  std::vector<RunOptions> runs{{.policy = "published-offload",
+                                .sets = {"rows=48", "window=8", "label_dims=8", "dense_layers=[0]"},
+                                .activations = DType::f32,
+                                .prompts = {120},
+                                .steps = 3,
+                                .device = {.poison = true}},
+                               {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
                                {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
                                {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
                                {.policy = "offload",
@@ -138,6 +146,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
                                 .device = {.poison = true}}};
   for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
+                                   {.stream = "aside", .microseconds = 1500},
                                    {.stream = "fetch", .microseconds = 1500},
                                    {.stream = "store", .microseconds = 20000}});
   CHECK(mutations.all_right(""));

@@ -31,7 +31,8 @@ struct Case {
 
   Labels labels{kv_heads, d, rows, dims, bits};
   Tensor q{act, q_heads*d}, scratch{DType::f32, select_floats(1, q_heads, kv_heads, rows)};
-  std::vector<float> mass{};
+  std::vector<float> mass{}, sums{};  // sums: of one session, empty: not kept
+  bool sums_given = false;
   Rows out{}, count{};
 
   /// Codes of every kind; `kinds` few give many rows that tie.
@@ -72,7 +73,10 @@ struct Case {
                  0,
                  top_p,
                  scratch.floats(),
-                 {out.data(), count.data(), most + 3}});
+                 {out.data(), count.data(), most + 3},
+                 sums.empty() ? nullptr : sums.data() - slot * q_heads,
+                 q_heads,
+                 sums_given});
     for (std::int64_t h = 0; h < kv_heads; ++h) REQUIRE((count[h] >= 0 && count[h] <= most));
   }
   StepSpan span() const {
@@ -149,6 +153,41 @@ Doubles definition(Case& c, std::int64_t h) {
 }
 
 }  // namespace
+
+TEST_CASE("select with given sums is exact by the softmax that they make") {
+  Random random(58);
+  for (int repeat = 0; repeat < 30; ++repeat) {
+    Case c{2, random.integer(2, 5), 16, random.integer(200, repeat % 3 == 0 ? 20000 : 900), 2, 8, 60};
+    c.combine = repeat % 2 == 0 ? Combine::mean : Combine::max;
+    c.slot = 0;
+    c.fill(random);
+    c.sums.assign(static_cast<std::size_t>(c.q_heads), NAN);
+    c.run();
+    std::vector<Rows> own;
+    for (std::int64_t h = 0; h < 2; ++h) own.push_back(c.list(h));
+    c.sums_given = true;
+    for (const double shift : {0.0, 3.0, -20.0}) {  // the same for all heads: no row comes before another
+      CAPTURE(repeat, shift, c.rows, c.group);
+      for (float& sum : c.sums) {
+        REQUIRE(std::isfinite(sum));
+        sum += static_cast<float>(shift);
+      }
+      c.run();
+      std::size_t common = 0;
+      for (std::int64_t h = 0; h < 2; ++h) {
+        const Rows list = c.list(h);
+        CHECK(list == brute_force(c, c.scores(h)));
+        Rows both;
+        std::set_intersection(list.begin(), list.end(), own[h].begin(), own[h].end(), std::back_inserter(both));
+        common += both.size();
+      }
+      CHECK(common >= 2 * 60 - 2);  // but for rounding
+    }
+    for (std::int64_t g = 0; g < c.q_heads; ++g) c.sums[g] = static_cast<float>(random.integer(-9, 9));
+    c.run();
+    for (std::int64_t h = 0; h < 2; ++h) CHECK(c.list(h) == brute_force(c, c.scores(h)));
+  }
+}
 
 TEST_CASE("select: combined scores are the group's softmax over label scores") {
   Random random(70);

@@ -44,7 +44,8 @@ class Selection {
         softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1 || tail_ != nullptr)),
         weights_(a.by == SelectBy::labels ? a.q_heads * a.labels.dims : 0),
         tops_(softmax_ ? a.q_heads * chunks_ : 0),
-        sums_(tops_.size()) {
+        sums_(tops_.size()),
+        kept_(softmax_ && a.sums != nullptr ? a.sums + span_.slot * a.sums_stride : nullptr) {
     for (std::int64_t h = 0; h < a.kv_heads; ++h)
       tops_of_.emplace_back(TopRows::Options{.keys = keys(h, 0),
                                              .first = span_.sinks,
@@ -143,10 +144,12 @@ class Selection {
 
   void sum(std::int64_t h, std::int64_t c) {
     if (!softmax_) return;
-    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
-      const float* tops = &tops_[g * chunks_];
-      sums_[g * chunks_ + c] = simd().exp_scores(scores(g, c), *std::max_element(tops, tops + chunks_), rows_of(c));
-    }
+    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g)
+      sums_[g * chunks_ + c] = simd().exp_scores(scores(g, c), a_.sums_given ? kept_[g] : top(g), rows_of(c));
+  }
+  float top(std::int64_t g) const { return *std::max_element(&tops_[g * chunks_], &tops_[g * chunks_] + chunks_); }
+  double total(std::int64_t g) const {
+    return std::accumulate(&sums_[g * chunks_], &sums_[g * chunks_] + chunks_, 0.0);
   }
 
   void combine(std::int64_t h, std::int64_t c) {
@@ -160,9 +163,8 @@ class Selection {
       std::fill(s + n, s + round_up(n, kMostLanes), 0.0f);
     } else if (softmax_) {
       for (std::int64_t g = 0; g < group_; ++g) {
-        const float* sums = &sums_[(h * group_ + g) * chunks_];
-        const double total = std::accumulate(sums, sums + chunks_, 0.0);
-        factors[g] = static_cast<float>(1 / (a_.combine == Combine::mean ? total * group_ : total));
+        const double all = a_.sums_given ? 1.0 : total(h * group_ + g);
+        factors[g] = static_cast<float>(1 / (a_.combine == Combine::mean ? all * group_ : all));
       }
     }
     const std::int64_t heads = a_.by == SelectBy::mass ? 1 : group_;
@@ -171,6 +173,9 @@ class Selection {
 
   /// The rows that are in without a score, around the others.
   void place(std::int64_t h) {
+    if (kept_ != nullptr && !a_.sums_given)
+      for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g)
+        kept_[g] = static_cast<float>(top(g) + std::log(total(g)));
     std::int32_t *out = out_.rows + h * out_.stride, sinks = span_.sinks;
     const std::int64_t chosen = tops_of_[h].place();
     std::iota(out, out + sinks, 0);
@@ -190,13 +195,13 @@ class Selection {
     for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
       tail_[g] = kNoTail;
       if (!softmax_) continue;
-      const float *sums = &sums_[g * chunks_], *shares = scores(g, 0), *tops = &tops_[g * chunks_];
-      double left = std::accumulate(sums, sums + chunks_, 0.0);
+      const float* shares = scores(g, 0);
+      double left = total(g);
       for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) left -= shares[rows[i]];
       const float* q = read_row(at(q_, a_.act, g * a_.head_dim), a_.act, a_.head_dim, space);
       const double beside =
           std::inner_product(q, q + a_.head_dim, fit.beside + h * a_.head_dim, 0.0) * static_cast<double>(a_.scale);
-      const double log = *std::max_element(tops, tops + chunks_) + std::log(left * fit.weights[g]) + beside;
+      const double log = top(g) + std::log(left * fit.weights[g]) + beside;
       if (left > 0 && fit.weights[g] > 0 && std::isfinite(log)) tail_[g] = static_cast<float>(log);
     }
   }
@@ -214,6 +219,7 @@ class Selection {
   bool softmax_;
   std::vector<float> weights_;      // [q_heads, dims]
   std::vector<float> tops_, sums_;  // [q_heads, chunks]
+  float* kept_;                     // SelectArgs::sums of the session, or null
   std::vector<TopRows> tops_of_;    // [kv_heads]
 };
 
@@ -229,8 +235,10 @@ void select_ends(const RowList& list, std::int64_t heads, std::int32_t rows, std
 
 void select_rows(const SelectArgs& a, std::int64_t t) {
   const StepSpan& span = a.batch.spans[t];
+  check(span.slot >= 0 && span.rows >= 0 && span.sinks >= 0 && span.window >= 0, "select: a span has sense");
   check(span.rows <= a.batch.capacity, "select: no span has more rows than the batch's capacity");
   check(span.budget >= span.sinks + span.window, "select: the budget holds the sinks and the window");
+  check(!a.sums_given || (a.sums != nullptr && a.out.tail == nullptr), "select: given sums are there, without a tail");
   check(a.out.stride >= std::min(span.budget, span.rows), "select: the list has room for the budget");
   const RowList out = list_of(a.out, t * a.kv_heads);
   if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, kNoTail);

@@ -4,6 +4,8 @@
 
 namespace longhaul::cuda::labels {
 
+constexpr float kMostShare = 0x1.fffffep0f;  // below 2
+
 template <int K, int Quads, Keys Kind>
 template <bool Highest>
 __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
@@ -25,7 +27,7 @@ __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
   for (int b = 0; b < S::kUnitBlocks; ++b) {
     if (b * kBlockRows >= rows) break;  // what lies past the last row, in its block, is for no one
     Scores x;
-    if (in_ring) read(x, ring_ + slot_ * kSlotBytes + b * block_bytes_);
+    if (!kTwice || in_ring) read(x, ring_ + slot_ * kSlotBytes + b * block_bytes_);
     else
 #pragma unroll
       for (int g = 0; g < kQueries; ++g) x[0][g] = held_[b][0][g], x[1][g] = held_[b][1][g];
@@ -35,7 +37,9 @@ __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
       if constexpr (kSoftmax) {
 #pragma unroll
         for (int g = 0; g < kQueries; ++g) x[r][g] = exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
-        keys[r] = __float_as_uint(fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f)) | 0x80000000u;
+        float share = fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f);
+        if (!kTwice) share = fminf(share, kMostShare);  // of another query's sum it may be any part
+        keys[r] = __float_as_uint(share) | 0x80000000u;
       } else {
         keys[r] = ordered(x[r][0] * factor[0]);
       }

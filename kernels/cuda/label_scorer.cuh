@@ -8,20 +8,29 @@
 
 namespace longhaul::cuda::labels {
 
-constexpr int kWarps = 16, kThreads = kWarps * 32;
-constexpr int kSlots = 3;            // units in a warp's ring
 constexpr int kSlotBytes = 4 << 10;  // of a unit: its codes, and its scores in their place
-constexpr int kHeads = 2;            // KV heads that a block has counts of at once
 
-/// What keys are: scores as they are, the group's softmax, or that and the softmax of each head beside it.
-enum class Keys : std::uint8_t { scores, softmax, shares };
+/// What keys are: scores as they are, the group's softmax, or that and the softmax of each head beside it. Of a hint:
+/// scores, or a softmax by sums that are given.
+enum class Keys : std::uint8_t { scores, softmax, shares, hint_scores, hint };
+constexpr bool is_hint(Keys kind) { return kind == Keys::hint_scores || kind == Keys::hint; }
+
+/// How many work on it. A hint leaves a processor room for a product, beside which it runs.
+template <Keys Kind>
+struct Team {
+  static constexpr int kWarps = is_hint(Kind) ? 8 : 16, kThreads = kWarps * 32;
+  static constexpr int kBlocks = is_hint(Kind) ? 2 : 1;  // that registers are for
+  static constexpr int kSlots = is_hint(Kind) ? 2 : 3;   // units in a warp's ring
+  static constexpr int kHeads = is_hint(Kind) ? 1 : 2;   // KV heads that a block has counts of at once
+};
 
 struct Unit {
   int place, head, index;  // head: of the session; index: of the head's units
 };
 
-template <int K, int Quads>
+template <int K, int Quads, Keys Kind>
 struct alignas(16) Shared {
+  static constexpr int kWarps = Team<Kind>::kWarps, kSlots = Team<Kind>::kSlots, kHeads = Team<Kind>::kHeads;
   union {
     std::uint32_t counts[kHeads][kDigitBins];
     WeighSpace<K, Quads> weighing;
@@ -39,8 +48,11 @@ template <int K, int Quads, Keys Kind>
 class Scorer {
  public:
   using S = Shape<K, Quads>;
-  static constexpr bool kSoftmax = Kind != Keys::scores;
-  using Space = Shared<K, Quads>;
+  static constexpr int kWarps = Team<Kind>::kWarps, kThreads = Team<Kind>::kThreads;
+  static constexpr int kSlots = Team<Kind>::kSlots, kHeads = Team<Kind>::kHeads;
+  static constexpr bool kSoftmax = Kind != Keys::scores && Kind != Keys::hint_scores;
+  static constexpr bool kTwice = Kind == Keys::softmax || Kind == Keys::shares;  // units are visited twice
+  using Space = Shared<K, Quads, Kind>;
   static constexpr int kUnitRows = S::kUnitRows, kQueries = S::kQueries;
   /// Of a block, in units of 1 / factor, 16 times that in the upper half of lanes, which have the high halves of bytes:
   /// of a lane two neighbouring rows.
@@ -65,11 +77,11 @@ class Scorer {
     start(0);
     load_first(true, false);  // all labels but those of the newest rows are older than whatever may still run
     weigh();
-    if (!kSoftmax) wait_for_all();  // for tallies
+    if (Kind == Keys::scores) wait_for_all();  // for tallies; those of a hint are cleared before
 #pragma unroll 1
-    for (bool keys : {!kSoftmax, true}) {
+    for (bool keys : {!kTwice, true}) {
       const int batch = keys ? kHeads : INT_MAX / 2;
-      if (kSoftmax && keys) {
+      if (kTwice && keys) {
         start(last_head_ - first_head_ < kHeads ? min(units_, kSlots + 1) : 0);
         load_first(true, true);
       }
@@ -149,7 +161,7 @@ class Scorer {
     slot_ = kept > kSlots ? units_ % kSlots : 0;
     ahead_ = first;
   }
-  __device__ bool held() const { return visit_ == 0 && kept_ > kSlots; }
+  __device__ bool held() const { return kTwice && visit_ == 0 && kept_ > kSlots; }
   /// The first units of a walk that keeps nothing: those without a newest row, and those with one.
   __device__ void load_first(bool older, bool newest) {
     if (kept_ > 0) return;
@@ -169,27 +181,28 @@ class Scorer {
     const LabelTile& l = a_.labels;
     const std::byte* from = l.codes + shared_.slots[u.place] * l.session_stride + u.head * l.head_stride +
                             std::int64_t{u.index} * S::kUnitBlocks * code_bytes_;
-    const bool once = !kSoftmax || kept_ > 0 || units_ <= kSlots + 1;
+    const bool once = !kTwice || kept_ > 0 || units_ <= kSlots + 1;
     fill(ring_ + slot * kSlotBytes, block_bytes_, from, code_bytes_, blocks, once, &shared_.filled[warp_][slot]);
   }
 
   /// What earlier kernels left is waited for here. Also clears what is counted of keys.
   __device__ void weigh() {
-    MapPart<K> maps[kHeads];
-    auto load_map = [&](MapPart<K>& map, int head) {
+    constexpr int kAhead = 2;
+    MapPart<K, kThreads> maps[kAhead];
+    auto load_map = [&](MapPart<K, kThreads>& map, int head) {
       if (head <= last_head_) map.load(a_, shared_.slots[head / kv_heads_], head % kv_heads_);
     };
 #pragma unroll
-    for (int i = 0; i < kHeads; ++i) load_map(maps[i], first_head_ + i);
+    for (int i = 0; i < kAhead; ++i) load_map(maps[i], first_head_ + i);
     wait_for_previous();
     load_first(false, true);
     constexpr int kPieces = kDigitBins / 4;
-    const int pieces = static_cast<int>(s_.heads()) * kPieces;
+    const int pieces = is_hint(Kind) ? 0 : static_cast<int>(s_.heads()) * kPieces;
 #pragma unroll 1
     for (int i = blockIdx.x * kThreads + threadIdx.x; i < pieces; i += gridDim.x * kThreads) {
       HeadTally& tally = s_.tallies[i / kPieces];
       reinterpret_cast<uint4*>(tally.counts)[i % kPieces] = {0, 0, 0, 0};
-      if (i % kPieces == 0) tally.listed_parts = 0;
+      if (i % kPieces == 0) tally.listed_parts = tally.written_parts = 0;
     }
 #pragma unroll 1
     for (int head = first_head_; head <= last_head_; ++head) {
@@ -298,12 +311,15 @@ class Scorer {
   __device__ void wait_for_all() const;
   /// log2 of each query head's sum.
   __device__ void add_up(int first);
+  __device__ float* kept_sums(int head) const;
+  __device__ void take_sums(int first) const;
 
   __device__ void begin_batch(int first) {
     __syncthreads();
     for (int i = threadIdx.x; i < kHeads * kDigitBins / 4; i += kThreads)
       reinterpret_cast<uint4*>(shared_.counts)[i] = {0, 0, 0, 0};
-    if constexpr (kSoftmax) add_up(first);
+    if constexpr (kTwice) add_up(first);
+    else if constexpr (kSoftmax) take_sums(first);
     __syncthreads();
   }
   // label_keys.cuh

@@ -106,8 +106,24 @@ __device__ void Scorer<K, Quads, Kind>::add_up(int first) {
     const float share = a_.combine == Combine::mean ? static_cast<float>(group_) : 1.0f;
     const float log_sum = g < group_ ? sum.m + log2f(sum.l * share) : INFINITY;  // such a head has no probability
     if (lane_ == 0) shared_.log_sum[i / kQueries][g] = log_sum;
-    if (Kind == Keys::shares && lane_ == 0 && n > 0)
-      s_.log_sums[head * group_ + g] = log_sum;  // the same of all blocks
+    if (lane_ != 0 || n == 0) continue;
+    // The same of all blocks.
+    if (Kind == Keys::shares) s_.log_sums[head * group_ + g] = log_sum;
+    if (a_.sums != nullptr && g < group_) kept_sums(head)[g] = log_sum;
+  }
+}
+
+template <int K, int Quads, Keys Kind>
+__device__ float* Scorer<K, Quads, Kind>::kept_sums(int head) const {
+  return a_.sums + shared_.slots[head / kv_heads_] * a_.sums_stride + head % kv_heads_ * group_;
+}
+
+template <int K, int Quads, Keys Kind>
+__device__ void Scorer<K, Quads, Kind>::take_sums(int first) const {
+  const int all = min(kHeads, last_head_ - first + 1) * kQueries;
+  for (int i = threadIdx.x; i < all; i += kThreads) {
+    const int head = first + i / kQueries, g = i % kQueries;
+    shared_.log_sum[i / kQueries][g] = g < group_ ? kept_sums(head)[g] : INFINITY;
   }
 }
 

@@ -7,18 +7,19 @@
 namespace longhaul::cuda::labels {
 
 /// A thread's part of a head's query map, which is older than all that may still run: 16 threads share a dimension.
-template <int K>
+template <int K, int Threads>
 struct MapPart {
-  static constexpr int kLanes = 16, kPairs = 256 / 2 / kLanes;  // of two elements
-  float2 map[K][kPairs];
-  float step[K];
+  static constexpr int kLanes = 16, kPairs = 256 / 2 / kLanes;                // of two elements
+  static constexpr int kAtOnce = Threads / kLanes, kEach = 32 * K / kAtOnce;  // dimensions
+  float2 map[kEach][kPairs];
+  float step[kEach];
 
   __device__ void load(const SelectArgs& a, int slot, int h) {
     const int t = static_cast<int>(threadIdx.x), d = static_cast<int>(a.head_dim);
     const LabelBasis basis = basis_of(a.labels, slot, h, d);
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const int j = k * 32 + t / kLanes;
+    for (int k = 0; k < kEach; ++k) {
+      const int j = k * kAtOnce + t / kLanes;
       const bool is = j < static_cast<int>(a.labels.dims);
       step[k] = is ? basis.step[j] : 0.0f;
 #pragma unroll
@@ -69,10 +70,11 @@ __device__ void split_weights(const float* weights, int g, bool softmax, HeadWei
 
 /// By the whole block, which meets before and after.
 template <int K, int Quads, int Threads>
-__device__ void weigh_queries(const Selection& s, int place, int h, const MapPart<K>& part, WeighSpace<K, Quads>& space,
-                              HeadWeights& out) {
-  constexpr int kQueries = 4 * Quads, kLanes = MapPart<K>::kLanes;
-  static_assert(Threads == 32 * kLanes);
+__device__ void weigh_queries(const Selection& s, int place, int h, const MapPart<K, Threads>& part,
+                              WeighSpace<K, Quads>& space, HeadWeights& out) {
+  using Part = MapPart<K, Threads>;
+  constexpr int kQueries = 4 * Quads, kLanes = Part::kLanes;
+  static_assert(kQueries * 32 <= Threads);
   const SelectArgs& a = s.a;
   const int t = static_cast<int>(threadIdx.x), d = static_cast<int>(a.head_dim), group = static_cast<int>(s.group);
   const std::int64_t from = place * a.q_stride + static_cast<std::int64_t>(h * group) * d;
@@ -88,18 +90,18 @@ __device__ void weigh_queries(const Selection& s, int place, int h, const MapPar
   __syncthreads();
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {
-    float sum[K] = {};
+    float sum[Part::kEach] = {};
 #pragma unroll
-    for (int p = 0; p < MapPart<K>::kPairs; ++p) {
+    for (int p = 0; p < Part::kPairs; ++p) {
       const float2 x = *reinterpret_cast<const float2*>(&space.q[g][(p * kLanes + t % kLanes) * 2]);
 #pragma unroll
-      for (int k = 0; k < K; ++k) sum[k] = fmaf(part.map[k][p].y, x.y, fmaf(part.map[k][p].x, x.x, sum[k]));
+      for (int k = 0; k < Part::kEach; ++k) sum[k] = fmaf(part.map[k][p].y, x.y, fmaf(part.map[k][p].x, x.x, sum[k]));
     }
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
+    for (int k = 0; k < Part::kEach; ++k) {
 #pragma unroll
       for (int o = kLanes / 2; o > 0; o /= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], o);
-      if (t % kLanes == 0) space.weights[g][k * 32 + t / kLanes] = sum[k] * part.step[k];
+      if (t % kLanes == 0) space.weights[g][k * Part::kAtOnce + t / kLanes] = sum[k] * part.step[k];
     }
   }
   __syncthreads();

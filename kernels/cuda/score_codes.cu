@@ -6,7 +6,8 @@
 // The softmax of a group needs its sum over all rows before the first key. So units are visited twice, with a wait of
 // all blocks between: the first visit writes scores in the place of codes, and what the ring and registers keep of them
 // (all, of 256K rows by 8 heads of 32 dimensions) is neither loaded nor computed again. Sums are kept by unit and added
-// up in one order, so a key depends on nothing but its session.
+// up in one order, so a key depends on nothing but its session. A hint, with sums given, is one visit, by smaller
+// blocks that do not wait for each other: they fit beside those of a product.
 #include <type_traits>
 
 #include "kernels/cuda/label_keys.cuh"
@@ -17,7 +18,8 @@ namespace longhaul::cuda {
 namespace {
 
 template <int K, int Quads, labels::Keys Kind>
-__global__ void __launch_bounds__(labels::kThreads, 1) score_units(const __grid_constant__ Selection s) {
+__global__ void __launch_bounds__(labels::Team<Kind>::kThreads, labels::Team<Kind>::kBlocks)
+    score_units(const __grid_constant__ Selection s) {
   extern __shared__ uint4 space[];
   using Scorer = labels::Scorer<K, Quads, Kind>;
   auto& shared = *reinterpret_cast<typename Scorer::Space*>(space);
@@ -28,10 +30,11 @@ __global__ void __launch_bounds__(labels::kThreads, 1) score_units(const __grid_
 template <int K, int Quads, labels::Keys Kind>
 void launch_units(const Selection& s, cudaStream_t stream) {
   using Space = typename labels::Scorer<K, Quads, Kind>::Space;
+  using Team = labels::Team<Kind>;
   const std::size_t beyond = 1024 * K;  // tiles are read whole, whatever lies there
   Launch{.grid = static_cast<unsigned>(multiprocessors()),
-         .block = labels::kThreads,
-         .shared_bytes = sizeof(Space) + labels::kWarps * labels::kSlots * labels::kSlotBytes + beyond,
+         .block = Team::kThreads,
+         .shared_bytes = sizeof(Space) + Team::kWarps * Team::kSlots * labels::kSlotBytes + beyond,
          .stream = stream,
          .overlap = true}(score_units<K, Quads, Kind>, s);
 }
@@ -47,9 +50,18 @@ void score_codes(const Selection& s, cudaStream_t stream) {
     if (wide) many ? launch_units<2, 2, Kind>(s, stream) : launch_units<2, 1, Kind>(s, stream);
     else many ? launch_units<1, 2, Kind>(s, stream) : launch_units<1, 1, Kind>(s, stream);
   };
+  auto scores = [&]<Keys Kind>(std::integral_constant<Keys, Kind>) {
+    wide ? launch_units<2, 1, Kind>(s, stream) : launch_units<1, 1, Kind>(s, stream);
+  };
+  if (s.hint) {
+    check(cudaMemsetAsync(s.tallies, 0, static_cast<std::size_t>(s.heads()) * sizeof(HeadTally), stream));
+    if (s.softmax) launch(std::integral_constant<Keys, Keys::hint>{});
+    else scores(std::integral_constant<Keys, Keys::hint_scores>{});
+    return;
+  }
   if (s.a.out.tail != nullptr) launch(std::integral_constant<Keys, Keys::shares>{});
   else if (s.softmax) launch(std::integral_constant<Keys, Keys::softmax>{});
-  else wide ? launch_units<2, 1, Keys::scores>(s, stream) : launch_units<1, 1, Keys::scores>(s, stream);
+  else scores(std::integral_constant<Keys, Keys::scores>{});
 }
 
 }  // namespace longhaul::cuda

@@ -17,10 +17,11 @@ Selection::Selection(const SelectArgs& args)
     : a(args),
       group(args.q_heads / args.kv_heads),
       stride(round_up(args.batch.capacity, kAttendBlock)),
+      hint(args.by == SelectBy::labels && args.sums_given),
       softmax(args.by == SelectBy::labels && (group > 1 || args.top_p < 1 || args.out.tail != nullptr)),
       digit_shift(softmax ? kShareShift : 21),
       lowest(args.by == SelectBy::mass ? kAboveMinusInfinity : kAnyKey) {
-  static_assert(sizeof(HeadTally) + sizeof(HeadWeights) <= 6912 * sizeof(float));
+  static_assert(sizeof(HeadTally) + sizeof(HeadWeights) <= 7424 * sizeof(float));
   tallies = reinterpret_cast<HeadTally*>(a.scratch);
   weights = reinterpret_cast<HeadWeights*>(tallies + heads());
   keys = reinterpret_cast<std::uint32_t*>(weights + heads());
@@ -43,7 +44,6 @@ void select(const SelectArgs& a, cudaStream_t stream) {
     count_keys(s, KeySource::mass, stream);
   }
   top_rows(s, stream);
-  if (a.out.tail != nullptr) estimate_tail(s, stream);
 }
 
 }  // namespace longhaul::cuda

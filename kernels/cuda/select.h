@@ -23,9 +23,10 @@ struct alignas(16) HeadTally {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
     std::uint32_t before;         // those taken in earlier parts
   } parts[kMostParts];
-  std::uint32_t key;           // the threshold: rows of a higher key are taken,
-  int last;                    // and those of this key up to this row
-  std::uint32_t listed_parts;  // blocks that have listed theirs
+  float shares[kMostParts][8];                // of each query head's softmax what the rows that a part has listed have
+  std::uint32_t key;                          // the threshold: rows of a higher key are taken,
+  int last;                                   // and those of this key up to this row
+  std::uint32_t listed_parts, written_parts;  // blocks that have listed theirs, and written them
 };
 
 /// A head's queries as operands of the products with codes (label_weights.cuh).
@@ -40,6 +41,7 @@ struct Selection {
 
   SelectArgs a;
   std::int64_t group, stride;
+  bool hint;             // one that runs beside other work (SelectArgs::sums_given)
   bool softmax;          // keys are the group's probabilities, in [0, 2); else scores as they are
   int digit_shift;       // of the first digit
   std::uint32_t lowest;  // keys below are never taken
@@ -67,10 +69,8 @@ enum class KeySource : std::uint8_t { keys, scores, mass };
 /// Keys from what is there, and the tallies anew, masses too where top_p asks for them.
 void count_keys(const Selection&, KeySource, cudaStream_t);
 
-/// The tail of the lists, from the softmax that score_codes or score_plain has left.
-void estimate_tail(const Selection&, cudaStream_t);
-
-/// The list, from keys and tallies; where nothing competes, from the spans alone.
+/// The list, from keys and tallies; where nothing competes, from the spans alone. Its tail, from the softmax that
+/// score_codes or score_plain has left.
 void top_rows(const Selection&, cudaStream_t);
 
 }  // namespace longhaul::cuda

@@ -2,6 +2,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/synthetic_ops.h"
 #include "kernels/synthetic.h"
@@ -23,6 +24,8 @@ __global__ void fill_random(const __grid_constant__ RandomFillArgs a) {
 __global__ void replay_lists(const __grid_constant__ ReplayArgs a) {
   const std::int64_t i = blockIdx.y;
   const auto list = synthetic::replayed_list(a, a.batch.spans[i / a.kv_heads], i % a.kv_heads);
+  wait_for_previous();
+  let_next_start();
   if (blockIdx.x == 0 && threadIdx.x == 0) a.out.count[i] = static_cast<std::int32_t>(list.size());
   std::int32_t* rows = a.out.rows + i * a.out.stride;
   for (std::int64_t j = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; j < list.size();
@@ -55,7 +58,7 @@ void random_fill(const RandomFillArgs& a, cudaStream_t stream) {
 void replay(const ReplayArgs& a, cudaStream_t stream) {
   if (a.batch.count == 0) return;
   const auto lists = static_cast<unsigned>(a.batch.count * a.kv_heads);
-  Launch{.grid = {lists < 64 ? 16u : 1u, lists}, .block = kThreads, .stream = stream}(replay_lists, a);
+  Launch{.grid = {lists < 64 ? 16u : 1u, lists}, .block = kThreads, .stream = stream, .overlap = true}(replay_lists, a);
 }
 
 void checksum(const ChecksumArgs& a, cudaStream_t stream) {

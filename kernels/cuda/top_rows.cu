@@ -1,12 +1,13 @@
 // The exact top of a head's keys, ascending, equal keys from the lower row. Scoring has counted the keys' first digit;
 // blocks share a head's rows. In the first launch each finds the digit of the threshold and lists its rows that have
 // it, few as a rule; the block that comes last of a head's finds among these the threshold itself, and where each
-// block's rows go. The second launch writes the list.
+// block's rows go. The second launch writes the list, and the block that comes last its tail.
 #include <algorithm>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/listed_rows.cuh"
 #include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/tail.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -77,8 +78,12 @@ __global__ void __launch_bounds__(kThreads, Mass ? 2 : 4) list_digit(const __gri
   if (finished == gridDim.x) Seeker<Mass>(s, part, shared).run(digit);
 }
 
+enum class Tails : std::uint8_t { none, codes, scores };  // codes: of score_codes' shares
+
 /// A warp has 512 rows of a tile, its lanes 4 neighbours of each 128.
-__global__ void __launch_bounds__(kThreads, 4) write_list(const __grid_constant__ Selection s) {
+template <Tails Tail>
+__global__ void __launch_bounds__(kThreads, Tail == Tails::none ? 4 : 2)
+    write_list(const __grid_constant__ Selection s) {
   constexpr int kRuns = kPerThread / 4;
   __shared__ std::uint32_t warp_rows[kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -102,6 +107,7 @@ __global__ void __launch_bounds__(kThreads, 4) write_list(const __grid_constant_
     threshold = {__ldcg(&tally.key), __ldcg(&tally.last)};
     at += static_cast<int>(__ldcg(&tally.parts[part.index].before));
   }
+  const int part_at = at;
 #pragma unroll 1
   for (int from = part.begin; from < part.end; from += kTileRows) {
     if (from != part.begin) read(from);
@@ -144,11 +150,39 @@ __global__ void __launch_bounds__(kThreads, 4) write_list(const __grid_constant_
   // The last part to have rows knows how many there are in all.
   if (threadIdx.x == 0 && part.begin < part.end && part.end == c.rows) s.a.out.count[part.head] = at;
   if (threadIdx.x == 0 && c.rows == 0 && part.index == 0) s.a.out.count[part.head] = 0;
+  if constexpr (Tail != Tails::none) {
+    if (!c.open() || s.a.by != SelectBy::labels) {
+      if (part.index == 0 && threadIdx.x < s.group) s.a.out.tail[part.head * s.group + threadIdx.x] = kNoTail;
+      return;
+    }
+    __shared__ bool is_last;
+    HeadTally& tally = s.tallies[part.head];
+    if constexpr (Tail == Tails::codes) {
+      const int group = static_cast<int>(s.group);
+      const std::uint32_t* shares = s.shares + part.head * s.stride / 2 * group;
+      ListedShares listed;
+      __syncthreads();  // the part's rows are written
+      for (int i = part_at + static_cast<int>(threadIdx.x); i < at; i += kThreads)
+        if (const int row = out[i]; row < c.tail) listed.add(shares, group, row);
+      listed.store(group, tally.shares[part.index]);
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      is_last = atomicAdd(&tally.written_parts, 1u) + 1 == gridDim.x;
+      __threadfence();
+    }
+    __syncthreads();
+    if (!is_last) return;
+    if (Tail == Tails::codes) write_tail(s, part.head, static_cast<int>(gridDim.x));
+    else write_tail_of_scores(s, part.head, part.place);
+  }
 }
 
 template <bool Mass>
 void list(const Selection& s, dim3 grid, cudaStream_t stream) {
-  Launch{.grid = grid, .block = kThreads, .shared_bytes = sizeof(SeekShared<Mass>), .stream = stream, .overlap = true}(
+  Launch{
+      .grid = grid, .block = kThreads, .shared_bytes = sizeof(SeekShared<Mass>), .stream = stream, .overlap = !s.hint}(
       list_digit<Mass>, s);
 }
 
@@ -161,7 +195,11 @@ void top_rows(const Selection& s, cudaStream_t stream) {
       std::clamp<std::int64_t>(ceil_div(s.a.batch.capacity, kTileRows), 1, std::min<std::int64_t>(room, kMostParts));
   const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(s.heads()));
   if (s.a.by != SelectBy::none) s.a.top_p < 1 ? list<true>(s, grid, stream) : list<false>(s, grid, stream);
-  Launch{.grid = grid, .block = kThreads, .stream = stream, .overlap = true}(write_list, s);
+  const bool codes = s.a.by == SelectBy::labels && scores_fast(s);
+  const auto write = s.a.out.tail == nullptr ? write_list<Tails::none>
+                     : codes                 ? write_list<Tails::codes>
+                                             : write_list<Tails::scores>;
+  Launch{.grid = grid, .block = kThreads, .stream = stream, .overlap = true}(write, s);
 }
 
 }  // namespace longhaul::cuda

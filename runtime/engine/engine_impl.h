@@ -34,13 +34,14 @@ struct Engine::Impl {
         host_arena(host_memory.data(), plan.host_bytes, "host arena"),
         memory(this->config, this->options, device_arena, host_arena),
         compute(device.make_stream("compute")),
+        aside(device.make_stream("aside")),
         fetch(device.make_stream("fetch")),
         store(device.make_stream("store")),
         token_ready(device.make_event()),
         prefill_paused(device.make_event()),
-        cache(device, {*compute, *fetch, *store}, memory.kv),
+        cache(device, kv_streams(), memory.kv),
         weight_stream(device, *compute, memory.weights),
-        hidden(device, {*compute, *fetch, *store}, this->config, memory.act),
+        hidden(device, kv_streams(), this->config, memory.act),
         layer(this->config, memory.kv.shape, memory.weights, weight_stream, memory.act),
         recorder(this->config, this->options, memory, *compute),
         steps(device, streams(), options.replay_steps && memory.kv.steps_alike()) {
@@ -55,8 +56,9 @@ struct Engine::Impl {
     if (!length_dependent_rope()) send_frequencies(0, std::array{std::int64_t{0}});
   }
 
+  Streams kv_streams() const { return {*compute, *aside, *fetch, *store}; }
   std::vector<Stream*> streams() const {
-    std::vector<Stream*> all{compute.get(), fetch.get(), store.get()};
+    std::vector<Stream*> all{compute.get(), aside.get(), fetch.get(), store.get()};
     if (weight_stream.stream() != nullptr) all.push_back(weight_stream.stream());
     return all;
   }
@@ -191,7 +193,7 @@ struct Engine::Impl {
   PinnedMemory host_memory;
   Arena device_arena, host_arena;
   EngineMemory memory;
-  std::unique_ptr<Stream> compute, fetch, store;
+  std::unique_ptr<Stream> compute, aside, fetch, store;
   std::unique_ptr<Event> token_ready, prefill_paused;
   std::array<std::unique_ptr<Event>, PrefillRun::kPaced> paced;
   KvCache cache;

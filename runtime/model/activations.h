@@ -32,6 +32,8 @@ struct Activations {
         mixed(scratch(device, c.experts_per_token * c.hidden)),
         router_logits(device.take<float>(chunk * c.experts, "expert routes")),
         routes(take_routes(device, c)),
+        foreseen(device.take_bytes(
+            o.policy.look_ahead != LookAhead::none ? o.max_sessions * c.hidden * size_of(act) : 0, "predicted queries")),
         predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
         noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
@@ -62,6 +64,7 @@ struct Activations {
   std::byte* mixed;                                      // [chunk, experts_per_token, hidden] act: what experts give
   float* router_logits;                                  // [chunk, experts]
   Routes routes;                                         // of a chunk
+  std::byte* foreseen;                                   // [max_sessions, hidden] act: what look-ahead begins with
   std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
   std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
   float* logits;                                         // [max_sessions, vocab]

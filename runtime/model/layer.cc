@@ -7,7 +7,8 @@ class LayerPredictor final : public QueryPredictor {
  public:
   LayerPredictor(const Layer& layer, Stream& compute, const Chunk& chunk)
       : layer_(layer), compute_(compute), chunk_(chunk) {}
-  const void* predict(std::int64_t layer) override { return layer_.predict(compute_, layer, chunk_); }
+  void prepare(std::int64_t layer) override { layer_.foresee(compute_, layer, chunk_); }
+  const void* predict(Stream& stream, std::int64_t layer) override { return layer_.predict(stream, layer, chunk_); }
 
  private:
   const Layer& layer_;
@@ -17,10 +18,11 @@ class LayerPredictor final : public QueryPredictor {
 
 }  // namespace
 
-void Layer::norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const {
+void Layer::norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::byte* out,
+                 std::int64_t tokens) const {
   compute.launch(RmsNormArgs{.x = hidden,
                              .gain = gain,
-                             .out = act_.normed,
+                             .out = out,
                              .act = act_.act,
                              .tokens = tokens,
                              .hidden = config_.hidden,
@@ -66,15 +68,19 @@ void Layer::linear(Stream& compute, const void* x, const bf16* weight, const bf1
                             .out_dim = out_dim});
 }
 
-const void* Layer::predict(Stream& compute, std::int64_t l, const Chunk& chunk) const {
-  if (act_.noise != nullptr) return act_.noise;
+void Layer::foresee(Stream& compute, std::int64_t l, const Chunk& chunk) const {
+  if (act_.noise != nullptr) return;
   stream_.need_ahead(l);
+  norm(compute, weights_.layer(l).attn_norm, chunk.hidden, act_.foreseen, chunk.tokens);
+}
+
+const void* Layer::predict(Stream& stream, std::int64_t l, const Chunk& chunk) const {
+  if (act_.noise != nullptr) return act_.noise;
   const LayerWeights& w = weights_.layer(l);
-  norm(compute, w.attn_norm, chunk.hidden, chunk.tokens);
   // The first rows of qkv are q's.
-  linear(compute, act_.normed, w.qkv, w.qkv_bias, act_.predicted, chunk.tokens, config_.hidden,
+  linear(stream, act_.foreseen, w.qkv, w.qkv_bias, act_.predicted, chunk.tokens, config_.hidden,
          config_.q_heads * config_.head_dim, false);
-  rope(compute, l, chunk, act_.predicted, /*kv_heads=*/0);
+  rope(stream, l, chunk, act_.predicted, /*kv_heads=*/0);
   return act_.predicted;
 }
 
@@ -82,17 +88,17 @@ void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv)
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layer(l);
   stream_.need(l, WeightPart::projection);
-  norm(compute, w.attn_norm, chunk.hidden, chunk.tokens);
+  norm(compute, w.attn_norm, chunk.hidden, act_.normed, chunk.tokens);
   linear(compute, act_.normed, w.qkv, w.qkv_bias, act_.qkv, chunk.tokens, c.hidden, shape_.qkv_width(), false);
   rope(compute, l, chunk, act_.qkv, c.kv_heads);
+  kv.append(l, chunk.spans, act_.qkv);  // look-ahead, too, has left the projection's weights
   stream_.projected(l);
-  kv.append(l, chunk.spans, act_.qkv);
   LayerPredictor predictor(*this, compute, chunk);
   kv.attend(l, chunk.spans, act_.qkv, act_.attended, predictor);
   stream_.need(l, WeightPart::rest);
   linear(compute, act_.attended, w.o, w.o_bias, chunk.hidden, chunk.tokens, c.q_heads * c.head_dim, c.hidden, true);
 
-  norm(compute, w.mlp_norm, chunk.hidden, chunk.tokens);
+  norm(compute, w.mlp_norm, chunk.hidden, act_.normed, chunk.tokens);
   c.experts > 0 ? mix_experts(compute, w, chunk) : feed_forward(compute, w, chunk);
 }
 
@@ -137,7 +143,7 @@ void Layer::mix_experts(Stream& compute, const LayerWeights& w, const Chunk& chu
 }
 
 void Layer::head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const {
-  norm(compute, weights_.final_norm(), hidden, tokens);
+  norm(compute, weights_.final_norm(), hidden, act_.normed, tokens);
   logits(compute, weights_.head(), act_.logits, tokens, config_.vocab);
 }
 

@@ -27,13 +27,15 @@ class Layer {
   /// hidden rows of `chunk` += attention, then += feed-forward. Enqueues on `compute` and what `kv` enqueues.
   void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
   /// The query of `layer` as the chunk's hidden states, the inputs of an earlier layer, foretell it (arXiv 2408.07092,
-  /// section 3.3): to act.predicted. Uses act.normed.
-  const void* predict(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
+  /// section 3.3). On compute, what the hidden states are to that layer: to act.foreseen; then, on any stream, the
+  /// query: to act.predicted.
+  void foresee(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
+  const void* predict(Stream& stream, std::int64_t layer, const Chunk& chunk) const;
   /// Logits of `tokens` rows of hidden states, to act.logits (at most its rows).
   void head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const;
 
  private:
-  void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::int64_t tokens) const;
+  void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::byte* out, std::int64_t tokens) const;
   /// Heads are normalised and turned, as far as the model and the layer do that.
   void rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
   void linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,

@@ -35,6 +35,7 @@ inline std::vector<RunOptions> away_runs() {
 }
 inline std::vector<CpuDelay> placement_delays() {
   return {{.stream = "compute", .microseconds = 150},
+          {.stream = "aside", .microseconds = 1500},
           {.stream = "weights", .microseconds = 2000},
           {.stream = "fetch", .microseconds = 1500},
           {.stream = "store", .microseconds = 5000}};
