@@ -28,9 +28,6 @@ struct Launch {
     if (shared_bytes > kWithoutAsking)
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
             at);
-    // Whoever is on a processor first sets how its memory is divided; with little to share, none would fit beside it.
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-          at);
     cudaLaunchAttribute attributes[2];
     unsigned count = 0;
     if (overlap && has_hopper_launches()) {
