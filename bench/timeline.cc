@@ -22,7 +22,7 @@ struct Did {
 constexpr std::size_t kKept = 20000, kBuffer = 8 << 20;
 std::mutex mutex;
 std::deque<Did>& done() {
-  static std::deque<Did> list;
+  static auto& list = *new std::deque<Did>;  // there until the process is not: written when it ends
   return list;
 }
 
@@ -59,6 +59,7 @@ void write() {
   const char* path = std::getenv("TIMELINE");
   std::FILE* file = path == nullptr ? nullptr : std::fopen(path, "w");
   if (file == nullptr) return std::perror("TIMELINE");
+  const std::scoped_lock lock(mutex);
   std::ranges::sort(done(), {}, &Did::start);
   for (const Did& d : done())
     std::fprintf(file, "%lu\t%lu\t%u\t%u\t%u\t%u\t%u\t%s\n", d.start, d.end, d.stream, d.blocks, d.threads, d.shared,

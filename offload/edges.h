@@ -17,8 +17,9 @@ inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: t
 inline constexpr Edge kRingFree{
     "ring_free"};  // compute waits for store, when a step begins: the block that a new row overwrites is on the host
 // Decode: listed rows. No edge guards a staging place against being overwritten too early: what is fetched for a layer
-// was listed after compute had attended the layer before last, which used the same places. Nor does kRowsStored:
-// compute lists rows after it has itself waited for the store (kPrefillStored, kRingFree).
+// was listed after compute had attended the layer before last, which used the same places, and aside had kept its rows.
+// Nor does kRowsStored: compute lists rows after it has itself waited for the store (kPrefillStored, kRingFree), and
+// aside after compute (kForeseen).
 // aside waits for compute: what look-ahead begins with is written, and selection's scratch is free
 inline constexpr Edge kForeseen{"foreseen"};
 inline constexpr Edge kRowsAttended{"rows_attended"};  // aside waits for compute: rows are kept after they are attended

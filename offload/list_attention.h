@@ -1,7 +1,7 @@
 // Decode attention over selected rows: predict, then repair (DESIGN.md). With the true query the rows are selected;
 // those on the device are scored while the others come over the link; meanwhile the next layer's rows are prefetched
-// for its predicted query. When every row is on the device, only the selection is left. Look-ahead, and moving rows into
-// the resident set, run aside: beside the layer's products, until the next layer appends its row.
+// for its predicted query. When every row is on the device, only the selection is left. Look-ahead, and moving rows
+// into the resident set, run aside: beside the layer's products, until the next layer appends its row.
 #pragma once
 #include <array>
 #include <memory>
@@ -42,7 +42,7 @@ class ListAttention {
   Streams streams_;
   const KvBuffers& buffers_;
   std::unique_ptr<Event> listed_, landed_, foreseen_, ahead_listed_, attended_, aside_done_;
-  bool aside_ = false;  // something runs aside that compute has not waited for
+  bool aside_ = false;                                  // something runs aside that compute has not waited for
   std::array<std::unique_ptr<Event>, 2> ahead_landed_;  // by staging half
 };
 

@@ -63,8 +63,9 @@ __device__ void Scorer<K, Quads, Kind>::join_groups() const {
   }
 }
 
-/// Until all blocks are here. They all run: one fits a processor, and there are no more of them; no other kernel uses
-/// the count.
+/// Until all blocks are here. They all run: one fits a processor, there are no more of them, and whatever runs beside
+/// them (products, where look-ahead selects exactly) ends by itself. No other kernel uses the count, and no other that
+/// waits so may run at the same time.
 template <int K, int Quads, Keys Kind>
 __device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
   __syncthreads();

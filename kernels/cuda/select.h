@@ -58,7 +58,8 @@ struct Selection {
   constexpr std::int64_t heads() const { return a.batch.count * a.kv_heads; }
 };
 
-/// Keys of the rows that compete, by labels of 4 bits and up to 64 dimensions, for groups of up to 8: one launch.
+/// Keys of the rows that compete, by labels of 4 bits and up to 64 dimensions, for groups of up to 8: one launch, of a
+/// hint after another that clears the tallies.
 /// Counts digits too.
 bool scores_fast(const Selection&);
 void score_codes(const Selection&, cudaStream_t);
