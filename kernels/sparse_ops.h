@@ -110,6 +110,7 @@ struct SelectArgs {
   float* sums = nullptr;
   std::int64_t sums_stride = 0;
   bool sums_given = false;
+  bool beside_gather = false;  // one may run meanwhile: the device leaves it its places
 };
 /// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
 /// counted of a KV head's keys.

@@ -98,6 +98,7 @@ void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* q
     return;
   }
   lists_.look_ahead(layer, batch_, predictor);
+  lists_.prefetch(layer, batch_);
   buffers_.plan[static_cast<std::size_t>(layer)].windowed ? attend_window(layer, qkv) : attend_all(layer, qkv);
   streams_.compute.launch(FinishArgs{.state = buffers_.state,
                                      .out = out,

@@ -17,14 +17,17 @@ inline constexpr Edge kRowWritten{"row_written"};  // store waits for compute: t
 inline constexpr Edge kRingFree{
     "ring_free"};  // compute waits for store, when a step begins: the block that a new row overwrites is on the host
 // Decode: listed rows. No edge guards a staging place against being overwritten too early: what is fetched for a layer
-// was listed after compute had attended the layer before last, which used the same places, and aside had kept its rows.
-// Nor does kRowsStored: compute lists rows after it has itself waited for the store (kPrefillStored, kRingFree), and
-// aside after compute (kForeseen).
+// was listed after compute had attended the layer before last, which used the same places, and fetch itself has kept
+// its rows. Nor does kRowsStored: compute lists rows after it has itself waited for the store (kPrefillStored,
+// kRingFree), and aside after compute (kForeseen).
+
 // aside waits for compute: what look-ahead begins with is written, and selection's scratch is free
 inline constexpr Edge kForeseen{"foreseen"};
-inline constexpr Edge kRowsAttended{"rows_attended"};  // aside waits for compute: rows are kept after they are attended
 // compute waits for aside, before a layer appends and at a step's end: lists, labels and scratch have been left
 inline constexpr Edge kAsideDone{"aside_done"};
+inline constexpr Edge kRowsAttended{"rows_attended"};  // fetch waits for compute: rows are kept after they are attended
+// compute waits for fetch, before a layer appends and at a step's end: lists have been left, the resident set is whole
+inline constexpr Edge kRowsRetained{"rows_retained"};
 inline constexpr Edge kPredictionListed{"prediction_listed"};  // fetch waits for aside: what to prefetch is written
 inline constexpr Edge kPrefetchLanded{"prefetch_landed"};      // compute waits for fetch: the prefetched rows are there
 inline constexpr Edge kMissesListed{"misses_listed"};          // fetch waits for compute: what was missed is written
@@ -51,10 +54,10 @@ inline constexpr Edge kPrefillPaused{"prefill_paused"};
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
 /// The edges that order data: dropping any of them must change the output.
-inline constexpr std::array kAll{kTileReady,         kTileFree,     kRowsStored,    kRowWritten,       kRingFree,
-                                 kChunkWritten,      kLayerFree,    kPrefillStored, kPredictionListed, kPrefetchLanded,
-                                 kMissesListed,      kMissesLanded, kForeseen,      kRowsAttended,     kAsideDone,
-                                 kHiddenFree,        kHiddenStored, kHiddenLanded,  kHiddenWritten,    kWeightsLanded,
-                                 kNextWeightsLanded, kWeightsFree,  kTokenReady,    kPrefillPaused};
+inline constexpr std::array kAll{kTileReady,     kTileFree,          kRowsStored,    kRowWritten,       kRingFree,
+                                 kChunkWritten,  kLayerFree,         kPrefillStored, kPredictionListed, kPrefetchLanded,
+                                 kMissesListed,  kMissesLanded,      kForeseen,      kRowsAttended,     kAsideDone,
+                                 kRowsRetained,  kHiddenFree,        kHiddenStored,  kHiddenLanded,     kHiddenWritten,
+                                 kWeightsLanded, kNextWeightsLanded, kWeightsFree,   kTokenReady,       kPrefillPaused};
 
 }  // namespace longhaul::edge

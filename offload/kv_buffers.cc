@@ -52,7 +52,9 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
                             .out = listed,
                             .sums = corrected ? selection.sums(0, layer) : nullptr,
                             .sums_stride = selection.sums_stride(),
-                            .sums_given = hint});
+                            .sums_given = hint,
+                            .beside_gather = !foretold && !buffers.layout.all_resident() &&
+                                             buffers.plan[static_cast<std::size_t>(layer)].predicted});
   if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 

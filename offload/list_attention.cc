@@ -13,6 +13,7 @@ ListAttention::ListAttention(Device& device, const Streams& streams, const KvBuf
       ahead_listed_(device.make_event()),
       attended_(device.make_event()),
       aside_done_(device.make_event()),
+      retained_(device.make_event()),
       ahead_landed_{device.make_event(), device.make_event()} {}
 
 Regions ListAttention::regions(std::int64_t layer) const {
@@ -95,8 +96,8 @@ void ListAttention::retain(std::int64_t layer, const StepBatch& batch) {
   const SelectionBuffers& selection = buffers_.selection;
   if (buffers_.layout.cache_rows == 0) return;
   streams_.compute.record(*attended_);
-  streams_.aside.wait(*attended_, edge::kRowsAttended);
-  streams_.aside.launch(RetainArgs{.batch = batch,
+  streams_.fetch.wait(*attended_, edge::kRowsAttended);
+  streams_.fetch.launch(RetainArgs{.batch = batch,
                                    .rows = listed(layer),
                                    .places = selection.places(),
                                    .regions = regions(layer),
@@ -104,7 +105,8 @@ void ListAttention::retain(std::int64_t layer, const StepBatch& batch) {
                                    .resident = selection.resident(layer),
                                    .kv_heads = buffers_.shape.kv_heads,
                                    .row_bytes = buffers_.shape.row_bytes()});
-  aside_ = true;
+  streams_.fetch.record(*retained_);
+  retaining_ = true;
 }
 
 void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor) {
@@ -123,16 +125,25 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   if (!moves()) return;
   locate(streams_.aside, next, batch, rows, /*ahead=*/true);
   streams_.aside.record(*ahead_listed_);
+  listed_ahead_ = true;
+}
+
+void ListAttention::prefetch(std::int64_t layer, const StepBatch& batch) {
+  if (!listed_ahead_) return;
+  const std::int64_t next = layer + 1;
   streams_.fetch.wait(*ahead_listed_, edge::kPredictionListed);
   gather(next, batch, /*ahead=*/true);
   streams_.fetch.record(*ahead_landed_[static_cast<std::size_t>(next % 2)]);
+  listed_ahead_ = false;
 }
 
 void ListAttention::join() {
-  if (!aside_) return;
-  streams_.aside.record(*aside_done_);
-  streams_.compute.wait(*aside_done_, edge::kAsideDone);
-  aside_ = false;
+  if (aside_) {
+    streams_.aside.record(*aside_done_);
+    streams_.compute.wait(*aside_done_, edge::kAsideDone);
+  }
+  if (retaining_) streams_.compute.wait(*retained_, edge::kRowsRetained);
+  aside_ = retaining_ = false;
 }
 
 void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out,
@@ -164,6 +175,8 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
                                          .mean_session_stride = buffers_.selection.mean_session_floats()});
   add_mass(layer, list);
   if (moves()) retain(layer, batch);
+  prefetch(layer,
+           batch);  // after the rows that the attention has brought are kept, which does not take as long as look-ahead
   if (buffers_.selection.judges()) judge(layer, batch, qkv);
 }
 

@@ -1,7 +1,7 @@
 // Decode attention over selected rows: predict, then repair (DESIGN.md). With the true query the rows are selected;
 // those on the device are scored while the others come over the link; meanwhile the next layer's rows are prefetched
-// for its predicted query. When every row is on the device, only the selection is left. Look-ahead, and moving rows
-// into the resident set, run aside: beside the layer's products, until the next layer appends its row.
+// for its predicted query. When every row is on the device, only the selection is left. Look-ahead runs aside, and rows
+// move into the resident set on the fetch stream: both beside the layer's products, until the next layer appends.
 #pragma once
 #include <array>
 #include <memory>
@@ -18,9 +18,11 @@ class ListAttention {
 
   /// One step in a layer that selects. The new rows of its batch are in the cache.
   void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
-  /// Prefetches for layer + 1, where that layer is predicted; a dense layer calls it too.
+  /// Lists what to prefetch for layer + 1, where that layer is predicted; and prefetches it. For a dense layer: one
+  /// that selects does both itself.
   void look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor);
-  /// Compute waits for what runs aside: before a layer appends, and at a step's end.
+  void prefetch(std::int64_t layer, const StepBatch& batch);
+  /// Compute waits for what runs beside it: before a layer appends, and at a step's end.
   void join();
 
  private:
@@ -41,8 +43,9 @@ class ListAttention {
 
   Streams streams_;
   const KvBuffers& buffers_;
-  std::unique_ptr<Event> listed_, landed_, foreseen_, ahead_listed_, attended_, aside_done_;
-  bool aside_ = false;                                  // something runs aside that compute has not waited for
+  std::unique_ptr<Event> listed_, landed_, foreseen_, ahead_listed_, attended_, aside_done_, retained_;
+  bool aside_ = false, retaining_ = false;              // what runs that compute has not waited for
+  bool listed_ahead_ = false;                           // there is something to prefetch
   std::array<std::unique_ptr<Event>, 2> ahead_landed_;  // by staging half
 };
 

@@ -6,8 +6,8 @@ namespace longhaul {
 
 struct Streams {
   Stream& compute;  // what the token waits for
-  Stream& aside;    // what it does not: the next layer's look-ahead, and what the resident set keeps
-  Stream& fetch;    // host store -> staging slots
+  Stream& aside;    // what it does not: the next layer's look-ahead
+  Stream& fetch;    // host store -> staging slots -> resident set
   Stream& store;    // new rows -> host store, resident prefix and recent window
 };
 

@@ -168,7 +168,7 @@ TEST_CASE("attend: few tokens") {
         });
 }
 
-TEST_CASE("attend: many tokens") {
+TEST_CASE("attend: many tokens", "[numbers]") {
   Random random(21);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 24, 64, 80, 128, 256})
@@ -185,7 +185,7 @@ TEST_CASE("attend: many tokens") {
       }
 }
 
-TEST_CASE("attend: a tile that some or all tokens do not see, one that begins later, an empty one") {
+TEST_CASE("attend: a tile that some or all tokens do not see, one that begins later, an empty one", "[numbers]") {
   Random random(22);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t tokens : {3, 5, 40, 270})
@@ -199,7 +199,7 @@ TEST_CASE("attend: a tile that some or all tokens do not see, one that begins la
             });
 }
 
-TEST_CASE("attend: a window, over tokens that see its beginning in one block, in several, or nothing") {
+TEST_CASE("attend: a window, over tokens that see its beginning in one block, in several, or nothing", "[numbers]") {
   Random random(25);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t tokens : {3, 40, 270})
@@ -215,7 +215,7 @@ TEST_CASE("attend: a window, over tokens that see its beginning in one block, in
             });
 }
 
-TEST_CASE("attend_step: a window, from a ring that holds it, leaves the bits of one run") {
+TEST_CASE("attend_step: a window, from a ring that holds it, leaves the bits of one run", "[numbers]") {
   Random random(26);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 64, 80, 128})
@@ -240,7 +240,7 @@ TEST_CASE("attend_step: a window, from a ring that holds it, leaves the bits of 
           });
 }
 
-TEST_CASE("attend_step: prefix, tiles and ring of a batch leave the bits of one run (law 1)") {
+TEST_CASE("attend_step: prefix, tiles and ring of a batch leave the bits of one run (law 1)", "[numbers]") {
   Random random(23);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 64, 80, 128})

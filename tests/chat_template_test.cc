@@ -174,7 +174,7 @@ TEST_CASE("mistakes of a template are one clear line") {
   CHECK(refusal(Exit::usage, "{{ raise_exception('no\n ' ~ 1) }}") == "test: no\\n 1");
 }
 
-TEST_CASE("hostile templates end with an error, soon and without much memory") {
+TEST_CASE("hostile templates end with an error, soon and without much memory", "[numbers]") {
   // A fraction of what is allowed, and no clock: a sanitizer makes every step slower.
   const jinja::Limits limits{.bytes = 16 << 20, .seconds = 1e9};
   const auto refused = [&](const std::string& source) { return refusal(Exit::bad_model, source, limits); };

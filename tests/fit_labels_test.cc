@@ -85,7 +85,7 @@ TEST_CASE("fit_labels: channels are those of the highest centred RMS of q times 
   });
 }
 
-TEST_CASE("fit_labels: ranges hold the document's keys to half a step, but for the cut ends") {
+TEST_CASE("fit_labels: ranges hold the document's keys to half a step, but for the cut ends", "[numbers]") {
   Random random(102);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 24, 80, 128})
@@ -152,7 +152,7 @@ TEST_CASE("fit_labels: queries are turned to where decoding will be") {
   }
 }
 
-TEST_CASE("fit_labels: a packed sample gives what all rows give") {
+TEST_CASE("fit_labels: a packed sample gives what all rows give", "[numbers]") {
   Random random(107);
   for (LabelFit how : {LabelFit::document, LabelFit::moments, LabelFit::q, LabelFit::k, LabelFit::qk, LabelFit::abs,
                        LabelFit::rms, LabelFit::pairs})

@@ -29,7 +29,7 @@ void check_result(const GoldenResult& result, double bound, bool median = false)
 
 }  // namespace
 
-TEST_CASE("families: logits at every position, and greedy, under every placement of rows") {
+TEST_CASE("families: logits at every position, and greedy, under every placement of rows", "[numbers]") {
   const std::string name =
       GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic", "mistral_window", "mixtral",
                "phi3_longrope", "qwen2_yarn", "qwen2_window", "qwen3", "qwen3_moe", "seed_oss", "smollm3");
@@ -58,7 +58,7 @@ TEST_CASE("longrope: a session that cannot outgrow the trained length has the sh
     check_result(compare(dir, golden, "stream", resident, kAttendBlock, act), act == DType::f32 ? 1e-8 : 4e-3);
 }
 
-TEST_CASE("demo-7m on digest prompts of 700 and 3,900 tokens") {
+TEST_CASE("demo-7m on digest prompts of 700 and 3,900 tokens", "[numbers]") {
   const auto [prompt, act] = GENERATE(table<std::string, DType>(
       {{"1000", DType::f32}, {"1000", DType::bf16}, {"4000", DType::f32}, {"4000", DType::bf16}}));
   const Golden golden = load_golden(kSource / ("tests/data/models/demo-7m-digest-" + prompt + ".safetensors"));

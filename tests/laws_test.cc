@@ -127,12 +127,13 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   // streams at once; one that decodes a whole block and more, so that the window's ring turns over; and one that
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
   // The first attends what was foretold, so that look-ahead without its edges shows in that alone: two selections at
-  // once would write where neither may.
+  // once would write where neither may. And nothing of it is missed, so that kRowsAttended alone holds its rows back.
   std::vector<RunOptions> runs{{.policy = "published-offload",
                                 .sets = {"rows=48", "window=8", "label_dims=8", "dense_layers=[0]"},
+                                .cache = 1.0,
                                 .activations = DType::f32,
-                                .prompts = {120},
-                                .steps = 3,
+                                .prompts = {200},
+                                .steps = 4,
                                 .device = {.poison = true}},
                                {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
                                {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},

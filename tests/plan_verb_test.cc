@@ -106,7 +106,7 @@ TEST_CASE("a process takes what was planned: never more, and at most 64 MiB or 5
     }
 }
 
-TEST_CASE("plan: every shipped budget, for every shipped geometry", "[plan]") {
+TEST_CASE("plan: every shipped budget, for every shipped geometry", "[plan][numbers]") {
   const ScratchDir dir;
   auto files = [](const char* folder) {
     std::vector<std::filesystem::path> all;

@@ -66,7 +66,7 @@ TEST_CASE("row_format: e4m3, all 256 codes, what lies between two, and what is b
   }
 }
 
-TEST_CASE("row_format: a value is near what is kept of it") {
+TEST_CASE("row_format: a value is near what is kept of it", "[numbers]") {
   Random random(200);
   for (DType act : {DType::bf16, DType::f32})
     for (RowType type : kCodedTypes)

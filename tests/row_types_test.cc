@@ -76,7 +76,7 @@ void for_each_shape(const Body& body) {
 
 }  // namespace
 
-TEST_CASE("row types: attend_step, a prefix, a tile and a ring") {
+TEST_CASE("row types: attend_step, a prefix, a tile and a ring", "[numbers]") {
   Random random(210);
   for_each_shape([&](const Shape& s) {
     Batch batch(random, random.integer(1, 3), 400);
@@ -107,7 +107,7 @@ TEST_CASE("row types: attend_step, a prefix, a tile and a ring") {
   });
 }
 
-TEST_CASE("row types: score_list and finish_list, rows in all regions, and bf16 queries") {
+TEST_CASE("row types: score_list and finish_list, rows in all regions, and bf16 queries", "[numbers]") {
   Random random(211);
   for_each_shape([&](const Shape& s) {
     const std::int64_t rows = random.integer(1, 200), stride = rows + 3;

@@ -151,7 +151,7 @@ TEST_CASE("attend_list: a list of all rows has the bits of attend") {
   });
 }
 
-TEST_CASE("attend_list: the same rows give the same bits anywhere, and those of the definition") {
+TEST_CASE("attend_list: the same rows give the same bits anywhere, and those of the definition", "[numbers]") {
   Random random(81);
   for_each_case(random, [&](Case& c) {
     for (std::int64_t percent : {0, 20, 90}) {

@@ -118,7 +118,7 @@ TEST_CASE("judge: mass, best and recall of each list of a batch") {
         });
 }
 
-TEST_CASE("add_mass: the columns' sums of a chunk's causal attention") {
+TEST_CASE("add_mass: the columns' sums of a chunk's causal attention", "[numbers]") {
   Random random(111);
   for (DType act : {DType::bf16, DType::f32})
     for (std::int64_t d : {8, 80, 128})

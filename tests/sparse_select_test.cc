@@ -219,7 +219,7 @@ TEST_CASE("select: combined scores are the group's softmax over label scores") {
           });
 }
 
-TEST_CASE("select: the exact top of its scores, equal ones from the lowest row") {
+TEST_CASE("select: the exact top of its scores, equal ones from the lowest row", "[numbers]") {
   Random random(71);
   for (int repeat = 0; repeat < 60; ++repeat)
     for (std::int64_t kinds : {0, 1, 3, 40})
@@ -281,7 +281,7 @@ TEST_CASE("select: a budget of all rows lists all, and by none the ends") {
   CHECK(c.list(0) == Rows{0, 1, 2, 46, 47, 48, 49});
 }
 
-TEST_CASE("select: a batch gives each token the list that it gets alone") {
+TEST_CASE("select: a batch gives each token the list that it gets alone", "[numbers]") {
   Random random(74);
   for (int repeat = 0; repeat < 40; ++repeat)
     for (SelectBy by : {SelectBy::labels, SelectBy::mass, SelectBy::none})

@@ -193,7 +193,8 @@ TEST_CASE("flags of added tokens do what they do in Hugging Face tokenizers") {
 }
 
 // tokenizer_variants.json: other pre-tokenizers, models and post-processors in the same file, recorded likewise.
-TEST_CASE("pre-tokenizers, unknown bytes, ignore_merges and templates as Hugging Face tokenizers has them") {
+TEST_CASE("pre-tokenizers, unknown bytes, ignore_merges and templates as Hugging Face tokenizers has them",
+          "[numbers]") {
   for (const json& variant : json::parse(std::ifstream(kData / "tokenizer_variants.json"))) {
     json file = longbook_json();
     file.update(variant["set"]);

@@ -174,6 +174,6 @@ void CudaStream::launch(const RetainArgs& a) {
   if (a.row_bytes != 0) check_row_bytes(a.row_bytes);
   begin_launch(), retain(a, stream_.get());
 }
-void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, stream_.get()); }
+void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, machine_.gatherer.blocks(), stream_.get()); }
 
 }  // namespace longhaul::cuda

@@ -226,8 +226,7 @@ __global__ void __launch_bounds__(kThreads)
 void gather(const GatherArgs& a, const GatherRoutes& routes, int* fault, cudaStream_t stream) {
   const std::int64_t lists = a.batch.count * a.kv_heads;
   if (lists == 0 || a.rows.stride == 0) return;
-  const unsigned host_blocks = routes.host_share > 0 ? kHostBlocks : 0;
-  const unsigned device_blocks = routes.host_share < 1 ? routes.device_blocks : 0;
+  const auto [host_blocks, device_blocks] = blocks_of(routes);
   const Launch launch{.grid = host_blocks + device_blocks,
                       .block = kThreads,
                       .shared_bytes = static_cast<std::size_t>(lists) * sizeof(unsigned),

@@ -26,6 +26,14 @@ struct GatherRoutes {
   unsigned long long* bytes;  // += bytes brought
 };
 
+struct GatherBlocks {
+  unsigned of_host, of_device;
+};
+/// Those of a launch.
+inline GatherBlocks blocks_of(const GatherRoutes& routes) {
+  return {routes.host_share > 0 ? kHostBlocks : 0, routes.host_share < 1 ? routes.device_blocks : 0};
+}
+
 void gather(const GatherArgs&, const GatherRoutes&, int* fault, cudaStream_t);
 
 }  // namespace longhaul::cuda

@@ -20,6 +20,8 @@ class Gatherer {
   void forget(cudaStream_t stream) {
     if (last_ == stream) last_ = nullptr;
   }
+  /// Of a launch.
+  unsigned blocks() const { return blocks_of(routes_).of_host + blocks_of(routes_).of_device; }
   /// Brought so far by gathers that have run.
   std::int64_t bytes() const { return static_cast<std::int64_t>(bytes_.read()); }
 

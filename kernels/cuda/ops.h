@@ -30,7 +30,7 @@ void attend(const AttendArgs&, cudaStream_t);
 void attend_step(const AttendStepArgs&, cudaStream_t);  // two kernels: parts of rows, then their sum
 void finish(const FinishArgs&, cudaStream_t);
 void sample(const SampleArgs&, cudaStream_t);
-void select(const SelectArgs&, cudaStream_t);
+void select(const SelectArgs&, unsigned gather_blocks, cudaStream_t);
 
 void append_step(const AppendStepArgs&, cudaStream_t);
 void label_rows(const LabelRowsArgs&, cudaStream_t);

@@ -13,7 +13,8 @@
 namespace longhaul::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32, kBinsOfThread = 4, kBins = kBinsOfThread * kThreads;
+// Blocks small enough to stand beside those of a product, which a row mover must not keep from starting.
+constexpr int kThreads = 256, kWarps = kThreads / 32, kBinsOfThread = 8, kBins = kBinsOfThread * kThreads;
 constexpr int kAtOnce = 8;        // groups of 32 entries that a warp loads before it uses the first
 constexpr int kPairs = 2048;      // a row and a slot each, that a block moves at a time
 constexpr unsigned kEmpty = ~0u;  // the age of a slot that holds no row: the greatest

@@ -1,4 +1,5 @@
-// Scores by labels of 4 bits, on the tensor cores: one launch on all processors, a block each. A unit is 256 rows of
+// Scores by labels of 4 bits, on the tensor cores: one launch on all processors, a block each, which takes all its
+// registers; so where a gather may run meanwhile its processors are left out, or a block would wait for its end. A unit is 256 rows of
 // one head (128 where labels or groups are large); a warp has a run of units and a ring of them in shared memory, which
 // it begins to fill before the kernels before it have ended. Each block makes the operands of its heads' queries
 // itself.
@@ -32,7 +33,7 @@ void launch_units(const Selection& s, cudaStream_t stream) {
   using Space = typename labels::Scorer<K, Quads, Kind>::Space;
   using Team = labels::Team<Kind>;
   const std::size_t beyond = 1024 * K;  // tiles are read whole, whatever lies there
-  Launch{.grid = static_cast<unsigned>(multiprocessors()),
+  Launch{.grid = s.blocks,
          .block = Team::kThreads,
          .shared_bytes = sizeof(Space) + Team::kWarps * Team::kSlots * labels::kSlotBytes + beyond,
          .stream = stream,

@@ -37,10 +37,12 @@ struct alignas(16) HeadWeights {
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
 struct Selection {
-  explicit Selection(const SelectArgs&);
+  /// `gather_blocks`: of a gather that may run meanwhile.
+  explicit Selection(const SelectArgs&, unsigned gather_blocks = 0);
 
   SelectArgs a;
   std::int64_t group, stride;
+  unsigned blocks;       // of score_codes
   bool hint;             // one that runs beside other work (SelectArgs::sums_given)
   bool softmax;          // keys are the group's probabilities, in [0, 2); else scores as they are
   int digit_shift;       // of the first digit

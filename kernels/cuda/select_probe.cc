@@ -58,7 +58,7 @@ SelectSeconds seconds_to_select(std::span<const SelectArgs> layers) {
     longhaul::check(a.by == SelectBy::labels && scores_fast(Selection(a)), "the probe is of labels of 4 bits");
   const double scores = each([](const SelectArgs& a, cudaStream_t stream) { score_codes(Selection(a), stream); });
   const double top = each([](const SelectArgs& a, cudaStream_t stream) { top_rows(Selection(a), stream); });
-  return {scores, top, each(select)};
+  return {scores, top, each([](const SelectArgs& a, cudaStream_t stream) { select(a, 0, stream); })};
 }
 
 }  // namespace longhaul
