@@ -72,9 +72,10 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
   const DecodeRuns runs(flags);
   const std::int64_t context = flags.setting.context;
   const std::string sixteenth = "share=1/16", few = fmt::format("rows={}", flags.k);
-  // Nothing but sinks, window and a resident set of four times the budget stays on the device, whatever would fit.
+  // Nothing but sinks, window and a resident set of eight times the budget, the most that plans give, stays on the
+  // device, whatever would fit.
   auto offloaded = [](const std::string& budget) -> std::vector<std::string> {
-    return {budget, "resident=0.0", "cache=4.0"};
+    return {budget, "resident=0.0", "cache=8.0"};
   };
 
   std::optional<DecodeRuns::Run> stream;

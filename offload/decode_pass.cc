@@ -20,9 +20,10 @@ Event& DecodePass::flushed(const Span& span, std::int64_t row) {
   return *state(span).flushed[static_cast<std::size_t>(block)];
 }
 
-void DecodePass::begin(std::span<const Span> spans) {
+void DecodePass::begin(std::span<const Span> spans, bool ahead) {
   spans_.assign(spans.begin(), spans.end());
   batch_ = {buffers_.spans, std::ssize(spans_), buffers_.layout.capacity};
+  lists_.begin(ahead);
   for (const Span& span : spans_) wait_for_store(span);
   send_spans();
   fetch_tiles();

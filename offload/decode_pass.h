@@ -14,7 +14,7 @@ class DecodePass final : public KvPass {
  public:
   DecodePass(Device& device, const Streams& streams, const KvBuffers& buffers, std::vector<SlotState>& slots);
 
-  void begin(std::span<const Span> spans);
+  void begin(std::span<const Span> spans, bool ahead);
   void begin_layer(std::int64_t) override {}
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,

@@ -21,7 +21,7 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
 }
 
 void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                 std::int64_t q_stride, bool foretold, RowList out) {
+                 std::int64_t q_stride, bool foretold, RowList out, bool beside_gather) {
   const KvShape& shape = buffers.shape;
   const KvPolicy& policy = buffers.policy;
   const SelectionBuffers& selection = buffers.selection;
@@ -53,8 +53,7 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
                             .sums = corrected ? selection.sums(0, layer) : nullptr,
                             .sums_stride = selection.sums_stride(),
                             .sums_given = hint,
-                            .beside_gather = !foretold && !buffers.layout.all_resident() &&
-                                             buffers.plan[static_cast<std::size_t>(layer)].predicted});
+                            .beside_gather = beside_gather});
   if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 

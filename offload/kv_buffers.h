@@ -93,8 +93,9 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
                    std::int64_t host_first = 0);
 
 /// Lists the rows that the batch attends in a layer that selects; `foretold`: those that look-ahead expects it to.
+/// `beside_gather`: rows may be on their way meanwhile.
 void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                 std::int64_t q_stride, bool foretold, RowList out);
+                 std::int64_t q_stride, bool foretold, RowList out, bool beside_gather = false);
 
 /// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
 template <class F>

@@ -116,8 +116,8 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
   return wrong;
 }
 
-KvPass& KvCache::begin_decode(std::span<const Span> spans) {
-  decode_->begin(spans);
+KvPass& KvCache::begin_decode(std::span<const Span> spans, bool ahead) {
+  decode_->begin(spans, ahead);
   return *decode_;
 }
 

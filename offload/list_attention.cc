@@ -27,7 +27,7 @@ Regions ListAttention::regions(std::int64_t layer) const {
 void ListAttention::locate(Stream& stream, std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead) {
   const SelectionBuffers& selection = buffers_.selection;
   // Ahead, what is not on the device is what to stage; nothing is staged yet.
-  const bool staged = !ahead && plan(layer).predicted;
+  const bool staged = !ahead && predicted(layer);
   stream.launch(LocateArgs{.batch = batch,
                            .selected = selected,
                            .prefix_rows = buffers_.layout.prefix_rows,
@@ -42,7 +42,7 @@ void ListAttention::locate(Stream& stream, std::int64_t layer, const StepBatch& 
 
 void ListAttention::gather(std::int64_t layer, const StepBatch& batch, bool ahead) {
   const SelectionBuffers& selection = buffers_.selection;
-  const bool after_staged = !ahead && plan(layer).predicted;
+  const bool after_staged = !ahead && predicted(layer);
   streams_.fetch.launch(GatherArgs{.batch = batch,
                                    .rows = ahead ? selection.staged(layer) : selection.missing(),
                                    .src = buffers_.host_rows(layer),
@@ -62,9 +62,9 @@ AttendListArgs ListAttention::list_args(std::int64_t layer, const StepBatch& bat
           .rows = listed(layer),
           .places = moves ? selection.places() : nullptr,
           .regions = regions(layer),
-          .landed = !moves                  ? nullptr
-                    : plan(layer).predicted ? selection.staged(layer).count
-                                            : selection.nothing(),
+          .landed = !moves             ? nullptr
+                    : predicted(layer) ? selection.staged(layer).count
+                                       : selection.nothing(),
           .missed = moves ? selection.missing().count : nullptr,
           .scores = selection.scores(),
           .keep_scores = buffers_.policy.select == Select::heavy,
@@ -113,7 +113,7 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   const KvShape& shape = buffers_.shape;
   const SelectionBuffers& selection = buffers_.selection;
   const std::int64_t next = layer + 1;
-  if (next >= shape.layers || !plan(next).predicted) return;
+  if (next >= shape.layers || !predicted(next)) return;
   if (!moves() && plan(next).corrected && !selection.judges()) return;  // a hint that nobody takes
   const RowList rows = selection.predicted(next);
   predictor.prepare(next);
@@ -151,7 +151,7 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
   const bool corrected = plan(layer).corrected;
   if (corrected)
     select_rows(streams_.compute, buffers_, layer, batch, qkv, buffers_.shape.qkv_width(), /*foretold=*/false,
-                buffers_.selection.selected());
+                buffers_.selection.selected(), /*beside_gather=*/moves() && predicted(layer));
   if (moves()) locate(streams_.compute, layer, batch, listed(layer), /*ahead=*/false);
   const bool fetches = moves() && corrected;  // unrepaired, all that is attended has been prefetched
   if (fetches) {
@@ -161,7 +161,7 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
     streams_.fetch.record(*landed_);
   }
   look_ahead(layer, batch, predictor);
-  if (moves() && plan(layer).predicted)
+  if (moves() && predicted(layer))
     streams_.compute.wait(*ahead_landed_[static_cast<std::size_t>(layer % 2)], edge::kPrefetchLanded);
   const AttendListArgs list = list_args(layer, batch, qkv);
   if (fetches) {
@@ -184,7 +184,7 @@ void ListAttention::judge(std::int64_t layer, const StepBatch& batch, const void
   const KvShape& shape = buffers_.shape;
   const SelectionBuffers& selection = buffers_.selection;
   for (bool of_prediction : {false, true}) {
-    if (of_prediction && !plan(layer).predicted) continue;
+    if (of_prediction && !predicted(layer)) continue;
     streams_.compute.launch(JudgeArgs{.q = qkv,
                                       .q_stride = shape.qkv_width(),
                                       .batch = batch,

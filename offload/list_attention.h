@@ -16,6 +16,8 @@ class ListAttention {
  public:
   ListAttention(Device& device, const Streams& streams, const KvBuffers& buffers);
 
+  /// A step begins; not `ahead`: rows are not foretold, but where they are what is attended.
+  void begin(bool ahead) { ahead_ = ahead; }
   /// One step in a layer that selects. The new rows of its batch are in the cache.
   void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
   /// Lists what to prefetch for layer + 1, where that layer is predicted; and prefetches it. For a dense layer: one
@@ -27,6 +29,7 @@ class ListAttention {
 
  private:
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
+  bool predicted(std::int64_t layer) const { return plan(layer).predicted && (ahead_ || !plan(layer).corrected); }
   bool moves() const { return !buffers_.layout.all_resident(); }
   Regions regions(std::int64_t layer) const;
   void locate(Stream& stream, std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead);
@@ -44,6 +47,7 @@ class ListAttention {
   Streams streams_;
   const KvBuffers& buffers_;
   std::unique_ptr<Event> listed_, landed_, foreseen_, ahead_listed_, attended_, aside_done_, retained_;
+  bool ahead_ = true;
   bool aside_ = false, retaining_ = false;              // what runs that compute has not waited for
   bool listed_ahead_ = false;                           // there is something to prefetch
   std::array<std::unique_ptr<Event>, 2> ahead_landed_;  // by staging half

@@ -45,10 +45,11 @@ KvPolicy read_policy(const toml::table& table, const std::string& where) {
     if (always > least)
       throw UserError(Exit::usage, "{}: {} = {} is less than the rows that are always attended ({})", where,
                       policy.rows > 0 ? "rows" : "min_rows", least, always);
-    if (!policy.repair && policy.look_ahead == LookAhead::none)
+    if (!policy.repair && policy.look_ahead != LookAhead::hidden)
       throw UserError(Exit::usage,
-                      "{}: repair = false attends what was predicted, and look_ahead = \"none\" predicts nothing",
-                      where);
+                      "{}: repair = false attends what was predicted, and look_ahead = \"{}\" predicts nothing{}",
+                      where, policy.look_ahead == LookAhead::none ? "none" : "auto",
+                      policy.look_ahead == LookAhead::none ? "" : " where that is faster");
   }
   return policy;
 }

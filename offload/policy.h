@@ -35,7 +35,11 @@ enum class Tail : std::uint8_t {
   mean,  // one row, the mean value, with the attention that the labels estimate
 };
 
-enum class LookAhead : std::uint8_t { none, hidden };  // hidden: from the layer's input and the next layer's weights
+enum class LookAhead : std::uint8_t {
+  none,
+  hidden,    // from the layer's input and the next layer's weights
+  measured,  // likewise, or not at all, whichever steps take less time; needs repair, so that no token depends on it
+};
 
 /// As policies spell it.
 std::string_view name_of(Labels labels);

@@ -45,7 +45,8 @@ const Names<RowType>& names(RowType) {  // "bf16": as activations are
   return all;
 }
 const Names<LookAhead>& names(LookAhead) {
-  static const Names<LookAhead> all{{"none", LookAhead::none}, {"hidden", LookAhead::hidden}};
+  static const Names<LookAhead> all{
+      {"none", LookAhead::none}, {"hidden", LookAhead::hidden}, {"auto", LookAhead::measured}};
   return all;
 }
 

@@ -54,6 +54,7 @@ TEST_CASE("a bad policy is one line that names the key") {
   names("select = \"labels\"\nrows = 512\nshare = 0.5", "give one of them");
   names("select = \"labels\"\nrows = 20", "always attended (36)");
   names("select = \"labels\"\nrepair = false", "predicts nothing");
+  names("select = \"labels\"\nrepair = false\nlook_ahead = \"auto\"", "predicts nothing where that is faster");
   names("select = \"labels\"\neager_layers = [1]", "predicts nothing, so 'eager_layers'");
   names("select = \"labels\"\ndense_layers = [1, 0]", "ascending");
   names("select = \"labels\"\nlabels = \"best\"", "\"best\" is unknown");

@@ -54,11 +54,21 @@ __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
 template <int K, int Quads, Keys Kind>
 __device__ void Scorer<K, Quads, Kind>::write_shares(int head, int row, const Scores& x) const {
   std::uint32_t* shares = s_.shares + (head * s_.stride + row) / 2 * group_;
+  std::uint32_t pairs[kQueries];
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0][g], x[1][g]);
-    if (g < group_) shares[g] = *reinterpret_cast<const std::uint32_t*>(&pair);
+    pairs[g] = *reinterpret_cast<const std::uint32_t*>(&pair);
   }
+  if (group_ == kQueries) {  // whole stores: a lane's places follow the last lane's
+#pragma unroll
+    for (int g = 0; g < kQueries; g += 4)
+      *reinterpret_cast<uint4*>(shares + g) = {pairs[g], pairs[g + 1], pairs[g + 2], pairs[g + 3]};
+    return;
+  }
+#pragma unroll
+  for (int g = 0; g < kQueries; ++g)
+    if (g < group_) shares[g] = pairs[g];
 }
 
 template <int K, int Quads, Keys Kind>

@@ -41,11 +41,22 @@ struct ListedShares {
 
   __device__ void add(const std::uint32_t* shares, int group, std::int64_t row) {
     const std::uint32_t* pair = shares + row / 2 * group;
+    auto add = [&](int g, std::uint32_t both) {
+      sums[g] += __uint_as_float(row % 2 == 0 ? both << 16 : both & 0xffff0000u);
+    };
+    if (group % 4 == 0) {
+#pragma unroll
+      for (int g = 0; g < 8; g += 4) {
+        if (g >= group) break;
+        const uint4 four = __ldcg(reinterpret_cast<const uint4*>(pair + g));
+        add(g, four.x), add(g + 1, four.y), add(g + 2, four.z), add(g + 3, four.w);
+      }
+      return;
+    }
 #pragma unroll
     for (int g = 0; g < 8; ++g) {
       if (g >= group) break;
-      const std::uint32_t both = __ldcg(pair + g);
-      sums[g] += __uint_as_float(row % 2 == 0 ? both << 16 : both & 0xffff0000u);
+      add(g, __ldcg(pair + g));
     }
   }
   /// Of the whole block, which meets, to one place a head.

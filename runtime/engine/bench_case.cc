@@ -35,6 +35,15 @@ double fetch_seconds(const DeviceCounters& counters) {
   return fetch == counters.busy_seconds.end() ? 0 : fetch->second;
 }
 
+/// Whether steps look ahead is found out before anything is timed, as far as the case has rows for it.
+void settle(Engine& engine, const BenchCase& what) {
+  const std::int64_t steps = engine.steps_to_settle();
+  if (steps == 0 || what.rows() < steps + 2) return;
+  TimedSessions filled(engine, what.rows() - steps - 1, steps + 1);
+  filled.fill();
+  filled.step(static_cast<int>(steps), 0);
+}
+
 /// Steps enqueued one by one, with what streams take and stand measured: for devices that do not always do that.
 Timed measured_steps(Engine& engine, const BenchCase& what) {
   constexpr std::int64_t kEnough = 16;
@@ -106,6 +115,7 @@ BenchResult run_case(Engine& engine, const BenchCase& what, int repetitions) {
   std::vector<double> prefills, steps;
   if (what.generated == 0)  // libraries choose their kernels at the first call
     TimedSessions(engine, std::min(what.prompt, engine.options().prefill_chunk), 1).prefill();
+  else settle(engine, what);
   engine.device().measure_streams(what.generated == 0);  // a prefill's pieces are large: it hardly notices
   for (int i = 0; i < repetitions; ++i) {
     if (what.generated == 0) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <limits>
 #include <utility>
 
@@ -65,6 +66,8 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   const Activations& act = memory.act;
   const auto count = static_cast<std::int64_t>(sessions.size());
   check(count >= 1 && count <= options.max_sessions, "a step has between one and max_sessions sessions");
+  const auto begin = std::chrono::steady_clock::now();
+  const bool ahead = look_ahead.looks_ahead(count), alone = !prefilling && !tap && !step_tap;
   std::vector<Span> spans;
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -85,7 +88,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   if (length_dependent_rope()) send_frequencies(0, lengths);
   send_input(act.step_input, act.host_step_input, count);
   embed(act.step_input.ids, count, act.step_hidden);
-  KvPass& kv = cache.begin_decode(spans);
+  KvPass& kv = cache.begin_decode(spans, ahead);
   auto layers = [&] {
     weight_stream.begin(1);
     for (std::int64_t l = 0; l < config.layers; ++l) {
@@ -110,7 +113,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     tap ? tap_rows(act.step_hidden, count) : layer.head(*compute, act.step_hidden, count);
     sample(0, count);
   } else {
-    steps.run(count, [&] {
+    steps.run(count, ahead, [&] {
       layers();
       layer.head(*compute, act.step_hidden, count);
       sample(0, count);
@@ -118,6 +121,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     kv.end();
   }
   wait_for_tokens();
+  if (alone) look_ahead.took(count, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
     session.accept(act.host_sampled[i], session.rows() + 1);
@@ -142,6 +146,8 @@ void Engine::begin_prefill(std::span<Session* const> sessions) { impl_->begin_pr
 PrefillProgress Engine::advance_prefill(double work, const PrefillReport& report) {
   return impl_->advance_prefill(work, report);
 }
+std::int64_t Engine::steps_to_settle() const { return impl_->look_ahead.steps_to_choose(); }
+bool Engine::looks_ahead(std::int64_t sessions) const { return impl_->look_ahead.looks_ahead(sessions); }
 bool Engine::prefilling() const { return impl_->prefilling != nullptr; }
 bool Engine::has_room(std::span<const std::int64_t> most) const { return impl_->cache.has_room(most); }
 void Engine::release(const Session& session) { impl_->cache.release(session.slot()); }

@@ -101,6 +101,9 @@ class Engine {
   /// as the token to go on with: another continuation of the same prefill.
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
   RowCounts row_counts() const;
+  /// Steps of as many sessions until it is settled whether they look ahead; and whether the next one does.
+  std::int64_t steps_to_settle() const;
+  bool looks_ahead(std::int64_t sessions) const;
   /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
   std::vector<double> moments() const;
   /// While set, every forward call also brings its logits to the host (all positions of a prefill): for tests and

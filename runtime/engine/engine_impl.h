@@ -11,6 +11,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_memory.h"
 #include "runtime/engine/engine_setup.h"
+#include "runtime/engine/look_ahead_choice.h"
 #include "runtime/engine/pinned_memory.h"
 #include "runtime/engine/prefill_run.h"
 #include "runtime/engine/recorded_steps.h"
@@ -44,7 +45,9 @@ struct Engine::Impl {
         hidden(device, kv_streams(), this->config, memory.act),
         layer(this->config, memory.kv.shape, memory.weights, weight_stream, memory.act),
         recorder(this->config, this->options, memory, *compute),
-        steps(device, streams(), options.replay_steps && memory.kv.steps_alike()) {
+        steps(device, streams(), options.replay_steps && memory.kv.steps_alike()),
+        look_ahead(options.policy.look_ahead == LookAhead::measured && !memory.kv.layout.all_resident() &&
+                   !memory.kv.selection.judges()) {
     check(options.max_sessions >= 1 && options.max_sessions <= kDecodeTokens,
           "at most kDecodeTokens sessions together");
     check(!options.packed || options.formats != nullptr, "packed weights have formats");
@@ -205,6 +208,7 @@ struct Engine::Impl {
   StepTap step_tap;
   std::vector<float> tapped;
   RecordedSteps steps;
+  LookAheadChoice look_ahead;              // judged predictions are made at every step
   std::unique_ptr<PrefillRun> prefilling;  // null: none is under way
   RowCounts rows;                          // what the host knows of them
 };
