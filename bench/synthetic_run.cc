@@ -55,7 +55,7 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
 }
 
 StepTimes SyntheticRun::step(int warm, int timed) {
-  Timed times = sessions_->step(std::max(warm, static_cast<int>(engine_->steps_to_settle())), timed);
+  Timed times = sessions_->step(std::max(warm, static_cast<int>(engine_->steps_to_settle(setting_.batch))), timed);
   std::ranges::sort(times.seconds);
   auto mean = [&](std::int64_t count) { return static_cast<double>(count) / timed; };
   return {.seconds = times.seconds[times.seconds.size() / 2],
@@ -79,7 +79,7 @@ std::string SyntheticRun::describe() const {
   if (o.packed) text += fmt::format(", weights packed as {}", o.formats->names());
   if (o.spill_hidden) text += ", hidden states in host memory";
   if (setting_.gpu_memory) text += ", gpu memory " + format_bytes(*setting_.gpu_memory);
-  if (o.policy.look_ahead == LookAhead::measured)
+  if (o.policy.look_ahead == LookAhead::measured && o.resident < 1)
     text += engine_->looks_ahead(setting_.batch) ? ", with look-ahead" : ", without look-ahead";
   if (o.replay)
     text += fmt::format(", {}, look-ahead recall {:.3g}", o.replay->recorded() ? "replayed rows" : "rows never again",

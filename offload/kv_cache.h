@@ -55,7 +55,7 @@ class KvCache {
   std::int64_t layers_not_stored(Device& device, std::int64_t slot) const;
   /// One token for each span. Spans must be attended in this order in each layer. Not `ahead`: no rows are foretold,
   /// but where they are what is attended.
-  KvPass& begin_decode(std::span<const Span> spans, bool ahead = true);
+  KvPass& begin_decode(std::span<const Span> spans, bool ahead);
   /// Makes `slot` what `from`'s slot `from_slot` is after a prefill of `rows` rows, with this cache's own labels. All
   /// rows of both are resident; `from` keeps the queries of all layers.
   void adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_slot, std::int64_t rows,

@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 
+#include "kernels/base/error.h"
 #include "offload/kv_buffers.h"
 #include "offload/kv_pass.h"
 #include "offload/streams.h"
@@ -17,7 +18,10 @@ class ListAttention {
   ListAttention(Device& device, const Streams& streams, const KvBuffers& buffers);
 
   /// A step begins; not `ahead`: rows are not foretold, but where they are what is attended.
-  void begin(bool ahead) { ahead_ = ahead; }
+  void begin(bool ahead) {
+    check(!aside_ && !retaining_ && !listed_ahead_, "the last step has ended");
+    ahead_ = ahead;
+  }
   /// One step in a layer that selects. The new rows of its batch are in the cache.
   void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
   /// Lists what to prefetch for layer + 1, where that layer is predicted; and prefetches it. For a dense layer: one

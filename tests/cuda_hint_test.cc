@@ -1,4 +1,4 @@
-// select with given sums, which look-ahead takes: a hint beside other work.
+// select beside other work: with given sums, as look-ahead takes them, and beside a gather.
 #include "tests/support/select_case.h"
 
 using namespace longhaul;
@@ -52,4 +52,22 @@ TEST_CASE("cuda: select with given sums agrees with the CPU", "[cuda][shared]") 
       agreement.add(want, got);
     }
   CHECK(agreement.jaccard() >= 0.999);
+}
+
+TEST_CASE("cuda: selections beside a gather and others, in any order, list the same", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(177);
+  Case c{1, 8, 4, 128, 30000, 32, 4};
+  c.add(0, 29000, 500, 4, 64);
+  c.fill(random);
+  SelectArgs a = c.args(*cuda, cuda->put(Tensor(DType::f32, c.scratch_floats())));
+  cuda->stream->launch(a);
+  const auto want = c.lists(*cuda, a);
+  for (int i = 0; i < 60; ++i) {  // launches of fewer blocks, and of all, an odd number of either in a row or an even
+    a.beside_gather = random.integer(0, 1) == 1;
+    a.out = {cuda->put(Rows(c.kv_heads * c.stride(), -7)), cuda->put(Rows(c.kv_heads, -7)), c.stride()};
+    cuda->stream->launch(a);
+    REQUIRE(c.lists(*cuda, a) == want);
+  }
 }

@@ -4,6 +4,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
 #include "tests/support/catch.h"
+#include "tests/support/sanitizer.h"
 
 using namespace longhaul;
 
@@ -29,11 +30,12 @@ void check_result(const GoldenResult& result, double bound, bool median = false)
 
 }  // namespace
 
-TEST_CASE("families: logits at every position, and greedy, under every placement of rows", "[numbers]") {
+TEST_CASE("families: logits at every position, and greedy, under every placement of rows") {
   const std::string name =
       GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic", "mistral_window", "mixtral",
                "phi3_longrope", "qwen2_yarn", "qwen2_window", "qwen3", "qwen3_moe", "seed_oss", "smollm3");
   const DType act = GENERATE(DType::f32, DType::bf16);
+  if (test::kThreadSanitizer && act == DType::f32) return;  // bf16 has the threads that f32 has
   const auto dir = kSource / "tests/data/families" / name;
   const Golden golden = load_golden(dir / "golden.safetensors");
   REQUIRE(golden.rows == static_cast<std::int64_t>(golden.input_ids.size()));
@@ -45,6 +47,7 @@ TEST_CASE("families: logits at every position, and greedy, under every placement
   check_result(compare(dir, golden, "offload", 0, kAttendBlock, act), bound, median);
   for (double resident : {0.0, 0.4, 1.0})
     for (std::int64_t tile : {64, 128, 1024}) {
+      if (test::kThreadSanitizer && tile == 128) continue;
       CAPTURE(resident, tile);
       check_result(compare(dir, golden, "stream", resident, tile, act), bound, median);
     }

@@ -13,12 +13,16 @@ namespace {
 std::int64_t steps_ahead(LookAheadChoice& choice, std::int64_t sessions, std::int64_t steps, double with,
                          double without) {
   std::int64_t ahead = 0;
-  for (std::int64_t i = 0; i < steps; ++i) {
+  bool last = false;
+  for (std::int64_t i = 0, run = 0; i < steps; ++i) {
     const bool looks = choice.looks_ahead(sessions);
     ahead += looks;
-    // Of a way's steps the first are slow, for they are recorded; and now and then something else runs.
-    const bool first = i % LookAheadChoice::kWay < LookAheadChoice::kUncounted, disturbed = i % 7 == 6;
-    choice.took(sessions, (looks ? with : without) * (first || disturbed ? 50 : 1));
+    // After a change the first steps are slow, for they are recorded; now and then something else runs; and all steps
+    // become faster, for the resident set fills.
+    run = i > 0 && looks == last ? run + 1 : 0, last = looks;
+    const double slow = run < LookAheadChoice::kUncounted || i % 7 == 5 ? 50 : 1,
+                 cold = 1 + 0.5 / static_cast<double>(i + 1);
+    choice.took(sessions, (looks ? with : without) * slow * cold);
   }
   return ahead;
 }
@@ -27,10 +31,12 @@ std::int64_t steps_ahead(LookAheadChoice& choice, std::int64_t sessions, std::in
 
 TEST_CASE("look-ahead is tried, and the faster way taken, for each number of sessions") {
   LookAheadChoice choice(true);
-  REQUIRE(choice.steps_to_choose() == 16);
-  CHECK(steps_ahead(choice, 1, 16, 2.0, 1.0) == 8);
+  REQUIRE(choice.steps_to_settle(1) == LookAheadChoice::kTrial);
+  CHECK(steps_ahead(choice, 1, LookAheadChoice::kTrial, 1.05, 1.0) == 12);
+  CHECK(choice.steps_to_settle(1) == 0);
   CHECK(!choice.looks_ahead(1));
-  CHECK(steps_ahead(choice, 4, 16, 1.0, 2.0) == 8);
+  CHECK(choice.is_tried(4));
+  CHECK(steps_ahead(choice, 4, LookAheadChoice::kTrial, 1.0, 1.05) == 12);
   CHECK(choice.looks_ahead(4));
   CHECK(steps_ahead(choice, 1, 100, 2.0, 1.0) == 0);
   CHECK(steps_ahead(choice, 4, 100, 1.0, 2.0) == 100);
@@ -39,13 +45,15 @@ TEST_CASE("look-ahead is tried, and the faster way taken, for each number of ses
 TEST_CASE("look-ahead is tried again after a while, and what is faster by then is taken") {
   LookAheadChoice choice(true);
   steps_ahead(choice, 2, LookAheadChoice::kPeriod, 2.0, 1.0);
-  CHECK(steps_ahead(choice, 2, 16, 1.0, 2.0) == 8);
+  REQUIRE(choice.is_tried(2));
+  CHECK(!choice.looks_ahead(2));  // what was best comes first
+  CHECK(steps_ahead(choice, 2, LookAheadChoice::kTrial, 1.0, 2.0) == 9);
   CHECK(choice.looks_ahead(2));
 }
 
 TEST_CASE("look-ahead that is not left to measurement is never given up") {
   LookAheadChoice choice(false);
-  CHECK(choice.steps_to_choose() == 0);
+  CHECK(choice.steps_to_settle(1) == 0);
   CHECK(steps_ahead(choice, 1, 100, 2.0, 1.0) == 100);
 }
 
@@ -55,12 +63,18 @@ TEST_CASE("law 3: steps that look ahead, steps that do not, and trials of both g
                  .cache = 0.5,
                  .activations = DType::f32,
                  .prompts = {300, 170},
-                 .steps = LookAheadChoice(true).steps_to_choose() + 8,
+                 .steps = LookAheadChoice::kTrial + 8,
                  .device = {.poison = true}};
   REQUIRE(load_policy(run.policy, {}).look_ahead == LookAhead::measured);
   RunOptions ahead = run, never = run;
   ahead.sets.push_back("look_ahead=hidden");
   never.policy = "on-demand";
+  {
+    auto device = make_cpu_device(run.device);
+    const ModelConfig config = load_model_config(tiny_model_dir());
+    const Engine engine(*device, config, Safetensors::open_model(tiny_model_dir()), engine_options(run));
+    REQUIRE(engine.steps_to_settle(2) == LookAheadChoice::kTrial);  // so that a run goes both ways
+  }
   const RunResult tried = run_tiny(run);
   CHECK(same(run_tiny(ahead), tried));
   CHECK(same(run_tiny(never), tried));

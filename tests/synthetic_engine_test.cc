@@ -118,7 +118,8 @@ TEST_CASE("replayed steps attend the recorded rows, and count as their reuse is"
   for (float recall : {0.0f, 1.0f}) {
     auto never = std::make_shared<Replay>();
     never->recall = recall;
-    options = options_of("offload", {"rows=200", "window=8", "label_dims=8", "eager_layers=[0]"}, 1);
+    options =
+        options_of("offload", {"rows=200", "window=8", "label_dims=8", "eager_layers=[0]", "look_ahead=hidden"}, 1);
     options.replay = never;
     filled_run(options, {}, &counts, 600);
     CAPTURE(recall, counts.staged_hits, counts.missed);

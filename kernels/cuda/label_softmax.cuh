@@ -5,8 +5,8 @@
 
 namespace longhaul::cuda::labels {
 
-/// Blocks that have come to a barrier: those of one in [0, blocks), those of the next above.
-static __device__ unsigned arrived_blocks;
+/// Blocks that have come to a barrier, and barriers that all have come to: launches differ in their blocks.
+static __device__ unsigned arrived_blocks, barriers;
 
 template <int K, int Quads, Keys Kind>
 __device__ void Scorer<K, Quads, Kind>::sum_up(Sums& x) {
@@ -71,10 +71,19 @@ __device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    const bool second = atomicInc(&arrived_blocks, 2 * gridDim.x - 1) >= gridDim.x;
-    unsigned there;
-    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(&arrived_blocks) : "memory");
-    while ((there >= gridDim.x) == second);
+    auto passed = [] {
+      unsigned count;
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(&barriers) : "memory");
+      return count;
+    };
+    const unsigned before = passed();  // none is passed while this block has not come
+    if (atomicInc(&arrived_blocks, gridDim.x - 1) == gridDim.x - 1) {
+      __threadfence();
+      atomicAdd(&barriers, 1);
+    } else {
+      while (passed() == before) {
+      }
+    }
     __threadfence();
   }
   __syncthreads();

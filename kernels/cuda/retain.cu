@@ -125,7 +125,7 @@ struct SlotGroup {
 };
 
 template <class Unit>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 2)
     retain_rows(const __grid_constant__ RetainArgs a, int list_groups, int slot_groups) {  // groups of a warp
   __shared__ Shared shared;
   extern __shared__ SlotGroup groups[];  // [kWarps * slot_groups], and masks of incoming rows: [kWarps * list_groups]

@@ -35,9 +35,10 @@ double fetch_seconds(const DeviceCounters& counters) {
   return fetch == counters.busy_seconds.end() ? 0 : fetch->second;
 }
 
-/// Whether steps look ahead is found out before anything is timed, as far as the case has rows for it.
+/// Whether steps look ahead is found out before anything is timed. A case of too few rows for that is timed as it
+/// comes.
 void settle(Engine& engine, const BenchCase& what) {
-  const std::int64_t steps = engine.steps_to_settle();
+  const std::int64_t steps = engine.steps_to_settle(engine.options().max_sessions);
   if (steps == 0 || what.rows() < steps + 2) return;
   TimedSessions filled(engine, what.rows() - steps - 1, steps + 1);
   filled.fill();

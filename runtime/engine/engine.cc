@@ -66,8 +66,9 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   const Activations& act = memory.act;
   const auto count = static_cast<std::int64_t>(sessions.size());
   check(count >= 1 && count <= options.max_sessions, "a step has between one and max_sessions sessions");
+  const bool ahead = look_ahead.looks_ahead(count);
+  if (prefilling && look_ahead.is_tried(count)) finish_compute();  // so that nothing but the step is timed
   const auto begin = std::chrono::steady_clock::now();
-  const bool ahead = look_ahead.looks_ahead(count), alone = !prefilling && !tap && !step_tap;
   std::vector<Span> spans;
   std::vector<std::int64_t> lengths;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -121,7 +122,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     kv.end();
   }
   wait_for_tokens();
-  if (alone) look_ahead.took(count, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  look_ahead.took(count, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   for (std::int64_t i = 0; i < count; ++i) {
     Session& session = *sessions[static_cast<std::size_t>(i)];
     session.accept(act.host_sampled[i], session.rows() + 1);
@@ -146,7 +147,9 @@ void Engine::begin_prefill(std::span<Session* const> sessions) { impl_->begin_pr
 PrefillProgress Engine::advance_prefill(double work, const PrefillReport& report) {
   return impl_->advance_prefill(work, report);
 }
-std::int64_t Engine::steps_to_settle() const { return impl_->look_ahead.steps_to_choose(); }
+std::int64_t Engine::steps_to_settle(std::int64_t sessions) const {
+  return impl_->look_ahead.steps_to_settle(sessions);
+}
 bool Engine::looks_ahead(std::int64_t sessions) const { return impl_->look_ahead.looks_ahead(sessions); }
 bool Engine::prefilling() const { return impl_->prefilling != nullptr; }
 bool Engine::has_room(std::span<const std::int64_t> most) const { return impl_->cache.has_room(most); }

@@ -101,8 +101,8 @@ class Engine {
   /// as the token to go on with: another continuation of the same prefill.
   void rewind(Session& session, std::int64_t rows, std::int32_t next);
   RowCounts row_counts() const;
-  /// Steps of as many sessions until it is settled whether they look ahead; and whether the next one does.
-  std::int64_t steps_to_settle() const;
+  /// Steps of as many sessions until it is settled whether they look ahead, 0: it is; and whether the next one does.
+  std::int64_t steps_to_settle(std::int64_t sessions) const;
   bool looks_ahead(std::int64_t sessions) const;
   /// Sums of MomentsArgs over all prefills so far, [layers, kv_heads, moment_doubles(head_dim)], with probes.moments.
   std::vector<double> moments() const;

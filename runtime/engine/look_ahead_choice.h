@@ -12,8 +12,10 @@ namespace longhaul {
 
 class LookAheadChoice {
  public:
-  /// A way's steps in a trial: as many until the device replays them, and those that count, by their median.
-  static constexpr std::int64_t kUncounted = 3, kCounted = 5, kWay = kUncounted + kCounted;
+  /// A trial: steps one way, the other way, and the first again, so that what changes on the way is no one's advantage.
+  /// Of each run the first steps do not count, until the device replays them; of the others the medians are compared.
+  static constexpr std::int64_t kUncounted = 3, kCounted = 3;
+  static constexpr std::int64_t kTrial = 3 * kUncounted + 4 * kCounted;
   /// Steps from a trial to the next: sessions grow, and what they attend moves.
   static constexpr std::int64_t kPeriod = 2048;
 
@@ -21,33 +23,42 @@ class LookAheadChoice {
   explicit LookAheadChoice(bool open) : open_(open) {}
 
   /// The next step of `sessions` sessions.
-  bool looks_ahead(std::int64_t sessions) const {
-    const auto found = trials_.find(sessions);
-    return found == trials_.end() || found->second.looks_ahead();
+  bool looks_ahead(std::int64_t sessions) const { return trial_of(sessions).looks_ahead(); }
+  bool is_tried(std::int64_t sessions) const { return steps_to_settle(sessions) > 0; }
+  std::int64_t steps_to_settle(std::int64_t sessions) const {
+    return open_ ? std::max<std::int64_t>(kTrial - trial_of(sessions).step, 0) : 0;
   }
   /// What that step took, nothing else running.
   void took(std::int64_t sessions, double seconds) {
     if (open_) trials_[sessions].took(seconds);
   }
-  /// Steps of as many sessions until the choice is made.
-  std::int64_t steps_to_choose() const { return open_ ? 2 * kWay : 0; }
 
  private:
   struct Trial {
+    bool best = true;  // the way that is taken, and tried first
     std::int64_t step = 0;
-    bool best = true;
-    std::array<std::vector<double>, 2> seconds;  // [looks ahead]
+    std::array<std::vector<double>, 2> seconds;  // [other than the best]
 
-    bool looks_ahead() const { return step < kWay || (step >= 2 * kWay && best); }
+    static constexpr std::int64_t kRun = kUncounted + kCounted;  // the middle one has kCounted more
+    bool is_other() const { return step >= kRun && step < kTrial - kRun; }
+    std::int64_t of_run() const {
+      return step < kRun ? step : step < kTrial - kRun ? step - kRun : step - kTrial + kRun;
+    }
+    bool looks_ahead() const { return best != is_other(); }
     void took(double s) {
-      if (step < 2 * kWay && step % kWay >= kUncounted) seconds[step < kWay].push_back(s);
-      if (++step == 2 * kWay) best = median(seconds[true]) <= median(seconds[false]);
+      if (step < kTrial && of_run() >= kUncounted) seconds[is_other()].push_back(s);
+      if (++step == kTrial && median(seconds[true]) < median(seconds[false])) best = !best;
       if (step == kPeriod) *this = {.best = best};
     }
   };
   static double median(std::vector<double> values) {
     std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
     return values[values.size() / 2];
+  }
+  const Trial& trial_of(std::int64_t sessions) const {
+    static const Trial none;
+    const auto found = trials_.find(sessions);
+    return found == trials_.end() ? none : found->second;
   }
 
   bool open_;

@@ -59,8 +59,12 @@ Prediction predict(const ModelConfig& config, const EngineOptions& options, std:
   p.link_bytes = streamed + missed;
   p.device_seconds = p.device_bytes / (machine.rates.copy_GBps * 1e9);
   p.link_seconds = streamed / (machine.link.h2d_GBps * 1e9) + missed / gather_rate(machine.link);
-  const bool hides = !options.policy.selects() || options.policy.look_ahead != LookAhead::none;
-  p.step_seconds = hides ? std::max(p.device_seconds, p.link_seconds) : p.device_seconds + p.link_seconds;
+  const double ahead = std::max(p.device_seconds, p.link_seconds);
+  const double foretelling = static_cast<double>(bytes.look_ahead) / (machine.rates.copy_GBps * 1e9);
+  const double on_demand = p.device_seconds - foretelling + p.link_seconds;
+  const bool tries = options.policy.selects() && options.policy.look_ahead == LookAhead::measured;
+  const bool hides = !options.policy.selects() || options.policy.look_ahead == LookAhead::hidden;
+  p.step_seconds = tries ? std::min(ahead, on_demand) : hides ? ahead : on_demand;
   p.tokens_per_second = static_cast<double>(options.max_sessions) / p.step_seconds;
   p.prefill_seconds = prefill_seconds(config, options, rows, machine);
   return p;
