@@ -20,8 +20,8 @@ std::int64_t steps_ahead(LookAheadChoice& choice, std::int64_t sessions, std::in
     // After a change the first steps are slow, for they are recorded; now and then something else runs; and all steps
     // become faster, for the resident set fills.
     run = i > 0 && looks == last ? run + 1 : 0, last = looks;
-    const double slow = run < LookAheadChoice::kUncounted || i % 7 == 5 ? 50 : 1,
-                 cold = 1 + 0.5 / static_cast<double>(i + 1);
+    const double slow = run < LookAheadChoice::kUncounted || i % 11 == 5 ? 50 : 1,
+                 cold = 1 + 0.1 / static_cast<double>(i + 1);
     choice.took(sessions, (looks ? with : without) * slow * cold);
   }
   return ahead;
