@@ -1,4 +1,5 @@
-// Streamed weights and spilled hidden states on a CUDA device: steps as they are enqueued, recorded and replayed.
+// Streamed weights and spilled hidden states on a CUDA device: steps as they are enqueued, recorded and replayed. All
+// look ahead: which rows come late decides what is added up first, and here bits are compared.
 #include "runtime/model/geometry.h"
 #include "tests/support/cuda_rig.h"
 #include "tests/support/tiny_model.h"
@@ -53,7 +54,8 @@ TEST_CASE("cuda: streamed weights and spilled hidden states change no bit", "[cu
   if (cuda_rig() == nullptr) return;
   for (const char* policy : {"dense", "stream", "offload"}) {
     RunOptions options{.policy = policy, .activations = DType::f32, .prompts = {1, 64, 150, 300}, .steps = 70};
-    if (policy == std::string("offload")) options.sets = {"rows=48", "window=8", "label_dims=8"}, options.cache = 1;
+    if (policy == std::string("offload"))
+      options.sets = {"rows=48", "window=8", "label_dims=8", "look_ahead=hidden"}, options.cache = 1;
     auto plain = make_cuda_device(0, std::int64_t{1} << 30);
     const RunResult want = run_tiny(*plain, options, nullptr);
     for (std::int64_t streamed : {1, 2, 3}) {
@@ -80,6 +82,7 @@ TEST_CASE("cuda: weights that take time to come change no token, recorded or not
   for (const char* policy : {"sparse-resident", "offload", "published-offload", "stream"}) {
     std::vector<std::string> sets;
     if (policy != std::string("stream")) sets = {"rows=128", "window=8"};
+    if (policy == std::string("offload")) sets.push_back("look_ahead=hidden");
     EngineOptions options{.policy = load_policy(policy, sets),
                           .max_len = 1700,
                           .max_sessions = 2,
@@ -109,6 +112,7 @@ TEST_CASE("cuda: steps between a prefill's chunks, recorded or not, change no to
     for (bool packed : {false, true}) {
       std::vector<std::string> sets;
       if (policy != std::string("stream")) sets = {"rows=128", "window=8"};
+      if (policy == std::string("offload")) sets.push_back("look_ahead=hidden");
       EngineOptions options{.policy = load_policy(policy, sets),
                             .max_len = 1700,
                             .max_sessions = 2,
