@@ -84,11 +84,19 @@ sanitized() {
 run_tests() {
   local filter=${1:-[cuda]}
   tests=$here/longhaul_tests
-  measured tests 0 240 "$tests" "$filter"
-  measured fatal 0 60 "$tests" "[planted][fatal]"
-  measured families 0 240 "$here/golden_check" --device cuda tests/data/families/*
-  told 40 tests fatal
+  # In parts at once: most of their time they wait for the CPU's answer.
+  local parts=6 i
+  "$tests" --list-test-names-only "$filter" | sed 's/,/\\,/g' >"$log/names"
+  for ((i = 0; i < parts; ++i)); do
+    awk -v parts=$parts -v i=$i 'NR % parts == i' "$log/names" >"$log/names-$i"
+    [ ! -s "$log/names-$i" ] || measured "tests-$i" 0 240 "$tests" -f "$log/names-$i" &
+  done
+  measured families 0 240 "$here/golden_check" --device cuda tests/data/families/* &
+  wait
+  for ((i = 0; i < parts; ++i)); do [ ! -s "$log/names-$i" ] || told 40 "tests-$i"; done
   told 5 families
+  measured fatal 0 60 "$tests" "[planted][fatal]"
+  told 40 fatal
   if ! command -v compute-sanitizer >/dev/null; then
     rows+=("sanitizers       | absent | compute-sanitizer is not on this machine")
     return
@@ -97,9 +105,9 @@ run_tests() {
   sanitizer memcheck "$filter~[large]" --report-api-errors no &
   # It is slow, so in parts. synccheck must be told how many barriers in shared memory a block has (48 in score_units):
   # it does not find out by itself, and takes those beyond its guess for errors.
-  local small="$filter[shared]~[large]" parts=(select att moments gather) part rest
+  local small="$filter[shared]~[large]" slow=(select att moments gather) part rest
   rest=$small
-  for part in "${parts[@]}"; do
+  for part in "${slow[@]}"; do
     rest+="~\"cuda: $part*\""
     sanitized "racecheck-$part" racecheck "$small\"cuda: $part*\"" &
   done
@@ -108,7 +116,7 @@ run_tests() {
   sanitizer synccheck "$small" --num-cuda-barriers 64 &
   wait
   for tool in memcheck racecheck initcheck synccheck; do told 8 $tool-planted; told 25 $tool; done
-  told 25 "${parts[@]/#/racecheck-}"
+  told 25 "${slow[@]/#/racecheck-}"
 }
 
 figures() {

@@ -42,7 +42,7 @@ struct Selection {
 
   SelectArgs a;
   std::int64_t group, stride;
-  unsigned blocks;       // of score_codes
+  unsigned blocks;       // of score_codes: the processors less those of a gather, where some are left
   bool hint;             // one that runs beside other work (SelectArgs::sums_given)
   bool softmax;          // keys are the group's probabilities, in [0, 2); else scores as they are
   int digit_shift;       // of the first digit
