@@ -1,8 +1,8 @@
 // Scores by labels of 4 bits, on the tensor cores: one launch on all processors, a block each, which takes all its
 // registers. So where a gather may run meanwhile, as many processors as it has blocks are left out (Selection::blocks):
-// a block would wait for the gather's end. A unit is 256 rows of one head (128 where labels or groups are large); a warp
-// has a run of units and a ring of them in shared memory, which it begins to fill before the kernels before it have
-// ended. Each block makes the operands of its heads' queries itself.
+// a block would wait for the gather's end. A unit is 256 rows of one head (128 where labels or groups are large); a
+// warp has a run of units and a ring of them in shared memory, which it begins to fill before the kernels before it
+// have ended. Each block makes the operands of its heads' queries itself.
 //
 // The softmax of a group needs its sum over all rows before the first key. So units are visited twice, with a wait of
 // all blocks between: the first visit writes scores in the place of codes, and what the ring and registers keep of them
