@@ -88,8 +88,8 @@ enum class Combine : std::uint8_t { mean, max };            // over the query he
 /// that score highest (equal scores: the lower row first) up to `budget` rows in all, or with top_p < 1 as few as hold
 /// that share of the estimated attention. Exact. budget >= rows: every row.
 /// By labels a row's score is the mean or most of its softmax for the group's query heads, whose sums are known only
-/// when every row has been seen. With `sums_given` those of an earlier query stand for them, so that rows are seen once:
-/// for a hint, which need not be exact, at a fraction of the cost.
+/// when every row has been seen. With `sums_given` those of an earlier query stand for them, so that rows are seen
+/// once: for a hint, which need not be exact, at a fraction of the cost.
 struct SelectArgs {
   const void* q;          // [batch.count, q_heads, head_dim] act, after rope
   std::int64_t q_stride;  // elements from one token to the next
@@ -105,8 +105,8 @@ struct SelectArgs {
   float top_p;
   float* scratch;  // select_floats() of them
   RowList out;     // out.stride >= min(budget, rows) of any span
-  /// [slots, sums_stride] of each query head of a session the logarithm of its softmax's sum, in the device's own units.
-  /// Written where rows compete, or read (sums_given; out.tail is null then). Null: not kept.
+  /// [slots, sums_stride] of each query head of a session the logarithm of its softmax's sum, in the device's own
+  /// units. Written where rows compete, or read (sums_given; out.tail is null then). Null: not kept.
   float* sums = nullptr;
   std::int64_t sums_stride = 0;
   bool sums_given = false;

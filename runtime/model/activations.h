@@ -32,8 +32,9 @@ struct Activations {
         mixed(scratch(device, c.experts_per_token * c.hidden)),
         router_logits(device.take<float>(chunk * c.experts, "expert routes")),
         routes(take_routes(device, c)),
-        foreseen(device.take_bytes(
-            o.policy.look_ahead != LookAhead::none ? o.max_sessions * c.hidden * size_of(act) : 0, "predicted queries")),
+        foreseen(
+            device.take_bytes(o.policy.look_ahead != LookAhead::none ? o.max_sessions * c.hidden * size_of(act) : 0,
+                              "predicted queries")),
         predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
         noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
