@@ -26,6 +26,7 @@ std::string name_of(const SyntheticSetting& s) {
   }
   if (s.wanted.streamed_layers) name += fmt::format("_weights{}", *s.wanted.streamed_layers);
   if (s.wanted.packed) name += *s.wanted.packed ? "_packed" : "_bf16";
+  for (const std::string& set : s.sets) name += "_" + set;  // results of other settings stay
   if (s.wanted.spill_hidden) name += *s.wanted.spill_hidden ? "_host" : "_device";
   return name;
 }
