@@ -38,7 +38,8 @@ enum class Tail : std::uint8_t {
 enum class LookAhead : std::uint8_t {
   none,
   hidden,    // from the layer's input and the next layer's weights
-  measured,  // likewise, or not at all, whichever steps take less time; needs repair, so that no token depends on it
+  measured,  // likewise, or not at all, whichever steps take less time; needs repair, so that the rows attended do not
+             // depend on it
 };
 
 /// As policies spell it.

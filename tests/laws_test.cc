@@ -128,23 +128,24 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
   // The first attends what was foretold, so that look-ahead without its edges shows in that alone: two selections at
   // once would write where neither may. And nothing of it is missed, so that kRowsAttended alone holds its rows back.
-  std::vector<RunOptions> runs{{.policy = "published-offload",
-                                .sets = {"rows=48", "window=8", "label_dims=8", "dense_layers=[0]"},
-                                .cache = 1.0,
-                                .activations = DType::f32,
-                                .prompts = {200},
-                                .steps = 4,
-                                .device = {.poison = true}},
-                               {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
-                               {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
-                               {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
-                               {.policy = "offload",
-                                .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]"},
-                                .cache = 0.5,
-                                .activations = DType::f32,
-                                .prompts = {300},
-                                .steps = 6,
-                                .device = {.poison = true}}};
+  std::vector<RunOptions> runs{
+      {.policy = "published-offload",
+       .sets = {"rows=48", "window=8", "label_dims=8", "dense_layers=[0]"},
+       .cache = 1.0,
+       .activations = DType::f32,
+       .prompts = {200},
+       .steps = 4,
+       .device = {.poison = true}},
+      {.activations = DType::f32, .prompts = {40}, .steps = 2, .device = {.poison = true}},
+      {.activations = DType::f32, .prompts = {120}, .steps = 4, .device = {.poison = true}},
+      {.activations = DType::f32, .prompts = {62}, .steps = 70, .device = {.poison = true}},
+      {.policy = "offload",
+       .sets = {"rows=48", "window=8", "label_dims=8", "eager_layers=[0]", "look_ahead=hidden"},
+       .cache = 0.5,
+       .activations = DType::f32,
+       .prompts = {300},
+       .steps = 6,
+       .device = {.poison = true}}};
   for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
                                    {.stream = "aside", .microseconds = 1500},

@@ -13,7 +13,7 @@ namespace {
 double foretold(bool noise, std::int64_t steps) {
   RunOptions run{.model = LONGHAUL_SOURCE_DIR "/apps/demo/demo-7m",
                  .policy = "offload",
-                 .sets = {"share=1/8", "min_rows=64", "window=16"},
+                 .sets = {"share=1/8", "min_rows=64", "window=16", "look_ahead=hidden"},
                  .probes = {.noise = noise},
                  .prompts = {700, 500},
                  .steps = steps,

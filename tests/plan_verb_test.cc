@@ -202,6 +202,16 @@ TEST_CASE("predictions follow bytes and arithmetic", "[plan]") {
   EngineOptions on_demand = wanted("on-demand", kRows);
   const Prediction waits = predict(llama, on_demand, kRows, kMachine);
   CHECK(waits.step_seconds == Approx(waits.device_seconds + waits.link_seconds));
+
+  // Where steps are tried both ways, the shorter one.
+  EngineOptions ahead = offload;
+  ahead.policy.look_ahead = LookAhead::hidden;
+  for (double cache : {0.0, 1.0, 8.0}) {
+    on_demand.cache = offload.cache = ahead.cache = cache;
+    const double never = predict(llama, on_demand, kRows, kMachine).step_seconds;
+    const double always = predict(llama, ahead, kRows, kMachine).step_seconds;
+    CHECK(predict(llama, offload, kRows, kMachine).step_seconds == Approx(std::min(never, always)));
+  }
 }
 
 TEST_CASE("plan: a table, its JSON, and predictions from a profile", "[plan]") {

@@ -4,9 +4,12 @@
 // attended rows at the rate of a device copy; over
 // the link streamed rows, and of the selected ones those that an assumed share does not find in the resident set. With
 // look-ahead, and for streamed tiles, the longer of the two counts, else their sum; of look_ahead = "auto" the shorter
-// way. Prefill: products grow with the tokens and attention with their square, each at its measured rate; storing the
-// rows runs behind that and counts where it takes longer. Launches, waits, sampling and the fit of labels are left out:
-// small models are slower than this says.
+// way.
+//
+// Prefill: products grow with the tokens and attention with their square, each at its measured rate; storing the rows
+// runs behind that and counts where it takes longer.
+//
+// Launches, waits, sampling and the fit of labels are left out: small models are slower than this says.
 #pragma once
 #include "runtime/plan/machine_profile.h"
 #include "runtime/plan/plan.h"
