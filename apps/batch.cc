@@ -116,7 +116,7 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
           .max_tokens = max_tokens(o, model.generation),
           .context = context(o, model.config),
           .together = o.batch_size.value_or(kDefaultSessions),
-          .prefill_chunk = o.prefill_chunk,
+          .share_unit = share_unit(o, model.config),
           .overflow = overflows().at(o.on_overflow),
           .order = o.order == "input" ? Order::input : Order::longest,
           .prefill_share = o.prefill_share};

@@ -57,7 +57,7 @@ Manifest batch_manifest(const Options& o, const ModelFiles& model, const JobOpti
                {"repetition_penalty", job.sampling.repetition_penalty},
                {"seed", job.sampling.seed},
                {"activations", o.activations},
-               {"policy", print_policy(policy)},
+               {"policy", print_policy(answering(policy))},
                {"labels", label_fingerprint(o, policy, model)}};
   return Manifest(std::move(about), std::move(options));
 }

@@ -57,9 +57,9 @@ class Bench {
   explicit Bench(const BenchOptions& o)
       : o_(o), format_(bench_format(o.output)), cases_(cases_of(o)), shape_(shape_of(o)), limits_(budget(o)) {
     if (!o.model.empty()) model_ = std::make_unique<ModelFiles>(o.model);
+    plan();
     device_ = open_device(o, limits_.device);
     device_text_ = device_->describe();
-    plan();
   }
 
   void run() {

@@ -41,7 +41,7 @@ std::string device_name(std::optional<int> cuda) { return cuda ? cuda_name(*cuda
 
 Budget make_budget(bool cuda, Budget totals) {
   constexpr std::int64_t kMiB = std::int64_t{1} << 20;
-  totals.libraries = cuda ? kCudaWorkspaceBytes : 0;
+  totals.libraries = cuda ? kCudaContextBytes + kCudaWorkspaceBytes : 0;
   // Seen: 24 MiB for a run on the CPU device without labels, 41 to 80 with them on one or two cores. A CUDA context and
   // its libraries' code are in the host's memory too.
   totals.program = (cuda ? 1024 : 32) * kMiB;
@@ -63,14 +63,14 @@ std::int64_t held_memory(bool cuda) {
 }  // namespace
 
 Budget available_budget(const std::string& device, std::optional<std::int64_t> device_memory) {
-  // A GPU loads kernels' code when they first run, after the engine has taken its memory.
+  // Of kCudaContextBytes what is not taken yet: a GPU loads kernels' code when they first run.
   constexpr std::int64_t kCode = std::int64_t{512} << 20;
   const std::optional<int> ordinal = cuda_ordinal(device);
   const std::int64_t held = held_memory(ordinal.has_value()), now = available_host_memory();
   const std::int64_t available = now - std::min(now / 8, std::int64_t{1} << 30) + held;
   if (ordinal) {
-    const std::int64_t free = device_memory ? *device_memory : cuda_free_memory(*ordinal) - kCode;
-    return make_budget(true, {.device = std::max<std::int64_t>(free, 0), .host = available, .held = held});
+    const std::int64_t total = device_memory ? *device_memory : cuda_free_memory(*ordinal) - kCode + kCudaContextBytes;
+    return make_budget(true, {.device = std::max<std::int64_t>(total, 0), .host = available, .held = held});
   }
   return make_budget(
       false, {.device = device_memory.value_or(available / 2), .host = available, .together = available, .held = held});
@@ -97,7 +97,8 @@ std::optional<MachineProfile> find_profile(const std::string& flag, const std::s
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link,
                                     const std::optional<MachineProfile>& profile) {
   if (auto ordinal = cuda_ordinal(name))
-    return make_cuda_device(*ordinal, budget, profile ? profile->link.gather : GatherChoice{});
+    return make_cuda_device(*ordinal, std::max<std::int64_t>(budget - kCudaContextBytes, 0),
+                            profile ? profile->link.gather : GatherChoice{});
   if (link > 0 && link < 1e-3)
     throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
   CpuDeviceOptions cpu;

@@ -11,6 +11,7 @@
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
+#include "kernels/cuda_device.h"
 #include "runtime/jinja/json.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -61,8 +62,9 @@ void add_engine_options(CLI::App& verb, Options& o) {
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->type_name("TYPE");
-  verb.add_option("--prefill-chunk", o.prefill_chunk, "tokens that go through a layer at a time in prefill")
-      ->capture_default_str()
+  verb.add_option("--prefill-chunk", o.prefill_chunk,
+                  "tokens that go through a layer at a time in prefill; 512 on the CPU device, on a GPU up to 8,192 as "
+                  "its memory allows, unless given")
       ->check(between(1, 1 << 20))
       ->type_name("TOKENS");
   verb.add_option("--cpu-link", o.cpu_link, "link speed of the CPU device, GB/s each way; 0 is as fast as memory")
@@ -271,15 +273,30 @@ KvPolicy policy_of(const Options& o) {
   return load_policy(o.policy.empty() ? "offload" : o.policy, sets);
 }
 
+DType activations(const Options& o) { return o.activations == "f32" ? DType::f32 : DType::bf16; }
+
+std::int64_t prefill_chunk(const Options& o, const ModelConfig& config) {
+  if (o.prefill_chunk) return *o.prefill_chunk;
+  const std::optional<int> gpu = named_cuda_device(o.device);  // plan needs no GPU
+  if (!gpu) return EngineOptions{}.prefill_chunk;
+  return gpu_prefill_chunk(config, activations(o), o.gpu_memory ? *o.gpu_memory : cuda_total_memory(*gpu));
+}
+
+std::int64_t share_unit(const Options& o, const ModelConfig& config) {
+  const std::int64_t chunk = prefill_chunk(o, config);
+  return named_cuda_device(o.device) ? std::min<std::int64_t>(chunk, 512) : chunk;
+}
+
 EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::shared_ptr<const WeightFormats> formats,
                              std::int64_t longest, std::int64_t sessions) {
   EngineOptions engine;
   engine.policy = policy_of(o);
   check_policy(engine.policy, config);
-  engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
+  engine.activations = activations(o);
   engine.max_len = longest;
   engine.max_sessions = sessions;
-  engine.prefill_chunk = o.prefill_chunk;
+  engine.prefill_chunk = prefill_chunk(o, config);
+  engine.share_unit = share_unit(o, config);
   engine.wanted = parse_placement(o.weights, o.hidden_states, o.weight_format);
   engine.formats = std::move(formats);
   engine.probes.lists = !o.record_trace.empty();

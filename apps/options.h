@@ -21,7 +21,8 @@ struct Options {
   std::optional<std::int64_t> max_model_len, max_tokens;
   std::optional<double> temperature, top_p, repetition_penalty;
   std::optional<std::int64_t> top_k;
-  std::int64_t seed = 0, prefill_chunk = 512;
+  std::optional<std::int64_t> prefill_chunk;
+  std::int64_t seed = 0;
   double cpu_link = 0;                                   // GB/s; 0: as fast as memory
   std::string weights = "auto", hidden_states = "auto";  // where they live
   std::string weight_format = "auto";                    // as what
@@ -78,6 +79,13 @@ std::int64_t context(const Options& options, const ModelConfig& config);
 
 /// What the machine has, under the budgets that were given.
 Budget budget(const Options& options);
+/// The type of --activations.
+DType activations(const Options& options);
+/// --prefill-chunk, or what suits the device: 512 on the CPU device, gpu_prefill_chunk() on a GPU.
+std::int64_t prefill_chunk(const Options& options, const ModelConfig& config);
+/// EngineOptions::share_unit: chunks on the CPU device; on a GPU, where sums are rounded as a step's company has it
+/// anyway, at most 512 rows.
+std::int64_t share_unit(const Options& options, const ModelConfig& config);
 /// Engine options of the flags, but for what depends on the budget and on a model's weights: `formats` is as what those
 /// can be packed.
 EngineOptions wanted_options(const Options& options, const ModelConfig& config,

@@ -84,6 +84,17 @@ std::string print_policy(const KvPolicy& policy) {
   return out.str();
 }
 
+KvPolicy answering(KvPolicy policy) {
+  const KvPolicy plain;
+  policy.name = plain.name;
+  if (policy.repair) policy.look_ahead = plain.look_ahead, policy.eager_layers = plain.eager_layers;
+  policy.cache = plain.cache;
+  policy.resident = plain.resident;
+  policy.tile_rows = plain.tile_rows;
+  policy.recent_rows = plain.recent_rows;
+  return policy;
+}
+
 std::vector<std::string> shipped_policies() {
   std::vector<std::string> names;
   for (const auto& [name, text] : kShippedPolicies) names.emplace_back(name);

@@ -35,7 +35,8 @@ TEST_CASE("the same command goes on, another is refused, --fresh starts over") {
   REQUIRE(whole.size() == 3);
   const std::string text = text_of(dir.path() / "docs/out");
 
-  const Outcome again = run_command(dir, kLoud + out + "--batch-size 1 --gpu-memory 1GiB --order input");
+  const Outcome again =
+      run_command(dir, kLoud + out + "--batch-size 1 --gpu-memory 1GiB --order input --policy on-demand");
   CHECK(again.exit == 0);
   CHECK_THAT(again.err, contains("3 of 3 documents are in docs/out already"));
   CHECK(text_of(dir.path() / "docs/out") == text);

@@ -49,9 +49,9 @@ TEST_CASE("models fit the budgets that they are meant to run in") {
   };
   for (const char* policy : {"offload", "stream"})
     for (const Case& c :
-         {Case{"llama-3.1-8b", 256 << 10, 11, 48, true, true},  // config/budgets/12gib.toml
+         {Case{"llama-3.1-8b", 256 << 10, 10.7, 48, true, true},  // config/budgets/12gib.toml
           Case{"llama-3.1-8b", 256 << 10, 12, 48, true, true},
-          Case{"llama-3.1-8b", 256 << 10, 22.5, 64, false, false},  // config/budgets/24gib.toml
+          Case{"llama-3.1-8b", 256 << 10, 22.2, 64, false, false},  // config/budgets/24gib.toml
           Case{"llama-3.1-8b", 256 << 10, 24, 64, false, false}, Case{"llama-2-7b", 128 << 10, 80, 125, false, false},
           Case{"llama-2-70b", 128 << 10, 139, 125, false, false}, Case{"llama-2-70b", 128 << 10, 77, 125, true, true},
           Case{"qwen2.5-7b-1m", 1000 << 10, 77, 125, false, false},
@@ -63,6 +63,27 @@ TEST_CASE("models fit the budgets that they are meant to run in") {
       CHECK((fitted.streamed_layers > 0) == c.streams);
       CHECK(fitted.spill_hidden == c.spills);
     }
+}
+
+TEST_CASE("on a GPU a prefill's chunk is as large as a sixteenth of the memory holds the scratch of") {
+  for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "llama-2-70b"}) {
+    const ModelConfig config = load_geometry(geometry).config;
+    auto scratch = [&](std::int64_t chunk) {
+      const EngineOptions options{.policy = load_policy("stream"), .max_len = 1 << 16, .prefill_chunk = chunk};
+      std::int64_t bytes = 0;
+      for (const Arena::Item& item : plan_memory(config, options).device)
+        if (item.name == "layer scratch") bytes += item.bytes;
+      return bytes;
+    };
+    for (const double device : {2, 8, 12, 24, 80, 139}) {
+      const auto share = static_cast<std::int64_t>(device * kGiB) / 16;
+      const std::int64_t chunk = gpu_prefill_chunk(config, DType::bf16, gib(device, 1).device);
+      CAPTURE(geometry, device, chunk);
+      CHECK((chunk == 512 || scratch(chunk) <= share));
+      CHECK((chunk == 8192 || scratch(2 * chunk) > share));
+    }
+  }
+  CHECK(gpu_prefill_chunk(load_geometry("llama-3.1-8b").config, DType::bf16, 24 * kGiB) == 8192);
 }
 
 TEST_CASE("as few layers are streamed as fit, and only where spilled hidden states do not help") {

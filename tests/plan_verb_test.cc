@@ -6,6 +6,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/cuda_device.h"
 #include "paths.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/capacity.h"
@@ -239,7 +240,7 @@ TEST_CASE("plan: a table, its JSON, and predictions from a profile", "[plan]") {
   // Both budgets given: a CUDA plan needs no CUDA device, and counts what its libraries keep.
   const json cuda = json::parse(run_command(dir, far + "--device cuda --profile none --json").out);
   CHECK(cuda.at("device_kind") == "cuda");
-  CHECK(cuda.at("budget").at("library_bytes") == (32 << 20) + (64 << 10));
+  CHECK(cuda.at("budget").at("library_bytes") == kCudaContextBytes + kCudaWorkspaceBytes);
   CHECK(cuda.at("predicted").is_null());
 }
 

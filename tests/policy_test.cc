@@ -23,6 +23,27 @@ TEST_CASE("law 12: parse(print(policy)) = policy") {
     }
 }
 
+TEST_CASE("policies answer alike where they differ only in where rows live and when they move") {
+  auto same = [](const KvPolicy& a, const KvPolicy& b) { return answering(a) == answering(b); };
+  const KvPolicy offload = load_policy("offload");
+  CHECK(same(offload, load_policy("on-demand")));
+  CHECK(same(offload, load_policy("sparse-resident")));
+  CHECK(same(load_policy("dense"), load_policy("stream")));
+  for (const char* set : {"cache=2.0", "resident=0.5", "tile_rows=64", "recent_rows=256", "look_ahead=\"hidden\"",
+                          "eager_layers=[0, 1]"}) {
+    CAPTURE(set);
+    CHECK(same(offload, load_policy("offload", {set})));
+  }
+  for (const char* set : {"share=\"1/8\"", "min_rows=64", "top_p=0.9", "sinks=8", "window=64", "combine=\"max\"",
+                          "label_dims=16", "label_bits=8", "tail=\"none\"", "dense_layers=[0]", "kv_dtype=\"int8\""}) {
+    CAPTURE(set);
+    CHECK_FALSE(same(offload, load_policy("offload", {set})));
+  }
+  // Unrepaired, what was predicted is what is attended.
+  const KvPolicy published = load_policy("published-offload");
+  CHECK_FALSE(same(published, load_policy("published-offload", {"eager_layers=[0]"})));
+}
+
 TEST_CASE("a bad policy is one line that names the key") {
   auto message = [](const char* text) {
     try {

@@ -8,6 +8,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/prefill_walk.h"
 #include "tests/support/catch.h"
+#include "tests/support/compare.h"
 #include "tests/support/sanitizer.h"
 #include "tests/support/tiny_model.h"
 
@@ -28,7 +29,8 @@ std::vector<std::vector<std::int32_t>> prompts_of(std::int64_t shared, const std
   return prompts;
 }
 
-RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompts, bool together) {
+RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompts, bool together,
+              std::int64_t share_unit = 0) {
   std::int64_t rest = 0;
   o.prompts.clear();
   for (const auto& prompt : prompts) {
@@ -37,6 +39,7 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
   }
   EngineOptions options = engine_options(o);
   options.shared_rest = together ? rest : 0;
+  options.share_unit = share_unit;
   auto device = make_cpu_device(o.device);
   const auto& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
   Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir), options);
@@ -48,7 +51,8 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
                           o.steps + 1, std::vector<std::int32_t>{});
   for (Session& session : sessions) all.push_back(&session);
   if (together) {
-    CHECK(engine.shared_rows(all) == common_tokens(all) / o.prefill_chunk * o.prefill_chunk);
+    const std::int64_t unit = share_unit > 0 ? share_unit : o.prefill_chunk;
+    CHECK(engine.shared_rows(all) == common_tokens(all) / unit * unit);
     engine.prefill(all);
   } else {
     CHECK(engine.shared_rows(all) == 0);
@@ -93,6 +97,20 @@ TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
       o.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
       CHECK(same(run(o, prompts, true), alone));
     }
+  }
+}
+
+TEST_CASE("prompts may share units smaller than a chunk, and then are the same to rounding") {
+  const auto prompts = prompts_of(150, {30, 7, 101, 1});
+  for (const char* policy : {"dense", "stream", "offload"}) {
+    RunOptions o{.policy = policy, .activations = DType::f32, .prefill_chunk = 128, .steps = 8};
+    if (o.policy == "offload") o.sets = kSmall, o.cache = 1;
+    o.device.poison = true;
+    const RunResult alone = run(o, prompts, false), shared = run(o, prompts, true, 16);
+    const std::vector<double> got(shared.logits[0].begin(), shared.logits[0].end()),
+        want(alone.logits[0].begin(), alone.logits[0].end());
+    CHECK(nmse(got, want) < 1e-9);
+    CHECK(shared.tokens == alone.tokens);
   }
 }
 

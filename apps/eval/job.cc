@@ -114,7 +114,7 @@ Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const s
   return {{"model", model.name},
           {"weights", weights_fingerprint(model.config, model.weights)},
           {"activations", o.activations},
-          {"prefill-chunk", o.prefill_chunk},
+          {"prefill-chunk", prefill_chunk(o, model.config)},
           {"tasks", lengths},
           {"mode", o.mode},
           {"tail", o.tail},
@@ -188,8 +188,8 @@ void evaluate(const EvalOptions& o) {
                job.variants.size(), records.resumed(), answers);
   progress.expect(answers - records.resumed());
   EngineOptions engine;
-  engine.activations = o.activations == "f32" ? DType::f32 : DType::bf16;
-  engine.prefill_chunk = o.prefill_chunk;
+  engine.activations = activations(o);
+  engine.prefill_chunk = prefill_chunk(o, model.config);
   const Evaluation evaluation{model, *device, limits, engine, o.stats, records, progress};
   std::string table = results_head(), steps;
   for (const Stage& stage : job.stages) {

@@ -42,8 +42,8 @@ struct JobOptions {
   SampleParams sampling;             // unless a request says otherwise
   std::int64_t max_tokens;           // likewise
   std::int64_t context;              // most tokens of prompt and answer together
-  std::int64_t together = 8;         // most sessions of the engine
-  std::int64_t prefill_chunk = 512;  // the engine's
+  std::int64_t together = 8;      // most sessions of the engine
+  std::int64_t share_unit = 512;  // rows that prompts share are whole units of so many
   Overflow overflow = Overflow::error;
   Order order = Order::longest;
   double prefill_share = 0.75;  // of the time, while others decode (turns.h)

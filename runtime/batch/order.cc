@@ -22,7 +22,7 @@ void BatchJob::find_groups() {
     const std::int64_t shorter = std::min(std::ssize(a.prompt), std::ssize(b.prompt));
     const std::int64_t alike =
         std::mismatch(a.prompt.begin(), a.prompt.begin() + shorter, b.prompt.begin()).first - a.prompt.begin();
-    if (alike < std::max({kLeast, options_.prefill_chunk, shorter / 2})) continue;
+    if (alike < std::max({kLeast, options_.share_unit, shorter / 2})) continue;
     if (a.group < 0) {
       a.group = a.index;
       members = 1;
@@ -31,10 +31,10 @@ void BatchJob::find_groups() {
     }
     b.group = a.group;
     alike_all = std::min(alike_all, alike);
-    // Each has at most a chunk more of its own than where it parts from the others.
+    // Each has at most a unit more of its own than where it parts from the others.
     if (++members <= options_.together) rows += std::ssize(b.prompt);
     const std::int64_t together = std::min(members, options_.together);
-    const std::int64_t walk = rows - (together - 1) * std::max<std::int64_t>(alike_all - options_.prefill_chunk, 0);
+    const std::int64_t walk = rows - (together - 1) * std::max<std::int64_t>(alike_all - options_.share_unit, 0);
     shared_rest_ = std::max(shared_rest_, walk - longest_);
   }
   const bool any = std::ranges::any_of(ready_, [](const Ready& r) { return r.group >= 0; });

@@ -27,7 +27,7 @@ struct PrefillWalk {
 /// Tokens that all prompts begin with, less than any of them has.
 std::int64_t common_tokens(std::span<Session* const> sessions);
 
-/// `shared`: a whole number of chunks; 0 for one prompt alone.
+/// `shared`: of the rows that the prompts begin with alike; 0 for one prompt alone.
 PrefillWalk plan_walk(const ModelConfig& config, std::span<Session* const> sessions, std::int64_t shared,
                       std::int64_t chunk);
 

@@ -51,6 +51,20 @@ KvLayout kv_layout(const ModelConfig& c, const EngineOptions& o) {
   return layout;
 }
 
+std::int64_t gpu_prefill_chunk(const ModelConfig& config, DType act, std::int64_t device_bytes) {
+  constexpr std::int64_t kMost = 8192, kLeast = 512, kShare = 16;
+  std::int64_t chunk = kMost;
+  auto scratch = [&] {
+    std::int64_t bytes = 0;
+    for (const Arena::Item& item :
+         plan_memory(config, {.activations = act, .max_len = kMost, .prefill_chunk = chunk}).device)
+      if (item.name == "layer scratch") bytes += item.bytes;
+    return bytes;
+  };
+  while (chunk > kLeast && scratch() > device_bytes / kShare) chunk /= 2;
+  return chunk;
+}
+
 void check_policy(const KvPolicy& policy, const ModelConfig& c) {
   auto refuse = [&](const std::string& what) { throw UserError(Exit::usage, "policy '{}': {}", policy.name, what); };
   for (const auto& [key, layers] :

@@ -55,6 +55,9 @@ struct EngineOptions {
   static constexpr std::int64_t kLeastStore = 1;
   std::int64_t shared_rest = 0;      // rows of prompts that are prefilled together, beyond the first's max_len
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
+  /// Prompts that begin alike share whole units of so many rows; 0: whole chunks, so that a prompt is cut alike whoever
+  /// else there is, and sharing changes no bit.
+  std::int64_t share_unit = 0;
   double resident = 0;               // share of rows on the device, in [0, 1]; fit_to_budget sets it from the policy
   double cache = 0;                  // slots of the resident set as a multiple of the budget; likewise
   std::int64_t streamed_layers = 0;  // the last ones: in host memory, over the link in every walk; likewise
@@ -69,6 +72,10 @@ struct EngineOptions {
   Probes probes = {};
   bool replay_steps = true;  // enqueues decode steps that are alike by one call, where the device can
 };
+
+/// Tokens a prefill best pushes through a layer at a time on a GPU, whose products and attention want many rows to fill
+/// it: a power of two from 512 to 8,192, the most whose scratch takes no more than a sixteenth of the device's memory.
+std::int64_t gpu_prefill_chunk(const ModelConfig& config, DType act, std::int64_t device_bytes);
 
 struct MemoryPlan {
   std::vector<Arena::Item> device, host;
