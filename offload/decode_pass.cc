@@ -152,8 +152,9 @@ void DecodePass::attend_tiles(std::int64_t place, AttendStepArgs attention) {
   attention.batch.spans += place;
   attention.batch.count = 1;
   attention.q = static_cast<const std::byte*>(attention.q) + place * attention.q_stride * size_of(attention.act);
-  attention.forms.older =
-      static_cast<const std::byte*>(attention.forms.older) + heads * attention.head_dim * size_of(attention.act);
+  if (attention.forms.chunk > 0)
+    attention.forms.older =
+        static_cast<const std::byte*>(attention.forms.older) + heads * attention.head_dim * size_of(attention.act);
   attention.state.o += heads * attention.head_dim;
   attention.state.m += heads;
   attention.state.l += heads;
