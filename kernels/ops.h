@@ -69,6 +69,23 @@ struct StepBatch {
   std::int64_t capacity;  // no span has more rows, in this step or a later one
 };
 
+/// Queries of dual-chunk attention (arXiv 2402.17463, section 3, as the Qwen2.5-1M models have it): rows lie in chunks
+/// of `chunk`, and RoPE turns a key to its place in its chunk. So a query has three forms, turned to other positions
+/// (RopeArgs), and each row is asked with the one for its chunk: the query's own, the one before, or an earlier one.
+/// The first is the operator's `q`. In every layer and step each row has one form, so a score is still one product.
+struct QueryForms {
+  std::int64_t chunk = 0;        // a multiple of kChunkUnit; 0: plain attention, `q` asks all rows
+  const void* older = nullptr;   // [2, tokens, q_heads, head_dim] act: for the chunk before, for all before that
+  std::int64_t form_stride = 0;  // elements from the one form of a token to its other
+};
+/// Chunks are of whole units of this many rows: what an operator works on at once lies in one chunk.
+inline constexpr std::int64_t kChunkUnit = 256;
+/// Which form asks `row`, of the query at row `position`: 0 `q`, else older[form - 1].
+constexpr std::int64_t query_form(std::int64_t row, std::int64_t position, std::int64_t chunk) {
+  const std::int64_t age = chunk > 0 ? position / chunk - row / chunk : 0;
+  return age < 2 ? age : 2;
+}
+
 /// Parts that an attention is cut into over its rows, at most: one for each thread block that a device holds at once,
 /// and one more wherever a block goes from one (token, KV head) to the next.
 constexpr std::int64_t kMostSplitBlocks = 1024;
@@ -143,7 +160,14 @@ struct RopeArgs {
   std::int64_t freq_stride;       // 0: one table for all tokens; head_dim / 2: a table per token
   DType act;
   std::int64_t tokens, q_heads, kv_heads, head_dim;
-  float scale;  // multiplies cos and sin (1 but for some rope types)
+  float scale;                    // multiplies cos and sin (1 but for some rope types)
+  const float* scales = nullptr;  // [tokens] multiplies them, too; null: 1
+  /// Not 0: dual-chunk attention. Keys, and q in place, are turned to position % chunk; from the same q, before it is
+  /// turned, the other two forms are made (QueryForms): turned to min(position % chunk + chunk, reach), and to
+  /// min(2 * chunk - 1, reach), whatever the position.
+  std::int64_t chunk = 0, reach = 0;
+  void* older = nullptr;         // [2, tokens, q_heads, head_dim] act, out
+  std::int64_t form_stride = 0;  // elements
 };
 
 /// out = silu(gate) * up.
@@ -216,6 +240,7 @@ struct AttendArgs {
   std::int64_t q_pos;                                // absolute position of token 0
   float scale;                                       // of q.k, usually head_dim^-1/2
   std::int64_t window = 0;                           // 0: none
+  QueryForms forms = {};
 };
 
 /// Writes the k and v parts of each span's token to its row, in the resident prefix or in the recent ring, and the
@@ -248,6 +273,7 @@ struct AttendStepArgs {
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
   std::int64_t window = 0;  // 0: none; else from the ring, which has as many rows or more
+  QueryForms forms = {};
 };
 
 /// The first row that a token attends of the ring.

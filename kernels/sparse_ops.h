@@ -62,6 +62,7 @@ struct FitLabelsArgs {
   std::byte* host;                     // fit_host_bytes() of pinned host memory, for devices that fit on the host
   bool weighs_tail = false;            // also writes tail_fit(); weights are 1 for a given basis
   std::int64_t sinks = 0, window = 0;  // of selection, as in StepSpan; for tail_fit()
+  std::int64_t chunk = 0, reach = 0;   // dual-chunk attention, as in RopeArgs: `q` is in its own chunk's form
 };
 constexpr std::int64_t kFitKeys = 4096;  // keys that stand for all
 constexpr std::int64_t fit_keys(std::int64_t rows) { return rows < kFitKeys ? rows : kFitKeys; }
@@ -111,6 +112,7 @@ struct SelectArgs {
   std::int64_t sums_stride = 0;
   bool sums_given = false;
   bool beside_gather = false;  // one may run meanwhile: the device leaves it its places
+  QueryForms forms = {};
 };
 /// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
 /// counted of a KV head's keys.
@@ -193,6 +195,7 @@ struct AttendListArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+  QueryForms forms = {};
 };
 
 /// The first half, while rows are still on their way: what can be done with the rows that have landed.
@@ -255,6 +258,7 @@ struct AddMassArgs {
   DType act;
   std::int64_t tokens, q_heads, kv_heads, head_dim, q_pos;
   float scale;
+  QueryForms forms = {};
 };
 
 /// Writes activations' rows as dst.type has them.
@@ -285,6 +289,7 @@ struct JudgeArgs {
   DType act;
   std::int64_t q_heads, kv_heads, head_dim;
   float scale;
+  QueryForms forms = {};
 };
 
 /// The mean value of the rows.

@@ -58,6 +58,8 @@ TEST_CASE("shipped geometries have their models' sizes") {
   }
   CHECK(load_geometry("llama-3.1-8b").config.rope.type == RopeType::llama3);
   CHECK(load_geometry("llama-3.1-8b").config.rope.original_max_position == 8192);
+  const DualChunks dual = load_geometry("qwen2.5-7b-1m").config.dual_chunks;
+  CHECK((dual.rows == 253952 && dual.reach == 262144 && dual.trained == 262144));
   for (const std::string& name : shipped_geometries()) CHECK_NOTHROW(load_geometry(name));
 }
 
@@ -100,6 +102,14 @@ TEST_CASE("a bad geometry is one line that names the key") {
   names(kSmall + "experts = 4\nexperts_per_token = 5\n", "'experts_per_token' must be a whole number from 1 to 4");
   names(kSmall + "weights = \"int3\"\n", "'weights' must be \"int4\"");
   names(kSmall + "weights = 4\n", "'weights' must be \"int4\"");
+  names(kSmall + "dual_chunk = 1\n", "'dual_chunk' must be a table");
+  names(kSmall + "[dual_chunk]\nlocal_size = 8\n", "'dual_chunk.chunk_size' is absent");
+  names(kSmall + "[dual_chunk]\nchunk_size = 320\n",
+        "'dual_chunk.chunk_size' less local_size must be a multiple of 256");
+  names(kSmall + "[dual_chunk]\nchunk_size = 256\nlocal_size = 256\n",
+        "'dual_chunk.local_size' must be a whole number");
+  names(kSmall + "[dual_chunk]\nchunk_size = 256\nsparse = true\n", "unknown key 'dual_chunk.sparse'");
+  names(kSmall + "sliding_window = 64\n[dual_chunk]\nchunk_size = 256\n", "'dual_chunk' must be absent where");
   names(kSmall + "layers = 3\n", "g.toml:9");
   CHECK_THROWS_AS(load_geometry("no-such-geometry"), UserError);
 }

@@ -233,9 +233,13 @@ TEST_CASE("what is fetched shrinks as the resident set grows") {
 
 TEST_CASE("adopt and rewind: one prefill serves many policies and continuations") {
   const RowType type = GENERATE(RowType::act, RowType::int8, RowType::int4);
-  const ModelConfig config = load_model_config(tiny_model_dir(type));
-  const Checkpoint weights = Safetensors::open_model(tiny_model_dir(type));
+  const auto chunk = GENERATE(std::int64_t{0}, std::int64_t{256});
   RunOptions source = sparse_resident();
+  source.kv_dtype = type;
+  source.dual_chunks = {.rows = chunk, .reach = 320, .trained = 280};
+  const ModelConfig config = model_config(source);
+  const Checkpoint weights = Safetensors::open_model(model_dir(source));
+  source.kv_dtype = RowType::act;
   source.policy = "dense";
   source.sets = {};
   source.probes = {.adoptable = true, .mass = true};
@@ -250,6 +254,7 @@ TEST_CASE("adopt and rewind: one prefill serves many policies and continuations"
     run.sets = {"rows=48"};
     run.resident = 1;
     run.kv_dtype = type;
+    run.dual_chunks = source.dual_chunks;
     const RunResult expected = run_tiny(run);
     Engine engine(*device, config, weights, engine_options(run));
     Session session(0, prompt, {}, 80, {});
@@ -257,7 +262,7 @@ TEST_CASE("adopt and rewind: one prefill serves many policies and continuations"
     Session* one = &session;
     for (int round = 0; round < 2; ++round) {
       for (int i = 0; i < 70; ++i) engine.step({&one, 1});
-      CAPTURE(policy, round, name_of(type));
+      CAPTURE(policy, round, name_of(type), chunk);
       CHECK(session.tokens() == expected.tokens[0]);
       engine.rewind(session, 300, expected.tokens[0][300]);
     }

@@ -30,7 +30,7 @@ std::vector<std::vector<std::int32_t>> prompts_of(std::int64_t shared, const std
 }
 
 RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompts, bool together,
-              std::int64_t share_unit = 0) {
+              RowCounts* counts = nullptr, std::int64_t share_unit = 0) {
   std::int64_t rest = 0;
   o.prompts.clear();
   for (const auto& prompt : prompts) {
@@ -41,8 +41,7 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
   options.shared_rest = together ? rest : 0;
   options.share_unit = share_unit;
   auto device = make_cpu_device(o.device);
-  const auto& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
-  Engine engine(*device, load_model_config(dir), Safetensors::open_model(dir), options);
+  Engine engine(*device, model_config(o), Safetensors::open_model(model_dir(o)), options);
   std::vector<Session> sessions;
   std::vector<Session*> all;
   // Not in the order of their slots.
@@ -65,6 +64,7 @@ RunResult run(RunOptions o, const std::vector<std::vector<std::int32_t>>& prompt
   });
   for (std::int64_t i = 0; i < o.steps; ++i) engine.step(all);
   for (const Session& session : sessions) result.tokens.push_back(session.tokens());
+  if (counts != nullptr) *counts = engine.row_counts();
   return result;
 }
 
@@ -106,7 +106,7 @@ TEST_CASE("prompts may share units smaller than a chunk, and then are the same t
     RunOptions o{.policy = policy, .activations = DType::f32, .prefill_chunk = 128, .steps = 8};
     if (o.policy == "offload") o.sets = kSmall, o.cache = 1;
     o.device.poison = true;
-    const RunResult alone = run(o, prompts, false), shared = run(o, prompts, true, 16);
+    const RunResult alone = run(o, prompts, false), shared = run(o, prompts, true, nullptr, 16);
     const std::vector<double> got(shared.logits[0].begin(), shared.logits[0].end()),
         want(alone.logits[0].begin(), alone.logits[0].end());
     CHECK(nmse(got, want) < 1e-9);
@@ -120,6 +120,31 @@ TEST_CASE("prompts longer than the queries that labels are fitted to, too") {
     const auto prompts = prompts_of(shared, {30, 1000});
     CHECK(same(run(o, prompts, true), run(o, prompts, false)));
   }
+}
+
+TEST_CASE("prompts on both sides of a chunk's border, too, where their temperature is the same") {
+  RunOptions o{.policy = "offload", .sets = kSmall, .cache = 1, .dual_chunks = {.rows = 256, .reach = 320}};
+  o.steps = 12;
+  for (const char* policy : {"offload", "stream"})
+    for (const std::int64_t shared : {240, 480, 768}) {
+      const auto prompts = prompts_of(shared, {5, 40, 1, 300});  // of the last queries some are shared ones
+      o.policy = policy;
+      if (o.policy == "stream") o.sets = {};
+      RowCounts together, alone;
+      CHECK(same(run(o, prompts, true, &together), run(o, prompts, false, &alone)));
+      CHECK(together.cache_hits == alone.cache_hits);  // of the resident set that the last queries have chosen
+    }
+  // Keys of other temperatures are others.
+  o.dual_chunks.trained = 300;
+  o.prompts = {290, 400};
+  EngineOptions options = engine_options(o);
+  options.shared_rest = 1000;
+  auto device = make_cpu_device();
+  Engine engine(*device, model_config(o), Safetensors::open_model(model_dir(o)), options);
+  const auto prompts = prompts_of(240, {50, 160, 55});
+  Session a(0, prompts[0], {}, 9, {}), b(1, prompts[1], {}, 9, {}), c(0, prompts[2], {}, 9, {});
+  CHECK(engine.shared_rows(std::array{&a, &b}) == 0);
+  CHECK(engine.shared_rows(std::array{&a, &c}) == 240);
 }
 
 TEST_CASE("a prompt takes the places of another's rows only after they have left") {

@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
+#include "kernels/ops.h"
 #include "runtime/model/read_rope.h"
 #include "runtime/shipped_geometries.h"  // generated from config/geometries
 
@@ -97,6 +98,23 @@ RopeConfig read_rope(const toml::node* node, const std::string& where) {
   return rope;
 }
 
+DualChunks read_dual_chunks(const toml::node* node, const std::string& where) {
+  DualChunks dual;
+  if (node == nullptr) return dual;
+  const toml::table* table = node->as_table();
+  if (table == nullptr) throw UserError(Exit::usage, "{}: 'dual_chunk' must be a table", where);
+  Keys keys(*table, where, "dual_chunk.");
+  std::int64_t local = 0;
+  keys.whole("chunk_size", dual.reach, 1, 1 << 30);
+  if (keys.has("local_size")) keys.whole("local_size", local, 0, dual.reach - 1);
+  if (keys.has("original_max_position")) keys.whole("original_max_position", dual.trained, 1, 1 << 30);
+  keys.finish();
+  dual.rows = dual.reach - local;
+  if (dual.rows % kChunkUnit != 0)
+    keys.refuse("chunk_size", fmt::format("less local_size must be a multiple of {}", kChunkUnit));
+  return dual;
+}
+
 toml::table parse_toml(std::string_view text, const std::string& where) {
   try {
     return toml::parse(text);
@@ -127,6 +145,7 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
   c.rms_norm_eps = static_cast<float>(eps);
   c.tied_embeddings = keys.flag("tied_embeddings");
   c.rope = read_rope(keys.take("rope"), "geometry '" + where + "'");
+  c.dual_chunks = read_dual_chunks(keys.take("dual_chunk"), "geometry '" + where + "'");
   c.qkv_bias = keys.flag("qkv_bias");
   c.head_norm = keys.flag("head_norm");
   if (keys.has("sliding_window")) {
@@ -142,6 +161,8 @@ Geometry parse_geometry(std::string_view text, const std::string& where) {
   const toml::node* weights = keys.take("weights");
   keys.finish();
   if (c.q_heads % c.kv_heads != 0) keys.refuse("q_heads", fmt::format("must be a multiple of kv_heads {}", c.kv_heads));
+  if (c.dual_chunks.rows > 0 && (c.window > 0 || c.rope.type != RopeType::standard))
+    keys.refuse("dual_chunk", "must be absent where there is a sliding window or a rope type other than \"default\"");
   if (c.head_dim % 8 != 0) keys.refuse("head_dim", "must be a multiple of 8 up to 256");
   if ((c.qkv_bias || c.experts > 0) && c.hidden % 8 != 0)
     keys.refuse("hidden", "must be a multiple of 8 where there are biases or experts");

@@ -134,15 +134,24 @@ EngineOptions engine_options(const RunOptions& o) {
           .probes = o.probes};
 }
 
+const std::filesystem::path& model_dir(const RunOptions& o) {
+  return o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
+}
+
+ModelConfig model_config(const RunOptions& o) {
+  ModelConfig config = load_model_config(model_dir(o));
+  if (o.dual_chunks.rows > 0) config.dual_chunks = o.dual_chunks;
+  return config;
+}
+
 RunResult run_tiny(const RunOptions& o) {
   auto device = make_cpu_device(o.device);
   return run_tiny(*device, o);
 }
 
 RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced) {
-  const std::filesystem::path& dir = o.model.empty() ? tiny_model_dir(o.kv_dtype) : o.model;
-  const ModelConfig config = load_model_config(dir);
-  const Checkpoint weights = ModelSource(dir.string()).weights();
+  const ModelConfig config = model_config(o);
+  const Checkpoint weights = ModelSource(model_dir(o).string()).weights();
   EngineOptions options = engine_options(o);
   options.packed = o.packed;
   if (o.packed) options.formats = weight_formats(weights, config);

@@ -49,6 +49,7 @@ struct RunOptions {
   std::int64_t tile_rows = kAttendBlock, recent_rows = kAttendBlock;
   DType activations = DType::bf16;
   RowType kv_dtype = RowType::act;
+  DualChunks dual_chunks = {};  // in place of the model's own
   std::int64_t prefill_chunk = 48;
   std::vector<std::int64_t> prompts{100};  // length of each session's prompt
   std::int64_t steps = 110;
@@ -70,6 +71,8 @@ RunResult run_tiny(const RunOptions& options);
 /// sampled.
 RunResult run_tiny(Device& device, const RunOptions& options, const RunResult* forced = nullptr);
 EngineOptions engine_options(const RunOptions& options);
+ModelConfig model_config(const RunOptions& options);
+const std::filesystem::path& model_dir(const RunOptions& options);
 /// Same tokens, and the same bits in every logit they were sampled from.
 bool same(const RunResult& a, const RunResult& b);
 
