@@ -1,6 +1,6 @@
 // score_list, finish_list: attention over listed rows. What has landed makes the first set of parts; what had not, the
-// second: those rows are in staging one after another, so that only who wants their scores by list entry walks the list
-// again.
+// second: those rows are in staging one after another, so that only who wants their scores by list entry, or must know
+// which rows they are, walks the list again.
 #include "kernels/cuda/attend_parts_launch.cuh"
 #include "kernels/cuda/merge_parts.cuh"
 #include "kernels/cuda/ops.h"
@@ -37,7 +37,9 @@ void attend_set(const AttendListArgs& a, const Source& source, const PartSet& to
                                        .head_dim = shape.head_dim,
                                        .scale = a.scale,
                                        .scores = a.keep_scores ? a.scores : nullptr,
-                                       .score_stride = a.rows.stride},
+                                       .score_stride = a.rows.stride,
+                                       .forms = a.forms,
+                                       .spans = a.batch.spans},
                a.regions.prefix.type, a.act, stream);
 }
 
@@ -45,6 +47,7 @@ ListSource list_source(const AttendListArgs& a, ListPart part) {
   const Shape shape(a);
   return {.spans = a.batch.spans,
           .places = a.places != nullptr ? a.places : a.rows.rows,  // a row below 2^29 is its prefix place
+          .numbers = a.rows.rows,
           .stride = a.rows.stride,
           .regions = a.regions,
           .landed = a.landed,
@@ -55,12 +58,13 @@ ListSource list_source(const AttendListArgs& a, ListPart part) {
 
 PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_t stream) {
   const PartSet to = part_set(a, a.rows.count, set);
-  attend_set(a, list_source(a, part), to, stream);
+  if (a.forms.chunk > 0) attend_set(a, Formed<ListSource>{list_source(a, part)}, to, stream);
+  else attend_set(a, list_source(a, part), to, stream);
   return to;
 }
 
 PartSet attend_missed(const AttendListArgs& a, cudaStream_t stream) {
-  if (a.keep_scores) return attend_list(a, ListPart::missed, 1, stream);
+  if (a.keep_scores || a.forms.chunk > 0) return attend_list(a, ListPart::missed, 1, stream);
   const Shape shape(a);
   const PartSet to = part_set(a, a.missed, 1);
   attend_set(a, MissedSource{a.regions.staging, a.landed, shape.kv_heads, shape.bytes}, to, stream);
