@@ -4,6 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/labels.h"
+#include "kernels/cuda/attend_forms.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/synthetic_ops.h"
 
@@ -118,7 +119,8 @@ void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.kv.type == RowType::act, "attend: a prompt attends activations' rows");
   check_head_dim(a.head_dim);
   begin_launch();
-  if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
+  if (a.forms.chunk > 0) attend_forms(a, machine_.attention, stream_.get());
+  else if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
 }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
