@@ -8,6 +8,7 @@
 #include "kernels/cpu/block_scores.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/query_forms.h"
 #include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -34,33 +35,39 @@ void clear(const AttnState& state, std::int64_t i, std::int64_t heads, std::int6
   std::fill_n(state.l + i, heads, 0.0f);
 }
 
-/// One token's queries of one KV head's group.
+/// One token's queries of one KV head's group, in every form that it asks with.
 class GroupQueries {
  public:
   template <class Args>
-  GroupQueries(const Args& a, std::int64_t t, std::int64_t h, Scratch& scratch)
+  GroupQueries(const Args& a, std::int64_t t, std::int64_t position, std::int64_t h, Scratch& scratch)
       : loops_(row_loops(a.kv.type, a.act)),
         row_bytes_(row_bytes(a.kv.type, a.head_dim, a.act)),
         heads_(a.q_heads / a.kv_heads),
         d_(a.head_dim),
-        q_(scratch.get<float>(2 * heads_ * d_)) {
-    const std::int64_t n = heads_ * d_, i = t * a.q_heads + h * heads_;
-    simd().scale(read_row(at(a.q, a.act, t * a.q_stride + h * n), a.act, n, q_ + n), a.scale, q_, n);
+        position_(position),
+        chunk_(a.forms.chunk),
+        q_(scratch.get<float>((forms_at(position, chunk_) + 1) * heads_ * d_)) {
+    const std::int64_t n = heads_ * d_, i = t * a.q_heads + h * heads_, forms = forms_at(position, chunk_);
+    for (std::int64_t form = 0; form < forms; ++form)
+      simd().scale(read_row(query_at(a, form, t, h * heads_), a.act, n, q_ + forms * n), a.scale, q_ + form * n, n);
     state_ = {a.state.o + i * d_, a.state.m + i, a.state.l + i};
   }
 
-  /// Adds rows [first, last) in blocks that end at multiples of kAttendBlock. `rows` is row 0.
-  void add(const std::byte* rows, std::int64_t first, std::int64_t last) const {
-    const std::int64_t cut = std::min(round_up(first, kAttendBlock), last);
-    add_blocks(rows + first * row_bytes_, cut - first);
-    add_blocks(rows + cut * row_bytes_, last - cut);
+  /// Adds rows [first, last) in blocks that end at multiples of kAttendBlock. `rows` is where row `origin`, such a
+  /// multiple, is or would be.
+  void add(const std::byte* rows, std::int64_t origin, std::int64_t first, std::int64_t last) const {
+    for_each_form(first, last, position_, chunk_, [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+      const std::int64_t cut = std::min(round_up(begin, kAttendBlock), end);
+      add_blocks(rows + (begin - origin) * row_bytes_, cut - begin, form);
+      add_blocks(rows + (cut - origin) * row_bytes_, end - cut, form);
+    });
   }
 
  private:
-  void add_blocks(const std::byte* rows, std::int64_t count) const {
+  void add_blocks(const std::byte* rows, std::int64_t count, std::int64_t form) const {
     if (count <= 0) return;
     loops_.attend({.rows = rows,
-                   .q = q_,
+                   .q = q_ + form * heads_ * d_,
                    .o = state_.o,
                    .m = state_.m,
                    .l = state_.l,
@@ -72,8 +79,8 @@ class GroupQueries {
   }
 
   const RowLoops& loops_;
-  std::int64_t row_bytes_, heads_, d_;
-  float* q_;
+  std::int64_t row_bytes_, heads_, d_, position_, chunk_;
+  float* q_;  // [forms, heads, d], times scale
   AttnState state_;
 };
 
@@ -83,14 +90,16 @@ void attend_few(const AttendArgs& a) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t h = i / a.tokens, t = i % a.tokens, group = a.q_heads / a.kv_heads;
       clear(a.state, t * a.q_heads + h * group, group, a.head_dim);
-      GroupQueries(a, t, h, scratch).add(a.kv.data + h * a.kv.head_stride, hidden_rows(a, t), visible_rows(a, t));
+      GroupQueries(a, t, a.q_pos + t, h, scratch)
+          .add(a.kv.data + h * a.kv.head_stride, a.kv.first, a.kv.first + hidden_rows(a, t),
+               a.kv.first + visible_rows(a, t));
     }
   });
 }
 
 /// Tokens [t0, t0 + tokens) of query head h against the whole tile.
 void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::int64_t tokens) {
-  thread_local Scratch s_scratch, p_scratch;
+  thread_local Scratch s_scratch, p_scratch, form_scratch;
   const std::int64_t d = a.head_dim;
   const bool narrow = a.act == DType::bf16;
   float* s = s_scratch.get<float>(kQueryBlock * kKeyBlock);
@@ -102,7 +111,8 @@ void prefill_block(const AttendArgs& a, std::int64_t h, std::int64_t t0, std::in
   for (std::int64_t k0 = round_down(hidden_rows(a, t0), kAttendBlock), k1; k0 < last; k0 = k1) {
     k1 = std::min(round_down(a.kv.first + k0, kKeyBlock) + kKeyBlock - a.kv.first, last);
     const std::byte* k = at(rows, a.act, k0 * 2 * d);
-    block_scores(a.act, at(a.q, a.act, t0 * a.q_stride + h * d), a.q_stride, k, d, tokens, k1 - k0, s);
+    form_scores(a, {.head = h, .t0 = t0, .tokens = tokens, .k = k, .first = a.kv.first + k0, .keys = k1 - k0}, s,
+                form_scratch);
     SoftmaxArgs softmax{.s = s,
                         .s_stride = kKeyBlock,
                         .p = p,
@@ -149,6 +159,7 @@ template <class Args>
 void check_attend(const Args& a) {
   check(a.kv.first % kAttendBlock == 0 || a.kv.rows == 0, "attend: a tile starts on an attend block");
   check(a.head_dim % 8 == 0 && a.head_dim <= 256, "attend: head_dim is a multiple of 8 up to 256");
+  check_forms(a.forms);
 }
 
 }  // namespace
@@ -170,14 +181,15 @@ void attend_step(const AttendStepArgs& a) {
       const std::int64_t h = i / a.batch.count, t = i % a.batch.count;
       const StepSpan& span = a.batch.spans[t];
       const std::byte* rows = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
-      const GroupQueries queries(a, t, h, scratch);
+      const GroupQueries queries(a, t, span.rows - 1, h, scratch);
       if (a.from == StepRows::tile) {
-        queries.add(rows, 0, std::min(span.rows - a.kv.first, a.kv.rows));
+        queries.add(rows, a.kv.first, a.kv.first, std::min<std::int64_t>(span.rows, a.kv.first + a.kv.rows));
         continue;
       }
       for (std::int64_t r = first_of_ring(span, a.window), next; r < span.rows; r = next) {
-        next = std::min<std::int64_t>(round_down(r, a.kv.rows) + a.kv.rows, span.rows);
-        queries.add(rows, r % a.kv.rows, r % a.kv.rows + next - r);
+        const std::int64_t turn = round_down(r, a.kv.rows);
+        next = std::min<std::int64_t>(turn + a.kv.rows, span.rows);
+        queries.add(rows, turn, r, next);
       }
     }
   });

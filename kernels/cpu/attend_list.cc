@@ -8,6 +8,7 @@
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/query_forms.h"
 #include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -23,6 +24,7 @@ void check_list(const AttendListArgs& a) {
   check(a.places == nullptr ||
             (r.ring.type == r.prefix.type && r.cache.type == r.prefix.type && r.staging.type == r.prefix.type),
         "attend_list: the regions' rows are of one type");
+  check_forms(a.forms);
 }
 
 /// The n-th list of the batch.
@@ -43,6 +45,7 @@ class Listed {
     if (!places_) return regions_[0] + rows_[i] * row_bytes_;
     return regions_[static_cast<int>(place_region(places_[i]))] + place_index(places_[i]) * row_bytes_;
   }
+  std::int32_t row(std::int64_t i) const { return rows_[i]; }
   bool landed(std::int64_t i) const {
     return !places_ || place_region(places_[i]) != Region::staging || place_index(places_[i]) < landed_;
   }
@@ -54,24 +57,29 @@ class Listed {
   const std::byte* regions_[4];
 };
 
-void call(const AttendListArgs& a, const ListedRowsArgs& rows, bool values) {
-  const RowLoops& loops = row_loops(a.regions.prefix.type, a.act);
-  values ? loops.add_listed(rows) : loops.score_listed(rows);
-}
+/// The group's queries that the n-th list is for, times scale: in every form that they ask with.
+class ListQueries {
+ public:
+  ListQueries(const AttendListArgs& a, std::int64_t n, Scratch& scratch)
+      : position_(a.batch.spans[n / a.kv_heads].rows - 1),
+        chunk_(a.forms.chunk),
+        size_(a.q_heads / a.kv_heads * a.head_dim),
+        q_(scratch.get<float>((forms_at(position_, chunk_) + 1) * size_)) {
+    const std::int64_t forms = forms_at(position_, chunk_), head = n % a.kv_heads * (size_ / a.head_dim);
+    for (std::int64_t form = 0; form < forms; ++form)
+      simd().scale(read_row(query_at(a, form, n / a.kv_heads, head), a.act, size_, q_ + forms * size_), a.scale,
+                   q_ + form * size_, size_);
+  }
+  const float* operator[](std::int64_t row) const { return q_ + query_form(row, position_, chunk_) * size_; }
 
-/// The group's queries that the n-th list is for, times scale.
-float* scaled_queries(const AttendListArgs& a, std::int64_t n, Scratch& scratch) {
-  const std::int64_t size = a.q_heads / a.kv_heads * a.head_dim;
-  const std::byte* q = at(a.q, a.act, n / a.kv_heads * a.q_stride + n % a.kv_heads * size);
-  float* space = scratch.get<float>(2 * size);
-  simd().scale(read_row(q, a.act, size, space), a.scale, space + size, size);
-  return space + size;
-}
+ private:
+  std::int64_t position_, chunk_, size_;
+  float* q_;
+};
 
-ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t n, const float* q) {
+ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t n) {
   const std::int64_t group = a.q_heads / a.kv_heads, first = n * group;
-  return {.q = q,
-          .scores = a.scores + first * a.rows.stride,
+  return {.scores = a.scores + first * a.rows.stride,
           .score_stride = a.rows.stride,
           .o = a.state.o + first * a.head_dim,
           .m = a.state.m + first,
@@ -83,19 +91,23 @@ ListedRowsArgs arguments(const AttendListArgs& a, std::int64_t n, const float* q
 
 /// The scores of those entries of [begin, end), at most a block, that `wanted` picks.
 template <class Wanted>
-void score_some(const AttendListArgs& a, const Listed& list, ListedRowsArgs rows, std::int64_t begin, std::int64_t end,
-                const Wanted& wanted) {
+void score_some(const AttendListArgs& a, const Listed& list, const ListQueries& queries, ListedRowsArgs rows,
+                std::int64_t begin, std::int64_t end, const Wanted& wanted) {
   RowPointer pointers[kAttendBlock];
-  std::int64_t entries[kAttendBlock], n = 0;
-  for (std::int64_t i = begin; i < end; ++i)
-    if (wanted(i)) pointers[n] = list[i], entries[n++] = i;
-  if (n == 0) return;
+  std::int64_t entries[kAttendBlock];
   thread_local Scratch scratch;
   float *to = rows.scores, *some = scratch.get<float>(rows.heads * kAttendBlock);
-  rows.rows = pointers, rows.count = n, rows.ahead = 0, rows.scores = some, rows.score_stride = kAttendBlock;
-  call(a, rows, false);
-  for (std::int64_t h = 0; h < rows.heads; ++h)
-    for (std::int64_t i = 0; i < n; ++i) to[h * a.rows.stride + entries[i]] = some[h * kAttendBlock + i];
+  for (std::int64_t i = begin; i < end;) {  // a run of one form at a time
+    rows.q = queries[list.row(i)];
+    std::int64_t n = 0;
+    for (; i < end && queries[list.row(i)] == rows.q; ++i)
+      if (wanted(i)) pointers[n] = list[i], entries[n++] = i;
+    if (n == 0) continue;
+    rows.rows = pointers, rows.count = n, rows.ahead = 0, rows.scores = some, rows.score_stride = kAttendBlock;
+    row_loops(a.regions.prefix.type, a.act).score_listed(rows);
+    for (std::int64_t h = 0; h < rows.heads; ++h)
+      for (std::int64_t e = 0; e < n; ++e) to[h * a.rows.stride + entries[e]] = some[h * kAttendBlock + e];
+  }
 }
 
 /// The rows that are not listed, as one, for query head g of the group of list n.
@@ -128,9 +140,11 @@ void score_list(const ScoreListArgs& args) {
       const std::int64_t last = std::min<std::int64_t>(first + kPiece, a.rows.count[n]);
       if (first >= last) continue;
       const Listed list(a, n);
-      const ListedRowsArgs rows = arguments(a, n, scaled_queries(a, n, scratch));
+      const ListQueries queries(a, n, scratch);
+      const ListedRowsArgs rows = arguments(a, n);
       for (std::int64_t i = first; i < last; i += kAttendBlock)
-        score_some(a, list, rows, i, std::min(i + kAttendBlock, last), [&](std::int64_t e) { return list.landed(e); });
+        score_some(a, list, queries, rows, i, std::min(i + kAttendBlock, last),
+                   [&](std::int64_t e) { return list.landed(e); });
     }
   });
 }
@@ -143,7 +157,9 @@ void finish_list(const FinishListArgs& args) {
     thread_local Scratch q_scratch, scratch;
     for (std::int64_t l = begin; l < end; ++l) {
       const Listed list(a, l);
-      ListedRowsArgs rows = arguments(a, l, scaled_queries(a, l, q_scratch));
+      const ListQueries queries(a, l, q_scratch);
+      const RowLoops& loops = row_loops(a.regions.prefix.type, a.act);
+      ListedRowsArgs rows = arguments(a, l);
       std::fill_n(rows.o, group * a.head_dim, 0.0f);
       std::fill_n(rows.m, group, -std::numeric_limits<float>::infinity());
       std::fill_n(rows.l, group, 0.0f);
@@ -153,10 +169,16 @@ void finish_list(const FinishListArgs& args) {
       float* const scores = rows.scores;
       for (std::int64_t i = 0; i < count; i += kAttendBlock) {
         const std::int64_t n = std::min(kAttendBlock, count - i);
-        if (args.scored) score_some(a, list, rows, i, i + n, [&](std::int64_t e) { return !list.landed(e); });
+        if (args.scored) score_some(a, list, queries, rows, i, i + n, [&](std::int64_t e) { return !list.landed(e); });
+        else
+          for (std::int64_t e = i, next; e < i + n; e = next) {  // a run of one form at a time
+            rows.q = queries[list.row(e)];
+            for (next = e + 1; next < i + n && queries[list.row(next)] == rows.q;) ++next;
+            rows.rows = pointers + e, rows.count = next - e, rows.ahead = count - next, rows.scores = scores + e;
+            loops.score_listed(rows);
+          }
         rows.rows = pointers + i, rows.count = n, rows.ahead = count - i - n, rows.scores = scores + i;
-        if (!args.scored) call(a, rows, false);
-        call(a, rows, true);
+        loops.add_listed(rows);
         rows.scores = scores;
       }
       if (args.mean == nullptr || a.rows.tail == nullptr) continue;

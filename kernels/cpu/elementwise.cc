@@ -1,4 +1,5 @@
 // embed, rms_norm, head_norm, rope, silu_mul: one row after the other in float32, one rounding at the end.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/base/error.h"
@@ -53,23 +54,33 @@ void head_norm(const HeadNormArgs& a) {
 
 void rope(const RopeArgs& a) {
   const std::int64_t d = a.head_dim, half = d / 2, turned = (a.q_heads + a.kv_heads) * d;
-  const std::int64_t width = turned + a.kv_heads * d;
+  const std::int64_t width = turned + a.kv_heads * d, asked = a.q_heads * d;
   parallel_for(a.tokens, row_grain(turned), [&](std::int64_t begin, std::int64_t end) {
     thread_local Scratch scratch;
     float* cosine = scratch.get<float>(d + turned);
     float *sine = cosine + half, *x = sine + half;
-    for (std::int64_t t = begin; t < end; ++t) {
-      const float position = static_cast<float>(a.positions[t]);
+    // The first `heads` heads of `from` at `position`, to `to`.
+    const auto turn = [&](std::int64_t t, std::int64_t position, std::int64_t heads, const void* from, void* to) {
+      const float scale = a.scales == nullptr ? a.scale : a.scale * a.scales[t];
       for (std::int64_t i = 0; i < half; ++i) {
-        const float angle = position * a.inv_freq[t * a.freq_stride + i];
-        cosine[i] = std::cos(angle) * a.scale;
-        sine[i] = std::sin(angle) * a.scale;
+        const float angle = static_cast<float>(position) * a.inv_freq[t * a.freq_stride + i];
+        cosine[i] = std::cos(angle) * scale;
+        sine[i] = std::sin(angle) * scale;
       }
+      float* out = a.act == DType::f32 ? static_cast<float*>(to) : x;
+      const float* read = read_row(from, a.act, heads * d, out);
+      if (read != out) std::copy_n(read, heads * d, out);
+      for (std::int64_t h = 0; h < heads; ++h) simd().rotate(out + h * d, cosine, sine, half);
+      if (a.act != DType::f32) write_row(x, to, a.act, heads * d);
+    };
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::int64_t position = a.positions[t], place = a.chunk > 0 ? position % a.chunk : position;
       void* row = at(a.qkv, a.act, t * width);
-      float* heads = a.act == DType::f32 ? static_cast<float*>(row) : x;
-      read_row(row, a.act, turned, x);
-      for (std::int64_t h = 0; h < a.q_heads + a.kv_heads; ++h) simd().rotate(heads + h * d, cosine, sine, half);
-      if (a.act != DType::f32) write_row(x, row, a.act, turned);
+      if (a.chunk > 0) {  // before q itself is turned
+        turn(t, std::min(place + a.chunk, a.reach), a.q_heads, row, at(a.older, a.act, t * asked));
+        turn(t, std::min(2 * a.chunk - 1, a.reach), a.q_heads, row, at(a.older, a.act, a.form_stride + t * asked));
+      }
+      turn(t, place, a.q_heads + a.kv_heads, row, row);
     }
   });
 }

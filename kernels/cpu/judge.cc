@@ -7,6 +7,7 @@
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/query_forms.h"
 #include "kernels/cpu/row_codes.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
@@ -17,14 +18,16 @@ namespace {
 
 constexpr std::int64_t kChunk = 8192;
 
-/// The exact scores of the group's heads over all rows of span t, [group, stride].
+/// The exact scores of the group's heads over all rows of span t, [group, stride]. A block of rows has one form.
 std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t t, std::int64_t h, std::int64_t stride) {
   const std::int64_t group = a.q_heads / a.kv_heads, d = a.head_dim, bytes = row_bytes(a.kv.type, d, a.act);
-  std::vector<float> scores(group * stride), q(group * d), space(group * d);
-  const float* wide = read_row(at(a.q, a.act, t * a.q_stride + h * group * d), a.act, group * d, space.data());
   const StepSpan& span = a.batch.spans[t];
+  const std::int64_t position = span.rows - 1, forms = forms_at(position, a.forms.chunk);
+  std::vector<float> scores(group * stride), q(forms * group * d), space(group * d);
+  for (std::int64_t form = 0; form < forms; ++form)
+    simd().scale(read_row(query_at(a, form, t, h * group), a.act, group * d, space.data()), a.scale,
+                 &q[form * group * d], group * d);
   const std::byte* data = tile_of(a.kv, span.slot).data + h * a.kv.head_stride;
-  simd().scale(wide, a.scale, q.data(), group * d);
   parallel_for(ceil_div(span.rows, kAttendBlock), 8, [&](std::int64_t begin, std::int64_t end) {
     const std::byte* rows[kAttendBlock];
     for (std::int64_t b = begin; b < end; ++b) {
@@ -32,7 +35,7 @@ std::vector<float> exact_scores(const JudgeArgs& a, std::int64_t t, std::int64_t
       for (std::int64_t r = 0; r < n; ++r) rows[r] = data + (first + r) * bytes;
       row_loops(a.kv.type, a.act)
           .score_listed({.rows = rows,
-                         .q = q.data(),
+                         .q = &q[query_form(first, position, a.forms.chunk) * group * d],
                          .scores = scores.data() + first,
                          .score_stride = stride,
                          .count = n,
@@ -77,6 +80,7 @@ SelectionQuality judge_list(const JudgeArgs& a, std::int64_t t, std::int64_t h) 
 }  // namespace
 
 void judge(const JudgeArgs& a) {
+  check_forms(a.forms);
   parallel_for(a.batch.count * a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t t = i / a.kv_heads, h = i % a.kv_heads;

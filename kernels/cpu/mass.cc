@@ -38,7 +38,7 @@ void add_one_list(const AddListMassArgs& a, std::int64_t n) {
 
 /// The columns [k0, k0 + cols) of one KV head: no one else adds to them.
 void add_columns(const AddMassArgs& a, std::int64_t h, std::int64_t k0, std::int64_t cols) {
-  thread_local Scratch scratch;
+  thread_local Scratch scratch, form_scratch;
   const std::int64_t d = a.head_dim, group = a.q_heads / a.kv_heads;
   float *s = scratch.get<float>((kQueryBlock + 1) * kKeyBlock), *sums = s + kQueryBlock * kKeyBlock;
   const std::byte* k = at(a.kv.data + h * a.kv.head_stride, a.act, k0 * 2 * d);
@@ -48,7 +48,8 @@ void add_columns(const AddMassArgs& a, std::int64_t h, std::int64_t k0, std::int
       const std::int64_t tokens = std::min(kQueryBlock, a.tokens - t0);
       const std::int64_t visible = a.q_pos + t0 + 1 - a.kv.first - k0;  // of the first token
       if (visible + tokens - 1 <= 0) continue;
-      block_scores(a.act, at(a.q, a.act, t0 * a.q_stride + g * d), a.q_stride, k, d, tokens, cols, s);
+      form_scores(a, {.head = g, .t0 = t0, .tokens = tokens, .k = k, .first = a.kv.first + k0, .keys = cols}, s,
+                  form_scratch);
       std::fill_n(sums, kKeyBlock, 0.0f);
       simd().add_probabilities({.s = s,
                                 .s_stride = kKeyBlock,
@@ -73,6 +74,7 @@ void add_list_mass(const AddListMassArgs& a) {
 }
 
 void add_mass(const AddMassArgs& a) {
+  check_forms(a.forms);
   const std::int64_t blocks = ceil_div(a.kv.rows, kKeyBlock);
   parallel_for(a.kv_heads * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {

@@ -15,6 +15,7 @@
 #include "kernels/cpu/labels.h"
 #include "kernels/cpu/lists.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/query_forms.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/top_rows.h"
@@ -35,14 +36,16 @@ class Selection {
         group_(a.q_heads / a.kv_heads),
         scored_(span_.rows - span_.window),
         stride_(round_up(a.batch.capacity, kAttendBlock)),
-        q_(at(a.q, a.act, t * a.q_stride)),
+        t_(t),
         scratch_(a.scratch + t * (a.q_heads + a.kv_heads) * stride_),
         mass_(a.mass == nullptr ? nullptr : a.mass + span_.slot * a.mass_session_stride),
         labels_(a.by == SelectBy::labels ? labels_of(a.labels, span_.slot) : a.labels),
         chunks_(ceil_div(scored_, kChunk)),
         tail_(a.out.tail == nullptr ? nullptr : a.out.tail + t * a.q_heads),
         softmax_(a.by == SelectBy::labels && (group_ > 1 || a.top_p < 1 || tail_ != nullptr)),
-        weights_(a.by == SelectBy::labels ? a.q_heads * a.labels.dims : 0),
+        forms_(a.by == SelectBy::labels ? forms_at(span_.rows - 1, a.forms.chunk) : 0),
+        weights_(forms_ * a.q_heads * a.labels.dims),
+        beside_(forms_ * a.q_heads),
         tops_(softmax_ ? a.q_heads * chunks_ : 0),
         sums_(tops_.size()),
         kept_(softmax_ && a.sums != nullptr ? a.sums + span_.slot * a.sums_stride : nullptr) {
@@ -110,34 +113,56 @@ class Selection {
     return total;
   }
 
-  /// The group's queries in the basis, times the steps: a score is then the sum of weight * code, but for a constant
-  /// of the query head.
+  /// The group's queries in the basis, times the steps: a score is then the sum of weight * code, but for what is the
+  /// same for all rows that one form of the query asks. Of that, what an older form has more than the query's own.
   void weigh(std::int64_t h) {
     if (a_.by != SelectBy::labels) return;
     thread_local Scratch scratch;
     const std::int64_t d = a_.head_dim, dims = a_.labels.dims;
     float* space = scratch.get<float>(2 * d);
     const Basis basis = basis_of(labels_, h, d);
-    for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
-      float *q = space + d, *w = &weights_[g * dims];
-      simd().scale(read_row(at(q_, a_.act, g * d), a_.act, d, space), a_.scale, q, d);
-      simd().dots(basis.query_map, dims, d, q, w);
-      if (a_.labels.bits == 16) continue;
-      for (std::int64_t j = 0; j < dims; ++j) w[j] *= basis.step[j];
-    }
+    for (std::int64_t form = 0; form < forms_; ++form)
+      for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
+        float *q = space + d, *w = weights(form, g);
+        simd().scale(read_row(query_at(a_, form, t_, g), a_.act, d, space), a_.scale, q, d);
+        simd().dots(basis.query_map, dims, d, q, w);
+        if (form > 0) beside_[form * a_.q_heads + g] = static_cast<float>(beside(form, g) - beside(0, g));
+        if (a_.labels.bits == 16) continue;
+        for (std::int64_t j = 0; j < dims; ++j) w[j] *= basis.step[j];
+      }
+  }
+  float* weights(std::int64_t form, std::int64_t g) { return &weights_[(form * a_.q_heads + g) * a_.labels.dims]; }
+
+  /// What label scores of a query head lack on average.
+  double beside(std::int64_t form, std::int64_t g) const {
+    const std::int64_t d = a_.head_dim;
+    thread_local Scratch scratch;
+    const float* q = read_row(query_at(a_, form, t_, g), a_.act, d, scratch.get<float>(d));
+    const float* mean = tail_fit(labels_.basis, a_.kv_heads, d, labels_.dims).beside + g / group_ * d;
+    return std::inner_product(q, q + d, mean, 0.0) * static_cast<double>(a_.scale);
   }
 
   void score(std::int64_t h, std::int64_t c) {
     if (a_.by != SelectBy::labels) return;
-    const std::int64_t first = h * group_, n = rows_of(c);
-    simd().scan_labels({.codes = label_block(labels_, h, c * kChunk / kAttendBlock),
-                        .weights = &weights_[first * a_.labels.dims],
-                        .out = scores(first, c),
-                        .out_stride = stride_,
-                        .blocks = ceil_div(n, kAttendBlock),
-                        .heads = group_,
-                        .dims = a_.labels.dims,
-                        .bits = a_.labels.bits});
+    const std::int64_t first = h * group_, n = rows_of(c), row = c * kChunk;
+    for_each_form(row, row + n, span_.rows - 1, a_.forms.chunk,
+                  [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+                    float* const out = scores(first, c) + begin - row;
+                    simd().scan_labels({.codes = label_block(labels_, h, begin / kAttendBlock),
+                                        .weights = weights(form, first),
+                                        .out = out,
+                                        .out_stride = stride_,
+                                        .blocks = ceil_div(end - begin, kAttendBlock),
+                                        .heads = group_,
+                                        .dims = a_.labels.dims,
+                                        .bits = a_.labels.bits});
+                    if (form == 0) return;
+                    for (std::int64_t g = 0; g < group_; ++g) {
+                      const float more = beside_[form * a_.q_heads + first + g];
+                      float* const s = out + g * stride_;
+                      for (std::int64_t i = 0; i < end - begin; ++i) s[i] += more;
+                    }
+                  });
     if (softmax_)
       for (std::int64_t g = first; g < first + group_; ++g) tops_[g * chunks_ + c] = simd().top_score(scores(g, c), n);
   }
@@ -190,18 +215,13 @@ class Selection {
     if (tail_ == nullptr) return;
     const std::int32_t* rows = out_.rows + h * out_.stride;
     const TailFit fit = tail_fit(labels_.basis, a_.kv_heads, a_.head_dim, labels_.dims);
-    thread_local Scratch scratch;
-    float* space = scratch.get<float>(a_.head_dim);
     for (std::int64_t g = h * group_; g < (h + 1) * group_; ++g) {
       tail_[g] = kNoTail;
       if (!softmax_) continue;
       const float* shares = scores(g, 0);
       double left = total(g);
       for (std::int64_t i = 0; i < out_.count[h] - span_.window; ++i) left -= shares[rows[i]];
-      const float* q = read_row(at(q_, a_.act, g * a_.head_dim), a_.act, a_.head_dim, space);
-      const double beside =
-          std::inner_product(q, q + a_.head_dim, fit.beside + h * a_.head_dim, 0.0) * static_cast<double>(a_.scale);
-      const double log = top(g) + std::log(left * fit.weights[g]) + beside;
+      const double log = top(g) + std::log(left * fit.weights[g]) + beside(0, g);
       if (left > 0 && fit.weights[g] > 0 && std::isfinite(log)) tail_[g] = static_cast<float>(log);
     }
   }
@@ -210,14 +230,16 @@ class Selection {
   const StepSpan& span_;
   RowList out_;
   std::int64_t group_, scored_, stride_;
-  const void* q_;
+  std::int64_t t_;
   float* scratch_;
   const float* mass_;
   LabelTile labels_;
   std::int64_t chunks_;
   float* tail_;  // [q_heads] or null
   bool softmax_;
-  std::vector<float> weights_;      // [q_heads, dims]
+  std::int64_t forms_;              // of the query; 0: no label is read
+  std::vector<float> weights_;      // [forms, q_heads, dims]
+  std::vector<float> beside_;       // [forms, q_heads] added to scores of rows that an older form asks
   std::vector<float> tops_, sums_;  // [q_heads, chunks]
   float* kept_;                     // SelectArgs::sums of the session, or null
   std::vector<TopRows> tops_of_;    // [kv_heads]
@@ -250,6 +272,7 @@ void select_rows(const SelectArgs& a, std::int64_t t) {
 }  // namespace
 
 void select(const SelectArgs& a) {
+  check_forms(a.forms);
   if (a.by == SelectBy::labels) check_labels(a.labels, a.head_dim);
   for (std::int64_t t = 0; t < a.batch.count; ++t) select_rows(a, t);
 }
