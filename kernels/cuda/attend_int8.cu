@@ -8,5 +8,6 @@ template void attend_typed<RowType::int8>(const AttendPartsArgs<ListSource>&, DT
 template void attend_typed<RowType::int8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
 template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<StepSource>>&, DType, cudaStream_t);
 template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<ListSource>>&, DType, cudaStream_t);
+template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<MissedSource>>&, DType, cudaStream_t);
 
 }  // namespace longhaul::cuda

@@ -1,6 +1,6 @@
 // score_list, finish_list: attention over listed rows. What has landed makes the first set of parts; what had not, the
-// second: those rows are in staging one after another, so that only who wants their scores by list entry, or must know
-// which rows they are, walks the list again.
+// second: those rows are in staging one after another, so that only who wants their scores by list entry walks the list
+// again.
 #include "kernels/cuda/attend_parts_launch.cuh"
 #include "kernels/cuda/merge_parts.cuh"
 #include "kernels/cuda/ops.h"
@@ -64,10 +64,16 @@ PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_
 }
 
 PartSet attend_missed(const AttendListArgs& a, cudaStream_t stream) {
-  if (a.keep_scores || a.forms.chunk > 0) return attend_list(a, ListPart::missed, 1, stream);
+  if (a.keep_scores) return attend_list(a, ListPart::missed, 1, stream);
   const Shape shape(a);
   const PartSet to = part_set(a, a.missed, 1);
-  attend_set(a, MissedSource{a.regions.staging, a.landed, shape.kv_heads, shape.bytes}, to, stream);
+  const MissedSource source{a.regions.staging, a.landed, shape.kv_heads, shape.bytes};
+  if (a.forms.chunk > 0)
+    attend_set(
+        a,
+        Formed<MissedSource>{source, list_source(a, ListPart::missed).places, a.rows.rows, a.rows.count, a.rows.stride},
+        to, stream);
+  else attend_set(a, source, to, stream);
   return to;
 }
 

@@ -10,6 +10,18 @@
 
 namespace longhaul::cuda {
 
+/// The same of ascending numbers.
+__device__ inline int first_from(const std::int32_t* numbers, int row, int begin, int end) {
+  while (begin < end) {  // each lane looks at the first of a 32nd of them
+    const int step = (end - begin + 31) / 32, at = begin + static_cast<int>(threadIdx.x % 32) * step;
+    const int below = __popc(__ballot_sync(~0u, at < end && __ldg(numbers + at) < row));
+    if (below == 0) break;
+    end = min(end, begin + below * step);
+    begin += (below - 1) * step + 1;
+  }
+  return begin;
+}
+
 /// Rows that follow one another, up to a place where they go on from the start.
 struct RowRun {
   const std::byte* data;
@@ -41,7 +53,7 @@ struct StepSource {
   }
 };
 
-/// The missed rows of a list: they are in staging one after another. What their numbers are only the list says.
+/// The missed rows of a list: they are in staging one after another.
 struct MissedSource {
   KvTile staging;
   const std::int32_t* landed;  // [segments]
@@ -73,16 +85,7 @@ struct ListedRows {
                                                       : staging;
     return attended ? data + static_cast<std::int64_t>(index) * row_bytes : nullptr;
   }
-  __device__ int find(int row, int begin, int end) const {
-    while (begin < end) {  // each lane looks at the first of a 32nd of them
-      const int step = (end - begin + 31) / 32, at = begin + static_cast<int>(threadIdx.x % 32) * step;
-      const int below = __popc(__ballot_sync(~0u, at < end && __ldg(numbers + at) < row));
-      if (below == 0) break;
-      end = min(end, begin + below * step);
-      begin += (below - 1) * step + 1;
-    }
-    return begin;
-  }
+  __device__ int find(int row, int begin, int end) const { return first_from(numbers, row, begin, end); }
 };
 
 /// The rows of a list, or those that had landed, or those that had not.
@@ -118,6 +121,36 @@ struct ListSource {
 /// register to spare.
 template <class Source>
 struct Formed : Source {};
+
+/// Missed rows, and the list that has their numbers: the i-th of them is the list's i-th at a place from `landed` on.
+struct MissedRows : RowRun {
+  const std::int32_t *places, *numbers;
+  int count;
+
+  __device__ int find(int row, int begin, int end) const {
+    // The last of them before `row`: as a rule it is not far.
+    for (int from = first_from(numbers, row, 0, count); from > 0; from -= 32) {
+      const int i = from - 1 - static_cast<int>(threadIdx.x % 32);
+      const std::int32_t place = i < 0 ? row_place(Region::prefix, 0) : __ldg(places + i);
+      const int index = static_cast<int>(place_index(place));
+      const unsigned missed = __ballot_sync(~0u, place_region(place) == Region::staging && index >= start);
+      if (missed == 0) continue;
+      const int before = __shfl_sync(~0u, index, __ffs(static_cast<int>(missed)) - 1) - start + 1;
+      return min(max(before, begin), end);
+    }
+    return begin;
+  }
+};
+template <>
+struct Formed<MissedSource> : MissedSource {
+  const std::int32_t *places, *numbers;  // [segments, stride]
+  const std::int32_t* counts;            // [segments]
+  std::int64_t stride;
+
+  __device__ MissedRows of(int segment) const {
+    return {MissedSource::of(segment), places + segment * stride, numbers + segment * stride, counts[segment]};
+  }
+};
 template <class Source>
 inline constexpr bool kHasForms = false;
 template <class Source>
