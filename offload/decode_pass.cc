@@ -92,15 +92,15 @@ void DecodePass::append(std::int64_t layer, std::span<const Span>, const void* q
                                          .head_dim = shape.head_dim});
 }
 
-void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* qkv, void* out,
+void DecodePass::attend(std::int64_t layer, std::span<const Span>, const Queries& q, void* out,
                         QueryPredictor& predictor) {
   if (buffers_.plan[static_cast<std::size_t>(layer)].selects) {
-    lists_.attend(layer, batch_, qkv, out, predictor);
+    lists_.attend(layer, batch_, q, out, predictor);
     return;
   }
   lists_.look_ahead(layer, batch_, predictor);
   lists_.prefetch(layer, batch_);
-  buffers_.plan[static_cast<std::size_t>(layer)].windowed ? attend_window(layer, qkv) : attend_all(layer, qkv);
+  buffers_.plan[static_cast<std::size_t>(layer)].windowed ? attend_window(layer, q) : attend_all(layer, q);
   streams_.compute.launch(FinishArgs{.state = buffers_.state,
                                      .out = out,
                                      .act = buffers_.shape.act,
@@ -109,10 +109,10 @@ void DecodePass::attend(std::int64_t layer, std::span<const Span>, const void* q
                                      .head_dim = buffers_.shape.head_dim});
 }
 
-AttendStepArgs DecodePass::attention(std::int64_t layer, const void* qkv) const {
+AttendStepArgs DecodePass::attention(std::int64_t layer, const Queries& q) const {
   const KvShape& shape = buffers_.shape;
-  return {.q = qkv,
-          .q_stride = shape.qkv_width(),
+  return {.q = q.q,
+          .q_stride = q.stride,
           .batch = batch_,
           .kv = buffers_.prefixes(layer),
           .from = StepRows::tile,
@@ -123,19 +123,20 @@ AttendStepArgs DecodePass::attention(std::int64_t layer, const void* qkv) const 
           .q_heads = shape.q_heads,
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
-          .scale = shape.scale()};
+          .scale = shape.scale(),
+          .forms = q.forms};
 }
 
-void DecodePass::attend_window(std::int64_t layer, const void* qkv) {
-  AttendStepArgs attention = this->attention(layer, qkv);
+void DecodePass::attend_window(std::int64_t layer, const Queries& q) {
+  AttendStepArgs attention = this->attention(layer, q);
   attention.kv = buffers_.windows(layer);
   attention.from = StepRows::ring;
   attention.window = buffers_.shape.window;
   streams_.compute.launch(attention);
 }
 
-void DecodePass::attend_all(std::int64_t layer, const void* qkv) {
-  AttendStepArgs attention = this->attention(layer, qkv);
+void DecodePass::attend_all(std::int64_t layer, const Queries& q) {
+  AttendStepArgs attention = this->attention(layer, q);
   streams_.compute.launch(attention);
   if (buffers_.layout.all_resident()) return;
   attention.fresh = false;
@@ -151,6 +152,8 @@ void DecodePass::attend_tiles(std::int64_t place, AttendStepArgs attention) {
   attention.batch.spans += place;
   attention.batch.count = 1;
   attention.q = static_cast<const std::byte*>(attention.q) + place * attention.q_stride * size_of(attention.act);
+  attention.forms.older =
+      static_cast<const std::byte*>(attention.forms.older) + heads * attention.head_dim * size_of(attention.act);
   attention.state.o += heads * attention.head_dim;
   attention.state.m += heads;
   attention.state.l += heads;

@@ -17,7 +17,7 @@ class DecodePass final : public KvPass {
   void begin(std::span<const Span> spans, bool ahead);
   void begin_layer(std::int64_t) override {}
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
-  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
+  void attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out,
               QueryPredictor& predictor) override;
   void end_layer(std::int64_t layer) override;
   void end() override;
@@ -27,9 +27,9 @@ class DecodePass final : public KvPass {
   void send_spans();
   void fetch_tiles();
   /// Of the resident prefix, to be changed to what is attended.
-  AttendStepArgs attention(std::int64_t layer, const void* qkv) const;
-  void attend_window(std::int64_t layer, const void* qkv);
-  void attend_all(std::int64_t layer, const void* qkv);
+  AttendStepArgs attention(std::int64_t layer, const Queries& q) const;
+  void attend_window(std::int64_t layer, const Queries& q);
+  void attend_all(std::int64_t layer, const Queries& q);
   void attend_tiles(std::int64_t place, AttendStepArgs attention);
   SlotState& state(const Span& span) { return slots_[static_cast<std::size_t>(span.slot)]; }
   Event& flushed(const Span& span, std::int64_t row);

@@ -20,8 +20,8 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
           .host_first = narrow(host_first)};
 }
 
-void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                 std::int64_t q_stride, bool foretold, RowList out, bool beside_gather) {
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch,
+                 const Queries& q, bool foretold, RowList out, bool beside_gather) {
   const KvShape& shape = buffers.shape;
   const KvPolicy& policy = buffers.policy;
   const SelectionBuffers& selection = buffers.selection;
@@ -31,8 +31,8 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
   RowList listed = out;
   if (hint) listed.tail = nullptr;
   const bool by_labels = policy.select == Select::labels, by_mass = policy.select == Select::heavy;
-  compute.launch(SelectArgs{.q = q,
-                            .q_stride = q_stride,
+  compute.launch(SelectArgs{.q = q.q,
+                            .q_stride = q.stride,
                             .batch = batch,
                             .act = shape.act,
                             .q_heads = shape.q_heads,
@@ -53,7 +53,8 @@ void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, 
                             .sums = corrected ? selection.sums(0, layer) : nullptr,
                             .sums_stride = selection.sums_stride(),
                             .sums_given = hint,
-                            .beside_gather = beside_gather});
+                            .beside_gather = beside_gather,
+                            .forms = q.forms});
   if (const auto replay = selection.replay(layer, batch, foretold, out)) compute.launch(*replay);
 }
 

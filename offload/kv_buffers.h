@@ -1,6 +1,7 @@
 // All KV memory, laid out once: run with counting arenas it is the plan, with carving arenas the use.
 #pragma once
 #include "kernels/arena.h"
+#include "offload/queries.h"
 #include "offload/selection_buffers.h"
 
 namespace longhaul {
@@ -94,8 +95,8 @@ StepSpan step_span(const KvPolicy& policy, std::int64_t slot, std::int64_t n, st
 
 /// Lists the rows that the batch attends in a layer that selects; `foretold`: those that look-ahead expects it to.
 /// `beside_gather`: rows may be on their way meanwhile.
-void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch, const void* q,
-                 std::int64_t q_stride, bool foretold, RowList out, bool beside_gather = false);
+void select_rows(Stream& compute, const KvBuffers& buffers, std::int64_t layer, const StepBatch& batch,
+                 const Queries& q, bool foretold, RowList out, bool beside_gather = false);
 
 /// Calls f(first, rows) for the pieces of [begin, end) cut at multiples of `step`, in order.
 template <class F>

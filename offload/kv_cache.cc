@@ -84,7 +84,8 @@ void KvCache::fill(const Prompt& prompt, const float* inv_freq, void* qkv, std::
                          .seed = static_cast<std::uint64_t>((slot * shape.layers + layer) * rows + pos),
                          .spread = std::sqrt(3.0f)});  // a variance of 1
       prefill_->append(layer, {&span, 1}, qkv);
-      prefill_->keep(layer, span, qkv);
+      // Whatever is random will do for older forms.
+      prefill_->keep(layer, span, {qkv, shape.qkv_width(), {shape.chunk, qkv, 0}});
     }
     prefill_->end_layer(layer);
   }
@@ -126,6 +127,7 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
   check(buffers_.layout.all_resident() && from.layout.all_resident(), "adopt: every row is on the device");
   check(from.shape.row_type == RowType::act, "adopt: the other engine keeps activations' rows");
   check(buffers_.shape.windowed == from.shape.windowed, "adopt: both engines keep all rows of the same layers");
+  check(buffers_.shape.chunk == from.shape.chunk, "adopt: both engines turn their keys alike");
   const SelectionBuffers &ours = buffers_.selection, &theirs = from.selection;
   labels_->begin(slot, rows);
   for (std::int64_t layer = 0; layer < buffers_.shape.layers; ++layer) {
@@ -140,6 +142,10 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
       streams_.compute.copy({.dst = ours.queries(slot, layer),
                              .src = theirs.queries(from_slot, layer),
                              .width = std::min(rows, SelectionBuffers::kRecentQueries) * ours.query_bytes()});
+      if (ours.older_bytes() > 0)
+        streams_.compute.copy({.dst = ours.older_queries(slot, layer),
+                               .src = theirs.older_queries(from_slot, layer),
+                               .width = ours.older_bytes()});
     }
     if (ours.has_mass()) {
       check(theirs.has_mass(), "adopt: the other engine keeps its attention mass");

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "kernels/device.h"
+#include "offload/queries.h"
 
 namespace longhaul {
 
@@ -22,9 +23,8 @@ class QueryPredictor {
   virtual ~QueryPredictor() = default;
   /// Enqueues on the compute stream, before the layer goes on: takes what the query is foretold from.
   virtual void prepare(std::int64_t layer) = 0;
-  /// Enqueues on `stream`, after prepare(). [spans of the walk, q_heads, head_dim] act, after rope; good until the next
-  /// call.
-  virtual const void* predict(Stream& stream, std::int64_t layer) = 0;
+  /// Enqueues on `stream`, after prepare(). A token for each span of the walk; good until the next call.
+  virtual Queries predict(Stream& stream, std::int64_t layer) = 0;
 };
 
 class KvPass {
@@ -34,7 +34,7 @@ class KvPass {
   /// Stores the k and v parts of the spans' rows. qkv: [tokens of all spans, qkv_width] act, after rope.
   virtual void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) = 0;
   /// Causal attention of each span over the rows of its session up to its own. out: [tokens, q_heads, head_dim] act.
-  virtual void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out,
+  virtual void attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out,
                       QueryPredictor& predictor) = 0;
   virtual void end_layer(std::int64_t layer) = 0;
   virtual void end() = 0;

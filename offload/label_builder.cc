@@ -29,6 +29,8 @@ LabelFit fit_of(Labels labels) {
   return LabelFit::given;
 }
 
+std::int64_t first_of_last(std::int64_t rows, std::int64_t most) { return std::max<std::int64_t>(0, rows - most); }
+
 }  // namespace
 
 void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
@@ -45,49 +47,66 @@ void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
                  .kind = CopyKind::host_to_device});
 }
 
-void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const {
+void LabelBuilder::keep_queries(std::int64_t layer, const Span& span, const Queries& q, std::int64_t rows) const {
+  const SelectionBuffers& selection = buffers_.selection;
   if (plan(layer).windowed) return;
-  keep_queries(buffers_.selection.queries(span.slot, layer), span, qkv, rows);
+  keep_queries(selection.queries(span.slot, layer), selection.older_queries(span.slot, layer), span, q, rows);
 }
 
-void LabelBuilder::keep_shared_queries(const Span& span, const void* qkv, std::int64_t shared) const {
-  keep_queries(buffers_.selection.shared_queries(), span, qkv, shared);
+void LabelBuilder::keep_shared_queries(const Span& span, const Queries& q, std::int64_t shared) const {
+  const SelectionBuffers& selection = buffers_.selection;
+  keep_queries(selection.shared_queries(), selection.shared_older_queries(), span, q, shared);
 }
 
 void LabelBuilder::take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows,
                                        std::int64_t shared) const {
   const SelectionBuffers& selection = buffers_.selection;
   if (!selection.keeps_queries() || plan(layer).windowed) return;
-  const std::int64_t kept = std::max<std::int64_t>(0, shared - SelectionBuffers::kRecentQueries);
-  const std::int64_t first = std::max<std::int64_t>(0, rows - SelectionBuffers::kRecentQueries);
-  if (first >= shared) return;
-  compute_.copy({.dst = selection.queries(slot, layer),
-                 .src = selection.shared_queries() + (first - kept) * selection.query_bytes(),
-                 .width = (shared - first) * selection.query_bytes()});
+  const std::int64_t bytes = selection.query_bytes();
+  const auto take = [&](std::byte* to, const std::byte* from, std::int64_t most) {
+    const std::int64_t first = first_of_last(rows, most);
+    if (first < shared)
+      compute_.copy(
+          {.dst = to, .src = from + (first - first_of_last(shared, most)) * bytes, .width = (shared - first) * bytes});
+  };
+  take(selection.queries(slot, layer), selection.shared_queries(), SelectionBuffers::kRecentQueries);
+  for_each_older([&](std::int64_t at, std::int64_t) {
+    take(selection.older_queries(slot, layer) + at, selection.shared_older_queries() + at,
+         SelectionBuffers::kWarmingQueries);
+  });
 }
 
-void LabelBuilder::keep_queries(std::byte* to, const Span& span, const void* qkv, std::int64_t rows) const {
+void LabelBuilder::keep_queries(std::byte* to, std::byte* older, const Span& span, const Queries& q,
+                                std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
   if (!selection.keeps_queries()) return;
-  const std::int64_t first = std::max<std::int64_t>(0, rows - SelectionBuffers::kRecentQueries);
-  const std::int64_t from = std::max(span.pos, first), count = span.pos + span.tokens - from;
-  if (count <= 0) return;
-  const std::int64_t pitch = buffers_.shape.qkv_width() * size_of(buffers_.shape.act);
-  compute_.copy({.dst = to + (from - first) * selection.query_bytes(),
-                 .src = static_cast<const std::byte*>(qkv) + (from - span.pos) * pitch,
-                 .width = selection.query_bytes(),
-                 .height = count,
-                 .dst_pitch = selection.query_bytes(),
-                 .src_pitch = pitch});
+  const std::int64_t bytes = selection.query_bytes();
+  const auto keep = [&](std::byte* into, const void* queries, std::int64_t pitch, std::int64_t most) {
+    const std::int64_t first = first_of_last(rows, most);
+    const std::int64_t from = std::max(span.pos, first), count = span.pos + span.tokens - from;
+    if (count <= 0) return;
+    compute_.copy({.dst = into + (from - first) * bytes,
+                   .src = static_cast<const std::byte*>(queries) + (from - span.pos) * pitch,
+                   .width = bytes,
+                   .height = count,
+                   .dst_pitch = bytes,
+                   .src_pitch = pitch});
+  };
+  const std::int64_t width = size_of(buffers_.shape.act);
+  keep(to, q.q, q.stride * width, SelectionBuffers::kRecentQueries);
+  for_each_older([&](std::int64_t at, std::int64_t form) {
+    const std::byte* from = static_cast<const std::byte*>(q.forms.older) + form * q.forms.form_stride * width;
+    keep(older + at, from, bytes, SelectionBuffers::kWarmingQueries);
+  });
 }
 
-void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const void* qkv, const KvTile& seen) const {
+void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const Queries& q, const KvTile& seen) const {
   const SelectionBuffers& selection = buffers_.selection;
   if (!selection.has_mass() || plan(layer).windowed) return;
   float* mass = selection.mass(span.slot, layer);
   if (span.pos == 0) compute_.launch(FillArgs{reinterpret_cast<std::int32_t*>(mass), 0, selection.mass_floats()});
-  compute_.launch(AddMassArgs{.q = qkv,
-                              .q_stride = buffers_.shape.qkv_width(),
+  compute_.launch(AddMassArgs{.q = q.q,
+                              .q_stride = q.stride,
                               .kv = seen,
                               .state = buffers_.state,
                               .mass = mass,
@@ -98,7 +117,8 @@ void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const void* qk
                               .kv_heads = buffers_.shape.kv_heads,
                               .head_dim = buffers_.shape.head_dim,
                               .q_pos = span.pos,
-                              .scale = buffers_.shape.scale()});
+                              .scale = buffers_.shape.scale(),
+                              .forms = q.forms});
 }
 
 void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const {
@@ -128,7 +148,9 @@ void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& ti
                       .host = buffers_.selection.fit_host(),
                       .weighs_tail = buffers_.selection.mean_values(slot, layer) != nullptr,
                       .sinks = buffers_.policy.sinks,
-                      .window = buffers_.policy.window});
+                      .window = buffers_.policy.window,
+                      .chunk = shape.chunk,
+                      .reach = shape.reach});
     compute_.launch(LabelRowsArgs{
         .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   }
@@ -169,11 +191,15 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
     compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
   }
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
+  const std::int64_t older = std::min(tile.rows, SelectionBuffers::kWarmingQueries) - queries,
+                     bytes = selection.query_bytes();
   for (std::int64_t i = 0; i < queries; ++i) {
     const StepBatch one{selection.warm_spans(slot) + i, 1, layout.capacity};
-    select_rows(compute_, buffers_, layer, one,
-                selection.queries(slot, layer) + (kept - queries + i) * selection.query_bytes(),
-                shape.q_heads * shape.head_dim, /*foretold=*/false, selection.selected());
+    const Queries q{selection.queries(slot, layer) + (kept - queries + i) * bytes,
+                    shape.q_heads * shape.head_dim,
+                    {shape.chunk, selection.older_queries(slot, layer) + (older + i) * bytes,
+                     SelectionBuffers::kWarmingQueries * shape.q_heads * shape.head_dim}};
+    select_rows(compute_, buffers_, layer, one, q, /*foretold=*/false, selection.selected());
     if (!keeps) continue;
     compute_.launch(RetainArgs{.batch = one,
                                .rows = selection.selected(),

@@ -16,13 +16,13 @@ class LabelBuilder {
   /// Before a prompt of `rows` rows: sends what its last queries' selections depend on.
   void begin(std::int64_t slot, std::int64_t rows) const;
   /// Keeps the span's queries, as far as they are among the last of a prompt of `rows` rows.
-  void keep_queries(std::int64_t layer, const Span& span, const void* qkv, std::int64_t rows) const;
+  void keep_queries(std::int64_t layer, const Span& span, const Queries& q, std::int64_t rows) const;
   /// The same for rows that several prompts share: `shared` of them, of the layer that is walked through.
-  void keep_shared_queries(const Span& span, const void* qkv, std::int64_t shared) const;
+  void keep_shared_queries(const Span& span, const Queries& q, std::int64_t shared) const;
   /// And what of them is among the last of such a prompt's.
   void take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows, std::int64_t shared) const;
   /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
-  void add_mass(std::int64_t layer, const Span& span, const void* qkv, const KvTile& seen) const;
+  void add_mass(std::int64_t layer, const Span& span, const Queries& q, const KvTile& seen) const;
   /// `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its rope.
   void build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const;
   /// Notes the attention mass at the prompt's end, and goes back to it.
@@ -40,7 +40,14 @@ class LabelBuilder {
                                           : std::min<std::int64_t>(rows, 1);
   }
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
-  void keep_queries(std::byte* to, const Span& span, const void* qkv, std::int64_t rows) const;
+  /// To where the recent ones are, and the older forms of the last of them.
+  void keep_queries(std::byte* to, std::byte* older, const Span& span, const Queries& q, std::int64_t rows) const;
+  /// body(first byte of its copies, form) for both older forms, where queries have any.
+  template <class Body>
+  void for_each_older(const Body& body) const {
+    if (buffers_.shape.chunk == 0) return;
+    for (const std::int64_t form : {0, 1}) body(form * buffers_.selection.older_bytes() / 2, form);
+  }
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
 
   Stream& compute_;

@@ -52,12 +52,12 @@ void ListAttention::gather(std::int64_t layer, const StepBatch& batch, bool ahea
                                    .row_bytes = buffers_.shape.row_bytes()});
 }
 
-AttendListArgs ListAttention::list_args(std::int64_t layer, const StepBatch& batch, const void* qkv) const {
+AttendListArgs ListAttention::list_args(std::int64_t layer, const StepBatch& batch, const Queries& q) const {
   const KvShape& shape = buffers_.shape;
   const SelectionBuffers& selection = buffers_.selection;
   const bool moves = this->moves();
-  return {.q = qkv,
-          .q_stride = shape.qkv_width(),
+  return {.q = q.q,
+          .q_stride = q.stride,
           .batch = batch,
           .rows = listed(layer),
           .places = moves ? selection.places() : nullptr,
@@ -74,7 +74,8 @@ AttendListArgs ListAttention::list_args(std::int64_t layer, const StepBatch& bat
           .q_heads = shape.q_heads,
           .kv_heads = shape.kv_heads,
           .head_dim = shape.head_dim,
-          .scale = shape.scale()};
+          .scale = shape.scale(),
+          .forms = q.forms};
 }
 
 void ListAttention::add_mass(std::int64_t layer, const AttendListArgs& list) {
@@ -110,10 +111,9 @@ void ListAttention::retain(std::int64_t layer, const StepBatch& batch) {
 }
 
 void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor) {
-  const KvShape& shape = buffers_.shape;
   const SelectionBuffers& selection = buffers_.selection;
   const std::int64_t next = layer + 1;
-  if (next >= shape.layers || !predicted(next)) return;
+  if (next >= buffers_.shape.layers || !predicted(next)) return;
   if (!moves() && plan(next).corrected && !selection.judges()) return;  // a hint that nobody takes
   const RowList rows = selection.predicted(next);
   predictor.prepare(next);
@@ -121,7 +121,7 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   streams_.aside.wait(*foreseen_, edge::kForeseen);
   aside_ = true;
   select_rows(streams_.aside, buffers_, next, batch, predictor.predict(streams_.aside, next),
-              shape.q_heads * shape.head_dim, /*foretold=*/true, rows);
+              /*foretold=*/true, rows);
   if (!moves()) return;
   locate(streams_.aside, next, batch, rows, /*ahead=*/true);
   streams_.aside.record(*ahead_listed_);
@@ -146,12 +146,12 @@ void ListAttention::join() {
   aside_ = retaining_ = false;
 }
 
-void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out,
+void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const Queries& q, void* out,
                            QueryPredictor& predictor) {
   const bool corrected = plan(layer).corrected;
   if (corrected)
-    select_rows(streams_.compute, buffers_, layer, batch, qkv, buffers_.shape.qkv_width(), /*foretold=*/false,
-                buffers_.selection.selected(), /*beside_gather=*/moves() && predicted(layer));
+    select_rows(streams_.compute, buffers_, layer, batch, q, /*foretold=*/false, buffers_.selection.selected(),
+                /*beside_gather=*/moves() && predicted(layer));
   if (moves()) locate(streams_.compute, layer, batch, listed(layer), /*ahead=*/false);
   const bool fetches = moves() && corrected;  // unrepaired, all that is attended has been prefetched
   if (fetches) {
@@ -163,7 +163,7 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
   look_ahead(layer, batch, predictor);
   if (moves() && predicted(layer))
     streams_.compute.wait(*ahead_landed_[static_cast<std::size_t>(layer % 2)], edge::kPrefetchLanded);
-  const AttendListArgs list = list_args(layer, batch, qkv);
+  const AttendListArgs list = list_args(layer, batch, q);
   if (fetches) {
     streams_.compute.launch(ScoreListArgs{list});
     streams_.compute.wait(*landed_, edge::kMissesLanded);
@@ -177,16 +177,16 @@ void ListAttention::attend(std::int64_t layer, const StepBatch& batch, const voi
   if (moves()) retain(layer, batch);
   prefetch(layer,
            batch);  // after the rows that the attention has brought are kept, which does not take as long as look-ahead
-  if (buffers_.selection.judges()) judge(layer, batch, qkv);
+  if (buffers_.selection.judges()) judge(layer, batch, q);
 }
 
-void ListAttention::judge(std::int64_t layer, const StepBatch& batch, const void* qkv) {
+void ListAttention::judge(std::int64_t layer, const StepBatch& batch, const Queries& q) {
   const KvShape& shape = buffers_.shape;
   const SelectionBuffers& selection = buffers_.selection;
   for (bool of_prediction : {false, true}) {
     if (of_prediction && !predicted(layer)) continue;
-    streams_.compute.launch(JudgeArgs{.q = qkv,
-                                      .q_stride = shape.qkv_width(),
+    streams_.compute.launch(JudgeArgs{.q = q.q,
+                                      .q_stride = q.stride,
                                       .batch = batch,
                                       .kv = buffers_.prefixes(layer),
                                       .rows = of_prediction ? selection.predicted(layer) : listed(layer),
@@ -196,7 +196,8 @@ void ListAttention::judge(std::int64_t layer, const StepBatch& batch, const void
                                       .q_heads = shape.q_heads,
                                       .kv_heads = shape.kv_heads,
                                       .head_dim = shape.head_dim,
-                                      .scale = shape.scale()});
+                                      .scale = shape.scale(),
+                                      .forms = q.forms});
   }
 }
 

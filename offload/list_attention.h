@@ -23,7 +23,7 @@ class ListAttention {
     ahead_ = ahead;
   }
   /// One step in a layer that selects. The new rows of its batch are in the cache.
-  void attend(std::int64_t layer, const StepBatch& batch, const void* qkv, void* out, QueryPredictor& predictor);
+  void attend(std::int64_t layer, const StepBatch& batch, const Queries& q, void* out, QueryPredictor& predictor);
   /// Lists what to prefetch for layer + 1, where that layer is predicted; and prefetches it. For a dense layer: one
   /// that selects does both itself.
   void look_ahead(std::int64_t layer, const StepBatch& batch, QueryPredictor& predictor);
@@ -38,10 +38,10 @@ class ListAttention {
   Regions regions(std::int64_t layer) const;
   void locate(Stream& stream, std::int64_t layer, const StepBatch& batch, RowList selected, bool ahead);
   void gather(std::int64_t layer, const StepBatch& batch, bool ahead);
-  AttendListArgs list_args(std::int64_t layer, const StepBatch& batch, const void* qkv) const;
+  AttendListArgs list_args(std::int64_t layer, const StepBatch& batch, const Queries& q) const;
   void add_mass(std::int64_t layer, const AttendListArgs& list);
   void retain(std::int64_t layer, const StepBatch& batch);
-  void judge(std::int64_t layer, const StepBatch& batch, const void* qkv);
+  void judge(std::int64_t layer, const StepBatch& batch, const Queries& q);
 
   /// Rows of layer `layer`: made by the true query, or by the predicted one where nothing repairs.
   RowList listed(std::int64_t layer) const {

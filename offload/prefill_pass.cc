@@ -119,15 +119,16 @@ void PrefillPass::store_rows(std::int64_t layer, std::int64_t begin, std::int64_
                  [&](auto first, auto n) { keep(buffers_.ring_tile(slot_, layer, first, n)); });
 }
 
-void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) {
+void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out,
+                         QueryPredictor&) {
   const Span& span = spans[0];
   const KvShape& shape = buffers_.shape;
   const std::int64_t window = plan(layer).windowed ? shape.window : 0, end = span.pos + span.tokens;
   const std::int64_t first =
       window > 0 ? round_down(std::max<std::int64_t>(0, span.pos + 1 - window), kAttendBlock) : 0;
   const KvTile seen = rows(layer, first, end - first);
-  streams_.compute.launch(AttendArgs{.q = qkv,
-                                     .q_stride = shape.qkv_width(),
+  streams_.compute.launch(AttendArgs{.q = q.q,
+                                     .q_stride = q.stride,
                                      .kv = seen,
                                      .state = buffers_.state,
                                      .out = out,
@@ -138,14 +139,15 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
                                      .head_dim = shape.head_dim,
                                      .q_pos = span.pos,
                                      .scale = shape.scale(),
-                                     .window = window});
-  keep(layer, span, qkv);
-  labels_.add_mass(layer, span, qkv, seen);
+                                     .window = window,
+                                     .forms = q.forms});
+  keep(layer, span, q);
+  labels_.add_mass(layer, span, q, seen);
 }
 
-void PrefillPass::keep(std::int64_t layer, const Span& span, const void* qkv) {
-  if (in_shared_) labels_.keep_shared_queries(span, qkv, shared_);
-  else labels_.keep_queries(layer, span, qkv, rows_);
+void PrefillPass::keep(std::int64_t layer, const Span& span, const Queries& q) {
+  if (in_shared_) labels_.keep_shared_queries(span, q, shared_);
+  else labels_.keep_queries(layer, span, q, rows_);
 }
 
 /// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.

@@ -21,9 +21,9 @@ class PrefillPass final : public KvPass {
   void begin_rest(std::int64_t layer, const Prompt& prompt);
   void begin_layer(std::int64_t layer) override;
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
-  void attend(std::int64_t layer, std::span<const Span> spans, const void* qkv, void* out, QueryPredictor&) override;
+  void attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out, QueryPredictor&) override;
   /// In place of attend where the queries' attention is not asked for: what they leave behind for selection.
-  void keep(std::int64_t layer, const Span& span, const void* qkv);
+  void keep(std::int64_t layer, const Span& span, const Queries& q);
   void end_layer(std::int64_t layer) override;
   void end() override;
 

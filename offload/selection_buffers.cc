@@ -15,7 +15,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       bits_(policy.labels == Labels::exact ? 16 : policy.label_bits),
       label_bytes_(shape.kv_heads * ceil_div(layout.capacity, kAttendBlock) * label_block_bytes(dims_, bits_)),
       basis_floats_(shape.kv_heads * label_basis_floats(dims_, shape.head_dim) +
-                    (policy.tail != Tail::none ? tail_fit_floats(shape.q_heads, shape.kv_heads, shape.head_dim) : 0)),
+                    // Labels lack something else of each form of a query.
+                    (policy.tail != Tail::none || shape.chunk > 0
+                         ? tail_fit_floats(shape.q_heads, shape.kv_heads, shape.head_dim)
+                         : 0)),
       given_bases_(extras.given_bases),
       all_queries_(extras.all_queries),
       keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),
@@ -32,13 +35,15 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
   codes_ = device.take_bytes(all * label_bytes_, "labels");
   basis_ = device.take<float>(dims_ > 0 ? all * basis_floats_ : 0, "label bases");
-  queries_ = device.take_bytes(
-      keeps_queries_ ? (extras.all_queries ? all : 1) * std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
-      "recent queries");
-  shared_queries_ =
-      device.take_bytes(extras.shared && keeps_queries_ ? std::min(kRecentQueries, layout.capacity) * query_bytes() : 0,
-                        "recent queries");
-  const std::int64_t fitted = given_bases_ ? 0 : std::min(kRecentQueries, layout.capacity);
+  const std::int64_t runs = !keeps_queries_      ? 0
+                            : extras.all_queries ? all
+                                                 : 1,
+                     shared = keeps_queries_ && extras.shared;
+  queries_ = device.take_bytes(runs * recent() * query_bytes(), "recent queries");
+  shared_queries_ = device.take_bytes(shared * recent() * query_bytes(), "recent queries");
+  older_ = device.take_bytes(runs * older_bytes(), "recent queries");
+  shared_older_ = device.take_bytes(shared * older_bytes(), "recent queries");
+  const std::int64_t fitted = given_bases_ ? 0 : recent();
   fit_host_ = host.take_bytes(
       dims_ > 0 ? fit_host_bytes(fitted, shape.q_heads, shape.kv_heads, shape.head_dim, dims_, shape.act) : 0,
       "label fit");
@@ -122,7 +127,11 @@ void SelectionBuffers::send_replay(Stream& compute) const {
 
 std::byte* SelectionBuffers::queries(std::int64_t slot, std::int64_t layer) const {
   const std::int64_t run = all_queries_ ? outer(slot, layer) : 0;
-  return queries_ + run * std::min(kRecentQueries, layout_.capacity) * query_bytes();
+  return queries_ + run * recent() * query_bytes();
+}
+
+std::byte* SelectionBuffers::older_queries(std::int64_t slot, std::int64_t layer) const {
+  return older_ + (all_queries_ ? outer(slot, layer) : 0) * older_bytes();
 }
 
 }  // namespace longhaul

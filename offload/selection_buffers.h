@@ -35,6 +35,10 @@ class SelectionBuffers {
   std::byte* queries(std::int64_t slot, std::int64_t layer) const;
   /// The recent queries of a layer of what several prompts share, in the same way.
   std::byte* shared_queries() const { return shared_queries_; }
+  /// Of the last of them, as many as select: their older forms, [2, kWarmingQueries] where queries have any.
+  std::byte* older_queries(std::int64_t slot, std::int64_t layer) const;
+  std::byte* shared_older_queries() const { return shared_older_; }
+  std::int64_t older_bytes() const { return shape_.chunk > 0 ? 2 * kWarmingQueries * query_bytes() : 0; }
   std::byte* fit_host() const { return fit_host_; }  // of fit_labels
   bool given_bases() const { return given_bases_; }
   bool keeps_queries() const { return keeps_queries_; }
@@ -113,6 +117,7 @@ class SelectionBuffers {
             .stride = layout_.list_rows,
             .tail = lists.tail == nullptr ? nullptr : lists.tail + i * shape_.q_heads};
   }
+  std::int64_t recent() const { return std::min(kRecentQueries, layout_.capacity); }
   std::int64_t outer(std::int64_t slot, std::int64_t layer) const { return slot * layers_ + shape_.index(layer); }
 
   KvShape shape_;
@@ -123,7 +128,7 @@ class SelectionBuffers {
   std::int64_t mass_floats_;
   std::byte* codes_;
   float* basis_;
-  std::byte *queries_, *shared_queries_, *fit_host_;
+  std::byte *queries_, *shared_queries_, *older_, *shared_older_, *fit_host_;
   Lists selected_, missing_, predicted_, staged_;
   std::int32_t *places_, *nothing_;
   RowBlock staging_rows_, cache_rows_;

@@ -15,7 +15,9 @@ struct KvShape {
   RowType row_type = RowType::act;  // of KV rows everywhere else
   std::int64_t window = 0;          // rows that a token sees in a windowed layer, its own included
   std::vector<bool> windowed = {};  // [layers]; empty: every layer sees all rows
-  std::vector<bool> still = {};     // [layers] RoPE does not turn its queries and keys; empty: it does in all
+  /// Not 0: dual-chunk attention, as in RopeArgs. Where no session outgrows a chunk there is none.
+  std::int64_t chunk = 0, reach = 0;
+  std::vector<bool> still = {};  // [layers] RoPE does not turn its queries and keys; empty: it does in all
 
   bool is_windowed(std::int64_t layer) const { return !windowed.empty() && windowed[static_cast<std::size_t>(layer)]; }
   bool is_still(std::int64_t layer) const { return !still.empty() && still[static_cast<std::size_t>(layer)]; }

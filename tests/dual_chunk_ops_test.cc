@@ -1,6 +1,5 @@
 // Dual-chunk attention, operator by operator on the CPU: rows are asked with the form of their chunk, as the definition
 // in double precision has it; forms that are all alike leave the bits of plain attention.
-
 #include "kernels/base/bytes.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/top_rows.h"

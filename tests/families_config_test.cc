@@ -145,15 +145,34 @@ TEST_CASE("Which layers have a window", "[config]") {
             .windowed == std::vector<bool>{false, false, false, true});
 }
 
-TEST_CASE("Dual-chunk attention is taken as far as it is plain attention: one chunk", "[config]") {
+TEST_CASE("Dual-chunk attention: chunks, and what it is not computed together with", "[config]") {
   auto with = [](const json& chunks) { return json{{"dual_chunk_attention_config", chunks}}; };
-  const json chunks{{"chunk_size", 256}, {"local_size", 56}, {"original_max_position_embeddings", 256}};
-  CHECK(load(family_config("qwen2_window", with(chunks))).max_position == 200);
-  CHECK(load(family_config("qwen3", with({{"chunk_size", 4096}}))).max_position == 512);
-  CHECK(has(family_complaint("qwen2_window", with({{"local_size", 8}})), "the key \"chunk_size\" is missing"));
-  CHECK(has(family_complaint("qwen2_window", with({{"chunk_size", 8}, {"local_size", 8}})), "\"local_size\" is 8"));
-  CHECK(has(family_complaint("qwen2_window", with({{"chunk_size", 8}, {"sparse_attention_enabled", true}})),
+  const auto tiny = load_model_config(kFamilies / "qwen2_dual_chunk");
+  CHECK((tiny.max_position == 2048 && tiny.dual_chunks.rows == 256 && tiny.dual_chunks.reach == 320));
+  CHECK((tiny.dual_chunks.trained == 1024 && load_model_config(kFamilies / "qwen3").dual_chunks.rows == 0));
+  const auto published = load(family_config(
+      "qwen3", with({{"chunk_size", 262144}, {"local_size", 8192}, {"original_max_position_embeddings", 262144}})));
+  CHECK((published.dual_chunks.rows == 253952 && published.max_position == 512));
+  const auto least = load(family_config("qwen3", with({{"chunk_size", 4096}})));
+  CHECK((least.dual_chunks.rows == 4096 && least.dual_chunks.trained == 0));
+  CHECK(has(family_complaint("qwen3", with({{"local_size", 8}})), "the key \"chunk_size\" is missing"));
+  CHECK(has(family_complaint("qwen3", with({{"chunk_size", 8}, {"local_size", 8}})), "\"local_size\" is 8"));
+  CHECK(has(family_complaint("qwen3", with({{"chunk_size", 8}, {"sparse_attention_enabled", true}})),
             "dual_chunk_attention_config: the key \"sparse_attention_enabled\" is unknown"));
+  CHECK(has(family_complaint("qwen3", with({{"chunk_size", 320}, {"local_size", 100}})),
+            "dual_chunk_attention_config: chunk_size less local_size is 220; expected a multiple of 256"));
+  CHECK(has(family_complaint("qwen2_window", with({{"chunk_size", 256}})),
+            "dual_chunk_attention_config and a sliding window are not supported together"));
+  CHECK(has(family_complaint("qwen2_yarn", with({{"chunk_size", 256}})),
+            "dual_chunk_attention_config and a RoPE of another type than \"default\""));
+}
+
+TEST_CASE("Dual-chunk attention: a long prompt's temperature", "[config]") {
+  const DualChunks dual{.rows = 256, .reach = 320, .trained = 320};
+  CHECK(dual.temperature(1) == 1);
+  CHECK(dual.temperature(320) == 1);
+  CHECK(dual.temperature(640) == Approx(1.0693147));
+  CHECK(DualChunks{.rows = 256, .reach = 320}.temperature(100'000) == 1);
 }
 
 TEST_CASE("What a family would do otherwise is refused by name", "[config]") {

@@ -35,9 +35,11 @@ TEST_CASE("fit_tail: with what is beside them, label scores have the mean of tru
 
 TEST_CASE("fit_tail: the tail's weights come nearest to the queries' true outputs") {
   Random random(108);
-  constexpr std::int64_t kGroup = 2, kDim = 24, kRows = 300, kQueries = 40, kDims = 3;
+  constexpr std::int64_t kGroup = 2, kDim = 24, kRows = 300, kQueries = 64, kDims = 3;
+  const auto chunk = GENERATE(std::int64_t{0}, std::int64_t{256});  // with a border among the rows and the queries
   for (LabelFit how : {LabelFit::document, LabelFit::k}) {
     Layer layer{DType::f32, 2, kGroup, kDim, kRows, kQueries, kDims, 4};
+    layer.chunk = chunk, layer.reach = 320;
     layer.fill(random);
     const Tensor values = random.normal(DType::f32, layer.kv.size);
     for (std::int64_t i = 0; i < layer.kv.size; ++i)
@@ -57,11 +59,12 @@ TEST_CASE("fit_tail: the tail's weights come nearest to the queries' true output
         std::vector<std::vector<double>> truth(kGroup), estimate(kGroup);
         std::vector<double> combined(seen);
         for (std::int64_t g = 0; g < kGroup; ++g) {
-          const auto query = [&](auto i) { return layer.q.get((t * layer.q_heads + h * kGroup + g) * kDim + i); };
-          const double lacking = layer.labels.project(fit.beside, h, query) - layer.labels.zeros(h, query);
           double sum = 0;
           for (std::int64_t r = 0; r <= now; ++r) {
-            double exact = 0, by_label = lacking;
+            const auto asked = layer.asked(t, h * kGroup + g, now, r);
+            const auto query = [&](auto i) { return asked[i]; };
+            double exact = 0;
+            double by_label = layer.labels.project(fit.beside, h, query) - layer.labels.zeros(h, query);
             for (std::int64_t i = 0; i < kDim; ++i) exact += query(i) * element(r, i);
             for (std::int64_t j = 0; j < kDims; ++j)
               by_label += layer.labels.coordinate(h, r, j) * layer.labels.project(layer.labels.query_map(h), j, query);

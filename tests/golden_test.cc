@@ -1,5 +1,6 @@
 // The whole pipeline against what Hugging Face transformers computes (tests/data: made with transformers 5.17,
-// float32). qwen2_window is qwen2's random weights under a config whose layers 1 and 2 have a window of 48.
+// float32). qwen2_window is qwen2's random weights under a config whose layers 1 and 2 have a window of 48;
+// qwen2_dual_chunk, which transformers does not compute, is of make_dual_chunk.py, in float64.
 #include "apps/golden.h"
 #include "kernels/cpu/cpu_device.h"
 #include "paths.h"
@@ -31,9 +32,9 @@ void check_result(const GoldenResult& result, double bound, bool median = false)
 }  // namespace
 
 TEST_CASE("families: logits at every position, and greedy, under every placement of rows") {
-  const std::string name =
-      GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic", "mistral_window", "mixtral",
-               "phi3_longrope", "qwen2_yarn", "qwen2_window", "qwen3", "qwen3_moe", "seed_oss", "smollm3");
+  const std::string name = GENERATE("llama2_mha", "llama3_gqa", "llama_tied", "vicuna_linear", "llama_dynamic",
+                                    "mistral_window", "mixtral", "phi3_longrope", "qwen2_yarn", "qwen2_window",
+                                    "qwen2_dual_chunk", "qwen3", "qwen3_moe", "seed_oss", "smollm3");
   const DType act = GENERATE(DType::f32, DType::bf16);
   if (test::kThreadSanitizer && act == DType::f32) return;  // bf16 has the threads that f32 has
   const auto dir = kSource / "tests/data/families" / name;

@@ -5,6 +5,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/query_forms.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
 
@@ -74,13 +75,11 @@ void rope(const RopeArgs& a) {
       if (a.act != DType::f32) write_row(x, to, a.act, heads * d);
     };
     for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t position = a.positions[t], place = a.chunk > 0 ? position % a.chunk : position;
       void* row = at(a.qkv, a.act, t * width);
-      if (a.chunk > 0) {  // before q itself is turned
-        turn(t, std::min(place + a.chunk, a.reach), a.q_heads, row, at(a.older, a.act, t * asked));
-        turn(t, std::min(2 * a.chunk - 1, a.reach), a.q_heads, row, at(a.older, a.act, a.form_stride + t * asked));
-      }
-      turn(t, place, a.q_heads + a.kv_heads, row, row);
+      const auto place = [&](std::int64_t form) { return turned_to(form, a.positions[t], a.chunk, a.reach); };
+      for (std::int64_t form = 1; a.chunk > 0 && form < kQueryForms; ++form)  // before q itself is turned
+        turn(t, place(form), a.q_heads, row, at(a.older, a.act, (form - 1) * a.form_stride + t * asked));
+      turn(t, place(0), a.q_heads + a.kv_heads, row, row);
     }
   });
 }

@@ -9,9 +9,11 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
+#include "kernels/cpu/fit_queries.h"
 #include "kernels/cpu/fit_tail.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gram.h"
+#include "kernels/cpu/key_labels.h"
 #include "kernels/cpu/label_basis.h"
 #include "kernels/cpu/labels.h"
 #include "kernels/cpu/ops.h"
@@ -36,19 +38,17 @@ std::int64_t target_of(const FitLabelsArgs& a, std::int64_t i) {
   return a.target + static_cast<std::int64_t>(static_cast<std::uint64_t>(spread) * a.targets >> 32);
 }
 
-/// By what each query is turned: cosines, then sines, [queries, head_dim]; none for a given basis.
-Floats turns_of(const FitLabelsArgs& a) {
+/// Of the queries at their targets.
+std::int64_t forms_of(const FitLabelsArgs& a) { return forms_at(a.target + a.targets - 1, a.chunk); }
+
+/// By what each query is turned, [forms, queries, head_dim], as fill_turn() has it; none for a given basis.
+Floats turns_of(const FitLabelsArgs& a, const FitKeys& sampled) {
   if (a.fit == LabelFit::given) return {};
-  const std::int64_t d = a.head_dim, half = d / 2;
-  Floats out(a.queries * d);
-  parallel_for(a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto by = static_cast<double>(target_of(a, i) - (a.q_pos + i));
-      for (std::int64_t c = 0; c < half; ++c) {
-        const double angle = by * a.inv_freq[c];
-        out[i * d + c] = static_cast<float>(std::cos(angle));
-        out[i * d + half + c] = static_cast<float>(std::sin(angle));
-      }
+  Floats out(forms_of(a) * a.queries * a.head_dim);
+  parallel_for(forms_of(a) * a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t n = begin; n < end; ++n) {
+      const std::int64_t i = n % a.queries, by = sampled.turn(n / a.queries, target_of(a, i), a.q_pos + i);
+      fill_turn(by, a.inv_freq, a.head_dim, &out[n * a.head_dim]);
     }
   });
   return out;
@@ -57,18 +57,21 @@ Floats turns_of(const FitLabelsArgs& a) {
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t rows, const Floats& turns, std::int64_t head)
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const FitKeys& sampled, const Floats& turns,
+          std::int64_t head)
       : a_(a),
         at_queries_(at_queries),
-        rows_(rows),
+        sampled_(sampled),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
-        count_(fit_keys(a.kv.rows)),
+        forms_(forms_of(a)),
+        count_(sampled.count),
         padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
         keys_(count_ * d_),
         values_(a.weighs_tail ? count_ * d_ : 0),
-        basis_(basis_of(a.labels, head, d_)) {
+        basis_(basis_of(a.labels, head, d_)),
+        labels_(a.labels, basis_, keys_.data(), count_, padded_, d_) {
     for (std::int64_t i = 0; i < count_; ++i) {
       const std::byte* row = a.kv.data + head * a.kv.head_stride + fit_key(i, a.kv.rows) * 2 * d_ * size_of(a.act);
       widen(row, &keys_[i * d_]);
@@ -79,7 +82,13 @@ class HeadFit {
 
   void run() {
     choose_basis();
-    if (a_.weighs_tail) weigh_tail();
+    const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
+    float *beside = tail.beside + head_ * d_, *weights = tail.weights + head_ * group_;
+    if (!a_.weighs_tail && a_.chunk == 0) return;
+    const Floats labels = labels_.quantised();
+    find_beside(sample(labels), beside);
+    if (a_.weighs_tail) fit_tail(sample(labels), beside, weights);
+    else std::fill_n(weights, group_, 1.0f);
   }
 
  private:
@@ -89,13 +98,13 @@ class HeadFit {
   }
 
   void choose_basis() {
-    if (a_.fit == LabelFit::given) return fit_range();
+    if (a_.fit == LabelFit::given) return labels_.fit_range();
     find_moments();
     const HeadMoments moments{q_moment_.data(), k_moment_.data(), d_};
     if (a_.fit != LabelFit::document) {
       if (a_.fit != LabelFit::moments || !best_basis(moments, a_.labels.dims, basis_.key_map, basis_.query_map))
         channel_basis(worth().data(), d_, a_.labels.dims, basis_.key_map, basis_.query_map);
-      return fit_range();
+      return labels_.fit_range();
     }
     find_truth();
     Floats best;
@@ -106,7 +115,7 @@ class HeadFit {
       if (candidate > 0)
         channel_basis((candidate == 1 ? centred_worth_ : plain_worth_).data(), d_, dims, basis_.key_map,
                       basis_.query_map);
-      fit_range();
+      labels_.fit_range();
       const double kept = kept_mass();
       if (!(kept > most)) continue;
       most = kept;
@@ -115,36 +124,43 @@ class HeadFit {
     if (!best.empty()) std::copy(best.begin(), best.end(), basis_.key_map);
   }
 
-  void weigh_tail() {
-    const Floats labels = quantised();
-    const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
-    fit_tail({.a = a_,
-              .at_queries = at_queries_,
-              .rows = rows_,
-              .head = head_,
-              .keys = keys_.data(),
-              .values = values_.data(),
-              .labels = labels.data(),
-              .count = count_,
-              .padded = padded_},
-             tail.beside + head_ * d_, tail.weights + head_ * group_);
+  TailSample sample(const Floats& labels) const {
+    return {.a = a_,
+            .at_queries = at_queries_,
+            .sampled = sampled_,
+            .head = head_,
+            .keys = keys_.data(),
+            .values = values_.data(),
+            .labels = labels.data(),
+            .padded = padded_};
   }
 
   /// The group's queries at their target positions.
   void turn_queries(const Floats& turns) {
     const std::int64_t width = group_ * d_;
-    queries_.resize(a_.queries * width);
-    parallel_for(a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        float* x = &queries_[i * width];
-        const float* from = read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, width, x);
+    queries_.resize(forms_ * a_.queries * width);
+    parallel_for(forms_ * a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t n = begin; n < end; ++n) {
+        const std::int64_t first = (n % a_.queries * a_.q_heads + head_ * group_) * d_;
+        float* x = &queries_[n * width];
+        const float* from = read_row(at(a_.q, a_.act, first), a_.act, width, x);
         if (from != x) std::copy_n(from, width, x);
-        const float* turn = &turns[i * d_];
+        const float* turn = &turns[n * d_];
         for (std::int64_t g = 0; g < group_; ++g) simd().rotate(x + g * d_, turn, turn + d_ / 2, d_ / 2);
       }
     });
   }
-  const float* query(std::int64_t i) const { return &queries_[i * group_ * d_]; }
+  const float* query(std::int64_t i, std::int64_t form) const {
+    return &queries_[(form * a_.queries + i) * group_ * d_];
+  }
+  /// The share of the keys that the i-th query asks with this form: 1 where there is no other.
+  double share(std::int64_t i, std::int64_t form) const {
+    std::int64_t keys = 0;
+    sampled_.for_each(target_of(a_, i), [&](std::int64_t begin, std::int64_t end, std::int64_t of) {
+      if (of == form) keys += end - begin;
+    });
+    return static_cast<double>(keys) / static_cast<double>(count_);
+  }
   std::int64_t trial(std::int64_t t) const { return (2 * t + 1) * a_.queries / (2 * trials()); }
   std::int64_t trials() const { return std::min(a_.queries, kTrials); }
 
@@ -157,11 +173,20 @@ class HeadFit {
     q_moment_.assign(d_ * d_, 0.0);
     k_moment_.assign(d_ * d_, 0.0);
     add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());
-    for (std::int64_t g = 0; g < group_; ++g)
-      add_gram({query(0) + g * d_, DType::f32, group_ * d_, a_.queries, d_}, nullptr, q_moment_.data());
-    for (std::int64_t i = 0; i < a_.queries; ++i)
+    for (std::int64_t form = 0; form < forms_; ++form) {  // over them all, means over the keys
+      Floats weighed(query(0, form), query(0, form) + a_.queries * group_ * d_);
+      for (std::int64_t i = 0; i < a_.queries; ++i) {
+        const double share = this->share(i, form);
+        const auto root = static_cast<float>(std::sqrt(share));
+        for (std::int64_t j = 0; j < group_ * d_; ++j) {
+          float& x = weighed[i * group_ * d_ + j];
+          q_abs[j % d_] += share * std::abs(x);
+          x *= root;
+        }
+      }
       for (std::int64_t g = 0; g < group_; ++g)
-        for (std::int64_t c = 0; c < d_; ++c) q_abs[c] += std::abs(query(i)[g * d_ + c]);
+        add_gram({&weighed[g * d_], DType::f32, group_ * d_, a_.queries, d_}, nullptr, q_moment_.data());
+    }
     for (std::int64_t c = 0; c < d_; ++c) {
       centred_worth_.push_back(std::sqrt(q_moment_[c * d_ + c] * k_moment_[c * d_ + c]));
       plain_worth_.push_back(q_abs[c] * k_abs[c]);
@@ -208,57 +233,6 @@ class HeadFit {
     return sums;
   }
 
-  /// Coordinates of the keys in the basis, [dims, padded].
-  Floats coordinates() const {
-    const std::int64_t dims = a_.labels.dims;
-    Floats out(dims * padded_);
-    parallel_for(padded_ / kAttendBlock, 16, [&](std::int64_t begin, std::int64_t end) {
-      thread_local Scratch scratch;
-      float* block = scratch.get<float>(dims * kAttendBlock);
-      for (std::int64_t b = begin; b < end; ++b) {
-        const std::int64_t first = b * kAttendBlock, n = std::min(kAttendBlock, count_ - first);
-        simd().project_f32({&keys_[first * d_], d_, basis_.key_map, block, n, dims, d_});
-        for (std::int64_t j = 0; j < dims; ++j) std::copy_n(block + j * kAttendBlock, n, &out[j * padded_ + first]);
-      }
-    });
-    return out;
-  }
-
-  float top_code() const { return static_cast<float>((1 << std::min<std::int64_t>(a_.labels.bits, 8)) - 1); }
-
-  void fit_range() {
-    if (count_ == 0 || a_.labels.bits == 16) {
-      std::fill_n(basis_.zero, a_.labels.dims, 0.0f);
-      std::fill_n(basis_.step, a_.labels.dims, 1.0f);
-      return;
-    }
-    const Floats x = coordinates();
-    for (std::int64_t j = 0; j < a_.labels.dims; ++j) {
-      const auto [low, high] = range_of(&x[j * padded_]);
-      const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
-      basis_.zero[j] = low;
-      basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
-    }
-  }
-
-  /// The range that codes cover. Extreme keys are those that get the attention, and keys to come reach further: cutting
-  /// the range to the inner 99.6 % costs more than its finer steps bring (0.001 of the mass at 1/16, 0.010 at 1/64 on a
-  /// trained model). Yet one outlier must not stretch it.
-  std::pair<float, float> range_of(const float* x) const {
-    double n = 0, sum = 0, squares = 0;
-    float low = std::numeric_limits<float>::max(), high = -low;
-    for (std::int64_t i = 0; i < count_; ++i) {
-      if (!std::isfinite(x[i])) continue;
-      n += 1, sum += x[i], squares += static_cast<double>(x[i]) * x[i];
-      low = std::min(low, x[i]), high = std::max(high, x[i]);
-    }
-    if (n == 0) return {0.0f, 0.0f};
-    const double mean = sum / n, reach = 4.5 * std::sqrt(std::max(squares / n - mean * mean, 0.0));
-    const double more = 0.1 * (static_cast<double>(high) - low);
-    return {static_cast<float>(std::max(low - more, mean - reach)),
-            static_cast<float>(std::min(high + more, mean + reach))};
-  }
-
   /// From scores to the group's combined probability of each key, as ordered keys.
   void probabilities(std::vector<std::uint32_t>& keys) {
     keys.resize(trials() * padded_);
@@ -279,20 +253,25 @@ class HeadFit {
   /// What the trial queries attend to in truth.
   void find_truth() {
     scores_.resize(trials() * group_ * padded_);
-    multiply(
-        d_, [&](std::int64_t t) { return query(trial(t)); }, keys_.data(), true, d_);
+    for (std::int64_t form = 0; form < forms_; ++form)
+      multiply(
+          form, d_, [&](std::int64_t t) { return query(trial(t), form); }, keys_.data(), true, d_);
     probabilities(truth_);
   }
 
-  /// scores = vectors of the trial queries, `dims` wide, times those of the keys, times scale.
+  /// scores = vectors of the trial queries, `dims` wide, times those of the keys, times scale; of an older form where
+  /// it is the one that asks.
   template <class Query>
-  void multiply(std::int64_t dims, const Query& query, const float* keys, bool transposed, std::int64_t stride) {
+  void multiply(std::int64_t form, std::int64_t dims, const Query& query, const float* keys, bool transposed,
+                std::int64_t stride) {
     constexpr std::int64_t kPiece = 16;
     parallel_for(ceil_div(trials(), kPiece), 1, [&](std::int64_t begin, std::int64_t end) {
       thread_local Scratch scratch;
-      float* q = scratch.get<float>(kPiece * group_ * dims);
+      float* q = scratch.get<float>(kPiece * group_ * (dims + padded_));
       for (std::int64_t piece = begin; piece < end; ++piece) {
         const std::int64_t first = piece * kPiece, n = std::min(kPiece, trials() - first);
+        float* const scores = &scores_[first * group_ * padded_];
+        float* const out = form == 0 ? scores : q + kPiece * group_ * dims;
         for (std::int64_t t = 0; t < n; ++t)
           simd().scale(query(first + t), a_.scale, q + t * group_ * dims, group_ * dims);
         gemm({.a = q,
@@ -302,12 +281,15 @@ class HeadFit {
               .b_type = DType::f32,
               .ldb = stride,
               .b_transposed = transposed,
-              .c = &scores_[first * group_ * padded_],
+              .c = out,
               .ldc = padded_,
               .accumulate = false,
               .m = n * group_,
               .n = count_,
               .k = dims});
+        for (std::int64_t line = 0; form > 0 && line < n * group_; ++line)
+          sampled_.take(form, target_of(a_, trial(first + line / group_)), out + line * padded_,
+                        scores + line * padded_);
       }
     });
   }
@@ -315,13 +297,16 @@ class HeadFit {
   /// The share of the trial queries' attention that goes to the keys which their labels choose, after fit_range().
   double kept_mass() {
     const std::int64_t dims = a_.labels.dims;
-    const Floats labels = quantised();
+    const Floats labels = labels_.quantised();
     Floats q(trials() * group_ * dims);
-    for (std::int64_t t = 0; t < trials(); ++t)
-      for (std::int64_t g = 0; g < group_; ++g)
-        simd().dots(basis_.query_map, dims, d_, query(trial(t)) + g * d_, &q[(t * group_ + g) * dims]);
-    multiply(
-        dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_);
+    for (std::int64_t form = 0; form < forms_; ++form) {
+      for (std::int64_t t = 0; t < trials(); ++t)
+        for (std::int64_t g = 0; g < group_; ++g)
+          simd().dots(basis_.query_map, dims, d_, query(trial(t), form) + g * d_, &q[(t * group_ + g) * dims]);
+      multiply(
+          form, dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_);
+    }
+    add_beside(labels);
     probabilities(estimate_);
     std::vector<double> kept(trials());
     parallel_for(trials(), 1, [&](std::int64_t begin, std::int64_t end) {
@@ -345,35 +330,31 @@ class HeadFit {
     return sum / static_cast<double>(trials());
   }
 
-  /// What is left of the keys' coordinates in their labels, less the zeros, [dims, padded].
-  Floats quantised() const {
-    Floats labels = coordinates();
-    parallel_for(a_.labels.dims, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t j = begin; j < end; ++j) quantise(&labels[j * padded_], j);
-    });
-    return labels;
-  }
-
-  void quantise(float* x, std::int64_t j) const {
-    for (std::int64_t r = 0; r < padded_; r += kAttendBlock) {
-      if (a_.labels.bits == 16) {
-        for (std::int64_t i = r; i < r + kAttendBlock; ++i) x[i] = to_float(to_bf16(x[i]));
-        continue;
-      }
-      std::uint8_t codes[kAttendBlock];
-      simd().encode(x + r, basis_.zero[j], basis_.step[j], top_code(), codes);
-      for (std::int64_t i = 0; i < kAttendBlock; ++i) x[r + i] = basis_.step[j] * static_cast<float>(codes[i]);
+  /// What label scores lack of an older form more than of a query's own, as select() adds it.
+  void add_beside(const Floats& labels) {
+    if (forms_ == 1) return;
+    Floats beside(d_);
+    find_beside(sample(labels), beside.data());
+    for (std::int64_t line = 0; line < trials() * group_; ++line) {
+      const std::int64_t i = trial(line / group_), first = line % group_ * d_;
+      sampled_.for_each(target_of(a_, i), [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+        float more = 0;
+        for (std::int64_t c = 0; c < d_; ++c)
+          more += (query(i, form)[first + c] - query(i, 0)[first + c]) * beside[c] * a_.scale;
+        for (std::int64_t key = begin; key < end; ++key) scores_[line * padded_ + key] += more;
+      });
     }
   }
 
   const FitLabelsArgs& a_;
   const KvTile& at_queries_;
-  std::int64_t rows_;  // that the keys stand for
-  std::int64_t head_, d_, group_;
+  const FitKeys& sampled_;
+  std::int64_t head_, d_, group_, forms_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_, values_;         // [count, d]
-  Floats queries_;               // [queries, group * d], turned
+  Floats queries_;               // [forms, queries, group * d], turned
   Basis basis_;
+  KeyLabels labels_;
   std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
   Floats scores_;                                // [trials * group, padded]
   std::vector<std::uint32_t> truth_, estimate_;  // [trials, padded] combined probabilities as ordered keys
@@ -390,9 +371,10 @@ void fit_labels(const FitLabelsArgs& a) {
 void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t rows) {
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
-  const Floats turns = turns_of(a);
+  const FitKeys sampled{fit_keys(a.kv.rows), rows, a.chunk, a.reach};
+  const Floats turns = turns_of(a, sampled);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, rows, turns, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, sampled, turns, h).run();
   });
 }
 

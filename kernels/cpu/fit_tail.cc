@@ -48,8 +48,9 @@ class TailTrials {
         group_(s.a.q_heads / s.a.kv_heads),
         trials_(std::min(s.a.queries, kTrials)),
         lines_(trials_ * group_),
-        each_(static_cast<double>(s.rows) / static_cast<double>(s.count)),
-        queries_(lines_ * d_),
+        forms_(forms_at(s.a.q_pos + s.a.queries - 1, s.a.chunk)),
+        each_(static_cast<double>(s.sampled.rows) / static_cast<double>(s.sampled.count)),
+        queries_(forms_ * lines_ * d_),
         truth_(lines_ * s.padded),
         listed_(lines_ * s.padded),
         all_(lines_ * d_),
@@ -57,19 +58,22 @@ class TailTrials {
         tails_(lines_),
         mean_(d_) {
     const FitLabelsArgs& a = s.a;
-    for (std::int64_t t = 0; t < trials_; ++t) {
-      float* to = &queries_[t * group_ * d_];
+    for (std::int64_t n = 0; n < forms_ * trials_; ++n) {
+      const std::int64_t form = n / trials_, t = n % trials_;
+      float* to = &queries_[n * group_ * d_];
       const float* from =
           read_row(at(a.q, a.act, (index(t) * a.q_heads + s.head * group_) * d_), a.act, group_ * d_, to);
       for (std::int64_t i = 0; i < group_ * d_; ++i) to[i] = from[i] * a.scale;
+      if (form > 0) turn(form, position(t), to);
     }
-    for (std::int64_t i = 0; i < s.count; ++i)
+    for (std::int64_t i = 0; i < count(); ++i)
       for (std::int64_t c = 0; c < d_; ++c) mean_[c] += s.values[i * d_ + c];
-    for (double& x : mean_) x /= static_cast<double>(s.count);
+    for (double& x : mean_) x /= static_cast<double>(count());
   }
 
   void run(float* weights) {
-    multiply(queries_, d_, s_.keys, true, d_, truth_);
+    for (std::int64_t form = 0; form < forms_; ++form)
+      multiply(form, &queries_[form * lines_ * d_], d_, s_.keys, true, d_, truth_);
     choose();
     add_values(truth_, all_);
     add_values(listed_, some_);
@@ -85,29 +89,42 @@ class TailTrials {
   }
 
  private:
+  std::int64_t count() const { return s_.sampled.count; }
   std::int64_t index(std::int64_t t) const { return (2 * t + 1) * s_.a.queries / (2 * trials_); }
+  std::int64_t position(std::int64_t t) const { return s_.a.q_pos + index(t); }
+  /// The group's queries, from their own form to another of the same position.
+  void turn(std::int64_t form, std::int64_t position, float* queries) const {
+    std::vector<float> turn(d_);
+    fill_turn(s_.sampled.turn(form, position, position), s_.a.inv_freq, d_, turn.data());
+    for (std::int64_t g = 0; g < group_; ++g) simd().rotate(queries + g * d_, &turn[0], &turn[d_ / 2], d_ / 2);
+  }
+  const float* query(std::int64_t line, std::int64_t form) const { return &queries_[(form * lines_ + line) * d_]; }
   /// Of the sample, the rows that are before the query's window.
   std::int64_t seen(std::int64_t t) const {
-    const std::int64_t end = s_.a.q_pos + index(t) + 1 - s_.a.window;  // rows
-    return std::max<std::int64_t>(0, std::min(s_.count, end <= 0 ? 0 : (end * s_.count - 1) / s_.rows + 1));
+    const std::int64_t end = position(t) + 1 - s_.a.window;  // rows
+    return std::max<std::int64_t>(0, std::min(count(), end <= 0 ? 0 : (end * count() - 1) / s_.sampled.rows + 1));
   }
-  bool sink(std::int64_t i) const { return i * s_.rows / s_.count < s_.a.sinks; }
+  bool sink(std::int64_t i) const { return i * s_.sampled.rows / count() < s_.a.sinks; }
 
-  void multiply(const std::vector<float>& q, std::int64_t width, const float* keys, bool transposed,
+  /// Scores of all lines to `out`; of an older form where it is the one that asks.
+  void multiply(std::int64_t form, const float* q, std::int64_t width, const float* keys, bool transposed,
                 std::int64_t stride, std::vector<float>& out) const {
-    gemm({.a = q.data(),
+    std::vector<float> other(form > 0 ? out.size() : 0);
+    gemm({.a = q,
           .a_type = DType::f32,
           .lda = width,
           .b = keys,
           .b_type = DType::f32,
           .ldb = stride,
           .b_transposed = transposed,
-          .c = out.data(),
+          .c = form > 0 ? other.data() : out.data(),
           .ldc = s_.padded,
           .accumulate = false,
           .m = lines_,
-          .n = s_.count,
+          .n = count(),
           .k = width});
+    for (std::int64_t line = 0; form > 0 && line < lines_; ++line)
+      s_.sampled.take(form, position(line / group_), &other[line * s_.padded], &out[line * s_.padded]);
   }
   void add_values(const std::vector<float>& weights, std::vector<float>& out) const {
     gemm({.a = weights.data(),
@@ -122,7 +139,7 @@ class TailTrials {
           .accumulate = false,
           .m = lines_,
           .n = d_,
-          .k = s_.count});
+          .k = count()});
   }
 
   /// Scores to weights of rows of the prompt: a row of the sample stands for each_ of them, a sink for itself. Zero
@@ -130,7 +147,7 @@ class TailTrials {
   std::pair<double, float> weigh(float* scores, std::int64_t seen) const {
     const float top = seen > 0 ? *std::max_element(scores, scores + seen) : 0.0f;
     double sum = 0;
-    for (std::int64_t i = 0; i < s_.count; ++i) {
+    for (std::int64_t i = 0; i < count(); ++i) {
       scores[i] = i < seen ? std::exp(scores[i] - top) * static_cast<float>(sink(i) ? 1 : each_) : 0.0f;
       sum += scores[i];
     }
@@ -142,8 +159,11 @@ class TailTrials {
     const std::int64_t dims = s_.a.labels.dims;
     const Basis basis = basis_of(s_.a.labels, s_.head, d_);
     std::vector<float> q(lines_ * dims), estimate(lines_ * s_.padded);
-    for (std::int64_t i = 0; i < lines_; ++i) simd().dots(basis.query_map, dims, d_, &queries_[i * d_], &q[i * dims]);
-    multiply(q, dims, s_.labels, false, s_.padded, estimate);
+    for (std::int64_t form = 0; form < forms_; ++form) {
+      for (std::int64_t i = 0; i < lines_; ++i) simd().dots(basis.query_map, dims, d_, query(i, form), &q[i * dims]);
+      multiply(form, q.data(), dims, s_.labels, false, s_.padded, estimate);
+    }
+    add_beside(estimate);
     for (std::int64_t t = 0; t < trials_; ++t) {
       const std::int64_t n = seen(t);
       std::vector<double> sums(group_), tops(group_);
@@ -171,11 +191,23 @@ class TailTrials {
         before_.push_back(sum / (sum + recent));
         double some = 0;
         for (std::int64_t i : order) some += listed_[line + i] = truth_[line + i];
-        const float* q = &queries_[(t * group_ + g) * d_];
-        const double constant = std::inner_product(q, q + d_, beside_, 0.0f);
+        const double constant = beside(t * group_ + g, 0);
         tails_[t * group_ + g] = std::max(sums[g] - held, 0.0) * std::exp(tops[g] + constant - top) / some;
       }
     }
+  }
+
+  /// What label scores lack of a query.
+  float beside(std::int64_t line, std::int64_t form) const {
+    return std::inner_product(query(line, form), query(line, form) + d_, beside_, 0.0f);
+  }
+  /// What they lack of its older forms more than of its own.
+  void add_beside(std::vector<float>& estimate) const {
+    for (std::int64_t line = 0; forms_ > 1 && line < lines_; ++line)
+      s_.sampled.for_each(position(line / group_), [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+        const float more = beside(line, form) - beside(line, 0);
+        for (std::int64_t i = begin; i < end; ++i) estimate[line * s_.padded + i] += more;
+      });
   }
 
   /// exp(score - top) over the query's window.
@@ -186,14 +218,15 @@ class TailTrials {
     for (std::int64_t i = std::max<std::int64_t>(0, index(t) + 1 - a.window); i <= index(t); ++i) {
       const std::byte* row = s_.at_queries.data + s_.head * s_.at_queries.head_stride + i * 2 * d_ * size_of(a.act);
       const float* k = read_row(row, a.act, d_, key.data());
-      sum += std::exp(std::inner_product(k, k + d_, &queries_[line * d_], 0.0f) - top);
+      const std::int64_t form = query_form(a.q_pos + i, position(t), a.chunk);
+      sum += std::exp(std::inner_product(k, k + d_, query(line, form), 0.0f) - top);
     }
     return sum;
   }
 
   Trial judge(std::int64_t line) const {
     const auto sum = [&](const std::vector<float>& x) {
-      return std::accumulate(&x[line * s_.padded], &x[line * s_.padded] + s_.count, 0.0);
+      return std::accumulate(&x[line * s_.padded], &x[line * s_.padded] + count(), 0.0);
     };
     const double all = sum(truth_), some = sum(listed_);
     Trial trial{tails_[line], 0, 0, before_[line]};
@@ -207,25 +240,27 @@ class TailTrials {
   const TailSample& s_;
   const float* beside_;                      // [d]
   std::int64_t d_, group_, trials_, lines_;  // a line: a query head of a trial
+  std::int64_t forms_;                       // of the queries where they stood
   double each_;                              // rows of the prompt that one of the sample stands for
-  std::vector<float> queries_;               // [lines, d], scaled
+  std::vector<float> queries_;               // [forms, lines, d], scaled
   std::vector<float> truth_, listed_;        // [lines, padded]
   std::vector<float> all_, some_;            // [lines, d]
   std::vector<double> tails_, before_;       // [lines]
   std::vector<double> mean_;                 // [d]
 };
 
-/// With this, label scores have the mean of true ones.
+}  // namespace
+
 void find_beside(const TailSample& s, float* beside) {
   const std::int64_t d = s.a.head_dim;
   const Basis basis = basis_of(s.a.labels, s.head, d);
-  const auto count = static_cast<double>(std::max<std::int64_t>(s.count, 1));
+  const auto count = static_cast<double>(std::max<std::int64_t>(s.sampled.count, 1));
   std::vector<double> sums(d);
-  for (std::int64_t i = 0; i < s.count; ++i)
+  for (std::int64_t i = 0; i < s.sampled.count; ++i)
     for (std::int64_t c = 0; c < d; ++c) sums[c] += s.keys[i * d + c];
   for (std::int64_t j = 0; j < s.a.labels.dims; ++j) {
     const float* labels = s.labels + j * s.padded;
-    const double sum = std::accumulate(labels, labels + s.count, 0.0);
+    const double sum = std::accumulate(labels, labels + s.sampled.count, 0.0);
     for (std::int64_t c = 0; c < d; ++c) sums[c] -= sum * basis.query_map[j * d + c];
   }
   for (std::int64_t c = 0; c < d; ++c) {
@@ -234,10 +269,7 @@ void find_beside(const TailSample& s, float* beside) {
   }
 }
 
-}  // namespace
-
-void fit_tail(const TailSample& sample, float* beside, float* weights) {
-  find_beside(sample, beside);
+void fit_tail(const TailSample& sample, const float* beside, float* weights) {
   std::fill_n(weights, sample.a.q_heads / sample.a.kv_heads, 1.0f);
   if (sample.a.fit != LabelFit::given) TailTrials(sample, beside).run(weights);
 }

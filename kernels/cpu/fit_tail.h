@@ -1,5 +1,6 @@
 // What the tail that labels estimate is worth, query head by query head (tail_fit() of sparse_ops.h).
 #pragma once
+#include "kernels/cpu/fit_queries.h"
 #include "kernels/cpu/labels.h"
 
 namespace longhaul::cpu {
@@ -8,17 +9,21 @@ namespace longhaul::cpu {
 struct TailSample {
   const FitLabelsArgs& a;
   const KvTile& at_queries;  // keys of the rows that the queries stood at
-  std::int64_t rows;         // of the prompt
+  const FitKeys& sampled;
   std::int64_t head;
-  const float *keys, *values;  // [count, head_dim] of the rows that stand for all
+  const float *keys, *values;  // [sampled.count, head_dim] of the rows that stand for all
   const float* labels;         // [dims, padded] of them, less their zeros
-  std::int64_t count, padded;
+  std::int64_t padded;
 };
 
-/// Writes `beside` [head_dim], the mean key less what the labels' mean stands for, and the `weights` of the group's
-/// query heads. A list with a mean value gives listed + share (mean - listed), share = w tail / (1 + w tail); the
-/// weight is the w with which that comes nearest to the true outputs of queries spread over the recent ones, where they
-/// stood, in the mean square: 0 where no tail is better than any, 1 for a given basis, which has no queries.
-void fit_tail(const TailSample& sample, float* beside, float* weights);
+/// Writes `beside` [head_dim]: the mean key less what the labels' mean stands for. With its product, label scores have
+/// the mean of true ones.
+void find_beside(const TailSample& sample, float* beside);
+
+/// Writes the `weights` of the group's query heads. A list with a mean value gives listed + share (mean - listed),
+/// share = w tail / (1 + w tail); the weight is the w with which that comes nearest to the true outputs of queries
+/// spread over the recent ones, where they stood, in the mean square: 0 where no tail is better than any, 1 for a given
+/// basis, which has no queries.
+void fit_tail(const TailSample& sample, const float* beside, float* weights);
 
 }  // namespace longhaul::cpu

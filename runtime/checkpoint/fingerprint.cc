@@ -35,6 +35,8 @@ std::string weights_fingerprint(const ModelConfig& c, const Checkpoint& checkpoi
     hash = hash64(fmt::format("{} {} {} {} {}\n", c.experts_per_token, c.normalised_routes, c.window, bits(c.windowed),
                               bits(c.still)),
                   hash);
+  if (const DualChunks& dual = c.dual_chunks; dual.rows > 0)
+    hash = hash64(fmt::format("{} {} {}\n", dual.rows, dual.reach, dual.trained), hash);
   for (const auto& [name, info] : weights.tensors()) {
     if (is_derived(name, c)) continue;
     hash = hash64(fmt::format("{} {} {}\n", name, info.dtype, fmt::join(info.shape, " ")), hash);

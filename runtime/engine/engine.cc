@@ -42,7 +42,8 @@ void Engine::Impl::adopt(Session& session, Impl& from, const Session& source) {
       "adopt: the sessions have the same prompt");
   check(config.rope.type != RopeType::dynamic, "adopt: a rope that changes with the length is not handed on");
   auto table = [&](const Session& of) { return rope_frequencies(config.rope, config.head_dim, rope_length(of, n)); };
-  check(table(session) == table(source), "adopt: the sessions are turned alike");
+  check(table(session) == table(source) && temperature(session) == temperature(source),
+        "adopt: the sessions are turned alike");
   check(!prefilling, "no prefill is under way");
   cache.adopt(session.slot(), from.memory.kv, source.slot(), n, send_prefill_frequencies(session, n));
   send_seen(session, n);
@@ -77,6 +78,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
     act.host_step_input.ids[i] = session.tokens().back();
     act.host_step_input.positions[i] = static_cast<std::int32_t>(session.rows());
     act.host_params[i] = session.next_sampling();
+    if (act.tempered()) act.host_temperatures[i] = temperature(session);
     spans.push_back({.slot = session.slot(), .pos = session.rows(), .tokens = 1, .row = i});
     const std::int64_t length = session.rows() + 1;
     lengths.push_back(rope_length(session, length));
@@ -87,6 +89,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   }
   if (prefilling) prefilling->stepped = true;  // a step that is replayed tells the weights' stream nothing
   if (length_dependent_rope()) send_frequencies(0, lengths);
+  if (act.tempered()) send(act.temperatures, act.host_temperatures, count);
   send_input(act.step_input, act.host_step_input, count);
   embed(act.step_input.ids, count, act.step_hidden);
   KvPass& kv = cache.begin_decode(spans, ahead);
@@ -101,7 +104,8 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
                  .tokens = count,
                  .spans = spans,
                  .inv_freq = act.inv_freq,
-                 .freq_stride = length_dependent_rope() ? config.head_dim / 2 : 0},
+                 .freq_stride = length_dependent_rope() ? config.head_dim / 2 : 0,
+                 .temperatures = act.tempered() ? act.temperatures : nullptr},
                 kv);
       recorder.after_layer(l, count);
       kv.end_layer(l);

@@ -75,6 +75,9 @@ struct Engine::Impl {
     return config.rope.type == RopeType::longrope ? session.most_tokens() : rows;
   }
 
+  /// By the prompt's length, like that: all keys of a session are alike.
+  float temperature(const Session& session) const { return config.dual_chunks.temperature(session.prompt_size()); }
+
   /// Rope tables for rows of these lengths, to the places from `first` on.
   void send_frequencies(std::int64_t first, std::span<const std::int64_t> lengths) {
     const std::int64_t half = config.head_dim / 2;

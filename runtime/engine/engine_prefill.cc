@@ -13,6 +13,8 @@ std::int64_t Engine::Impl::shared_rows(std::span<Session* const> sessions) const
   if (sessions.size() < 2 || options.shared_rest == 0 || length_dependent_rope() || memory.kv.selection.has_mass() ||
       probes.moments || probes.checksums || probes.adoptable || tap)
     return 0;
+  for (const Session* session : sessions)
+    if (temperature(*session) != temperature(*sessions[0])) return 0;
   // Whole chunks: how a prompt is cut must not depend on who else there is.
   const std::int64_t shared = common_tokens(sessions) / options.prefill_chunk * options.prefill_chunk;
   std::int64_t rows = shared;
@@ -81,7 +83,8 @@ double Engine::Impl::prefill_chunk(PrefillRun& run) {
              .tokens = span.tokens,
              .spans = {&span, 1},
              .inv_freq = run.inv_freq,
-             .freq_stride = 0},
+             .freq_stride = 0,
+             .temperature = temperature(session)},
             *run.kv);
   if (options.probes.moments) add_moments(l, span.tokens);
   if (l + 1 == config.layers) {

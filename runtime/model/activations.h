@@ -32,29 +32,34 @@ struct Activations {
         mixed(scratch(device, c.experts_per_token * c.hidden)),
         router_logits(device.take<float>(chunk * c.experts, "expert routes")),
         routes(take_routes(device, c)),
-        foreseen(
-            device.take_bytes(o.policy.look_ahead != LookAhead::none ? o.max_sessions * c.hidden * size_of(act) : 0,
-                              "predicted queries")),
-        predicted(query(device, c, o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0)),
+        foreseen(device.take_bytes(looked_ahead(o) * c.hidden * size_of(act), "predicted queries")),
+        predicted(query(device, c, looked_ahead(o))),
         noise(o.probes.noise ? query(device, c, o.max_sessions) : nullptr),
+        older(scratch(device, older_forms(c, o) * c.q_heads * c.head_dim)),
+        predicted_older(query(device, c, older_forms(c, o) * looked_ahead(o))),
         logits(device.take<float>(o.max_sessions * c.vocab, "logits")),
         inv_freq(device.take<float>((o.max_sessions + 1) * c.head_dim / 2, "rope table")),
+        temperatures(device.take<float>(tempered(c, o) ? o.max_sessions : 0, "rope table")),
         params(device.take<SampleParams>(2 * o.max_sessions, "sampling")),
         sampled(device.take<std::int32_t>(2 * o.max_sessions, "sampling")),
         seen(device.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "sampling")),
         input(rows, device),
         step_input(o.max_sessions, device),
         host_inv_freq(host.take<float>((o.max_sessions + 1) * c.head_dim / 2, "step input and output")),
+        host_temperatures(host.take<float>(tempered(c, o) ? o.max_sessions : 0, "step input and output")),
         host_params(host.take<SampleParams>(2 * o.max_sessions, "step input and output")),
         host_sampled(host.take<std::int32_t>(2 * o.max_sessions, "step input and output")),
         host_seen(host.take<std::uint32_t>(o.max_sessions * seen_words(c.vocab), "step input and output")),
         host_input(rows, host),
         host_step_input(o.max_sessions, host),
         host_hidden(o.spill_hidden ? host.take_bytes(rows * c.hidden * size_of(act), "hidden states") : nullptr),
-        spilled_(o.spill_hidden) {}
+        spilled_(o.spill_hidden),
+        tempered_(tempered(c, o)) {}
 
   /// Whether a prompt's hidden states live in host memory.
   bool spilled() const { return spilled_; }
+  /// Whether sessions may have a temperature other than 1 (DualChunks).
+  bool tempered() const { return tempered_; }
   std::byte* hidden_row(std::int64_t row, std::int64_t width) const { return hidden + row * width * size_of(act); }
 
   std::int64_t rows, chunk;  // most rows of a prefill, and of a call of a layer
@@ -68,14 +73,17 @@ struct Activations {
   std::byte* foreseen;                                   // [max_sessions, hidden] act: what look-ahead begins with
   std::byte* predicted;                                  // [max_sessions, q_heads * head_dim] act: the next layer's q
   std::byte* noise;                                      // the same, in place of a prediction (Probes::noise)
+  std::byte* older;                                      // [2, chunk, q_heads * head_dim] act: QueryForms, if any
+  std::byte* predicted_older;                            // [2, max_sessions, ...]: of the next layer's q
   float* logits;                                         // [max_sessions, vocab]
   float* inv_freq;                                       // [max_sessions + 1, head_dim / 2]; the last a prefill's
+  float* temperatures;                                   // [max_sessions] of a step, if tempered()
   SampleParams* params;                                  // [2, max_sessions]: a step's, a prefill's
   std::int32_t* sampled;                                 // the same
   std::uint32_t* seen;                                   // [max_sessions, seen_words(vocab)] by slot, where penalised
   StepInput input, step_input;
 
-  float* host_inv_freq;
+  float *host_inv_freq, *host_temperatures;
   SampleParams* host_params;
   std::int32_t* host_sampled;
   std::uint32_t* host_seen;
@@ -83,7 +91,16 @@ struct Activations {
   std::byte* host_hidden;  // [rows, hidden] act, where they are spilled
 
  private:
-  bool spilled_;
+  bool spilled_, tempered_;
+  static std::int64_t looked_ahead(const EngineOptions& o) {
+    return o.policy.look_ahead != LookAhead::none ? o.max_sessions : 0;
+  }
+  static std::int64_t older_forms(const ModelConfig& c, const EngineOptions& o) {
+    return kv_shape(c, o).chunk > 0 ? 2 : 0;
+  }
+  static bool tempered(const ModelConfig& c, const EngineOptions& o) {
+    return c.dual_chunks.temperature(o.max_len) > 1;
+  }
   std::byte* query(Arena& device, const ModelConfig& c, std::int64_t tokens) const {
     return device.take_bytes(tokens * c.q_heads * c.head_dim * size_of(act), "predicted queries");
   }

@@ -8,7 +8,7 @@ class LayerPredictor final : public QueryPredictor {
   LayerPredictor(const Layer& layer, Stream& compute, const Chunk& chunk)
       : layer_(layer), compute_(compute), chunk_(chunk) {}
   void prepare(std::int64_t layer) override { layer_.foresee(compute_, layer, chunk_); }
-  const void* predict(Stream& stream, std::int64_t layer) override { return layer_.predict(stream, layer, chunk_); }
+  Queries predict(Stream& stream, std::int64_t layer) override { return layer_.predict(stream, layer, chunk_); }
 
  private:
   const Layer& layer_;
@@ -29,7 +29,8 @@ void Layer::norm(Stream& compute, const bf16* gain, const std::byte* hidden, std
                              .eps = config_.rms_norm_eps});
 }
 
-void Layer::rope(Stream& compute, std::int64_t l, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const {
+QueryForms Layer::rope(Stream& compute, std::int64_t l, const Chunk& chunk, void* qkv, std::int64_t kv_heads,
+                       std::byte* older) const {
   const LayerWeights& w = weights_.layer(l);
   if (config_.head_norm)
     compute.launch(HeadNormArgs{.qkv = qkv,
@@ -41,7 +42,8 @@ void Layer::rope(Stream& compute, std::int64_t l, const Chunk& chunk, void* qkv,
                                 .kv_heads = kv_heads,
                                 .head_dim = config_.head_dim,
                                 .eps = config_.rms_norm_eps});
-  if (shape_.is_still(l)) return;
+  if (shape_.is_still(l)) return {};
+  const QueryForms forms{shape_.chunk, older, chunk.tokens * config_.q_heads * config_.head_dim};
   compute.launch(RopeArgs{.qkv = qkv,
                           .positions = chunk.positions,
                           .inv_freq = chunk.inv_freq,
@@ -51,7 +53,13 @@ void Layer::rope(Stream& compute, std::int64_t l, const Chunk& chunk, void* qkv,
                           .q_heads = config_.q_heads,
                           .kv_heads = kv_heads,
                           .head_dim = config_.head_dim,
-                          .scale = static_cast<float>(config_.rope.attention_factor)});
+                          .scale = static_cast<float>(config_.rope.attention_factor) * chunk.temperature,
+                          .scales = chunk.temperatures,
+                          .chunk = shape_.chunk,
+                          .reach = shape_.reach,
+                          .older = older,
+                          .form_stride = forms.form_stride});
+  return forms;
 }
 
 void Layer::linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,
@@ -74,14 +82,13 @@ void Layer::foresee(Stream& compute, std::int64_t l, const Chunk& chunk) const {
   norm(compute, weights_.layer(l).attn_norm, chunk.hidden, act_.foreseen, chunk.tokens);
 }
 
-const void* Layer::predict(Stream& stream, std::int64_t l, const Chunk& chunk) const {
-  if (act_.noise != nullptr) return act_.noise;
+Queries Layer::predict(Stream& stream, std::int64_t l, const Chunk& chunk) const {
+  const std::int64_t width = config_.q_heads * config_.head_dim;
+  if (act_.noise != nullptr) return {act_.noise, width, {shape_.chunk, act_.noise, 0}};
   const LayerWeights& w = weights_.layer(l);
   // The first rows of qkv are q's.
-  linear(stream, act_.foreseen, w.qkv, w.qkv_bias, act_.predicted, chunk.tokens, config_.hidden,
-         config_.q_heads * config_.head_dim, false);
-  rope(stream, l, chunk, act_.predicted, /*kv_heads=*/0);
-  return act_.predicted;
+  linear(stream, act_.foreseen, w.qkv, w.qkv_bias, act_.predicted, chunk.tokens, config_.hidden, width, false);
+  return {act_.predicted, width, rope(stream, l, chunk, act_.predicted, /*kv_heads=*/0, act_.predicted_older)};
 }
 
 void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv) const {
@@ -90,11 +97,11 @@ void Layer::run(Stream& compute, std::int64_t l, const Chunk& chunk, KvPass& kv)
   stream_.need(l, WeightPart::projection);
   norm(compute, w.attn_norm, chunk.hidden, act_.normed, chunk.tokens);
   linear(compute, act_.normed, w.qkv, w.qkv_bias, act_.qkv, chunk.tokens, c.hidden, shape_.qkv_width(), false);
-  rope(compute, l, chunk, act_.qkv, c.kv_heads);
+  const Queries queries{act_.qkv, shape_.qkv_width(), rope(compute, l, chunk, act_.qkv, c.kv_heads, act_.older)};
   kv.append(l, chunk.spans, act_.qkv);  // look-ahead, too, has left the projection's weights
   stream_.projected(l);
   LayerPredictor predictor(*this, compute, chunk);
-  kv.attend(l, chunk.spans, act_.qkv, act_.attended, predictor);
+  kv.attend(l, chunk.spans, queries, act_.attended, predictor);
   stream_.need(l, WeightPart::rest);
   linear(compute, act_.attended, w.o, w.o_bias, chunk.hidden, chunk.tokens, c.q_heads * c.head_dim, c.hidden, true);
 

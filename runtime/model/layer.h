@@ -16,6 +16,8 @@ struct Chunk {
   std::span<const Span> spans;
   const float* inv_freq;     // [head_dim / 2], the rope table of every row
   std::int64_t freq_stride;  // not 0: each row has its own, so many floats on (decode with a rope that depends on it)
+  float temperature = 1;     // of all rows (DualChunks)
+  const float* temperatures = nullptr;  // [tokens] besides; null: 1
 };
 
 class Layer {
@@ -28,16 +30,18 @@ class Layer {
   void run(Stream& compute, std::int64_t layer, const Chunk& chunk, KvPass& kv) const;
   /// The query of `layer` as the chunk's hidden states, the inputs of an earlier layer, foretell it (arXiv 2408.07092,
   /// section 3.3). On compute, what the hidden states are to that layer: to act.foreseen; then, on any stream, the
-  /// query: to act.predicted.
+  /// query: to act.predicted, and its older forms.
   void foresee(Stream& compute, std::int64_t layer, const Chunk& chunk) const;
-  const void* predict(Stream& stream, std::int64_t layer, const Chunk& chunk) const;
+  Queries predict(Stream& stream, std::int64_t layer, const Chunk& chunk) const;
   /// Logits of `tokens` rows of hidden states, to act.logits (at most its rows).
   void head(Stream& compute, const std::byte* hidden, std::int64_t tokens) const;
 
  private:
   void norm(Stream& compute, const bf16* gain, const std::byte* hidden, std::byte* out, std::int64_t tokens) const;
-  /// Heads are normalised and turned, as far as the model and the layer do that.
-  void rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads) const;
+  /// Heads are normalised and turned, as far as the model and the layer do that; older forms of queries, where they
+  /// have any, to `older`.
+  QueryForms rope(Stream& compute, std::int64_t layer, const Chunk& chunk, void* qkv, std::int64_t kv_heads,
+                  std::byte* older) const;
   void linear(Stream& compute, const void* x, const bf16* weight, const bf16* bias, void* out, std::int64_t tokens,
               std::int64_t in, std::int64_t out_dim, bool accumulate) const;
   /// Of act.normed, in float32: the router's and the head's.

@@ -1,7 +1,9 @@
 #include "runtime/model/model_config.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/ops.h"
 #include "runtime/checkpoint/json_file.h"
 #include "runtime/checkpoint/quantization_config.h"
 #include "runtime/model/families.h"
@@ -114,18 +116,26 @@ void read_windows(JsonObject& top, const Family& family, ModelConfig& config) {
   config.windowed = std::move(windowed);
 }
 
-/// The longest context in which dual-chunk attention (arXiv 2402.17463) is plain attention: one chunk. It is not
-/// computed beyond that.
-std::int64_t read_dual_chunks(JsonObject& top, std::int64_t longest, const std::string& file) {
+void read_dual_chunks(JsonObject& top, ModelConfig& config, const std::string& file) {
   constexpr const char* kKey = "dual_chunk_attention_config";
   const json* value = top.take(kKey);
-  if (value == nullptr) return longest;
+  if (value == nullptr) return;
   JsonObject object(*value, file + ": " + kKey);
-  const std::int64_t chunk = object.require("chunk_size", object.whole("chunk_size", 1, 1 << 30));
-  const std::int64_t local = object.whole("local_size", 0, chunk - 1).value_or(0);
-  const std::int64_t trained = object.whole("original_max_position_embeddings", 1, 1 << 30).value_or(longest);
+  DualChunks& dual = config.dual_chunks;
+  dual.reach = object.require("chunk_size", object.whole("chunk_size", 1, 1 << 30));
+  dual.rows = dual.reach - object.whole("local_size", 0, dual.reach - 1).value_or(0);
+  dual.trained = object.whole("original_max_position_embeddings", 1, 1 << 30).value_or(0);
   object.finish();
-  return std::min({longest, chunk - local, trained});
+  if (dual.rows % kChunkUnit != 0)
+    throw UserError(Exit::bad_model, "{}: {}: chunk_size less local_size is {}; expected a multiple of {}", file, kKey,
+                    dual.rows, kChunkUnit);
+  if (config.window > 0)
+    throw UserError(Exit::bad_model,
+                    "{}: {} and a sliding window are not supported together; expected use_sliding_window false", file,
+                    kKey);
+  if (config.rope.type != RopeType::standard)
+    throw UserError(Exit::bad_model, "{}: {} and a RoPE of another type than \"default\" are not supported together",
+                    file, kKey);
 }
 
 /// What would change the arithmetic must have the one value that we compute.
@@ -143,6 +153,12 @@ void read_fixed(JsonObject& top, const Family& family) {
 }
 
 }  // namespace
+
+float DualChunks::temperature(std::int64_t prompt) const {
+  if (trained == 0) return 1;
+  return static_cast<float>(
+      std::max(1.0, 0.1 * std::log(static_cast<double>(prompt) / static_cast<double>(trained)) + 1.0));
+}
 
 json read_model_config(const std::filesystem::path& dir) {
   const std::string file = (dir / "config.json").string();
@@ -187,7 +203,7 @@ ModelConfig parse_model_config(const json& document, const std::string& file) {
         std::max<double>(static_cast<double>(trained), static_cast<double>(rope.original_max_position) * rope.factor),
         0x1p30));
   config.max_position = top.whole("max_sequence_length", 1, 1 << 30).value_or(config.max_position);
-  if (family.dual_chunks) config.max_position = read_dual_chunks(top, config.max_position, file);
+  if (family.dual_chunks) read_dual_chunks(top, config, file);
 
   // Absent ids are the reference's defaults; null means that there is none.
   const auto last_id = static_cast<std::int32_t>(config.vocab - 1);

@@ -25,6 +25,16 @@ struct RopeConfig {
   std::vector<double> short_factors = {}, long_factors = {};  // longrope: [head_dim / 2]
 };
 
+/// Dual-chunk attention (arXiv 2402.17463) as the Qwen2.5-1M models have it.
+struct DualChunks {
+  std::int64_t rows = 0;     // of a chunk; 0: the model has plain attention
+  std::int64_t reach = 0;    // most positions that RoPE turns a query ahead of a key
+  std::int64_t trained = 0;  // tokens that the model was trained at; 0: longer prompts change no score's scale
+
+  /// What q and k are each multiplied by in a session whose prompt has so many tokens.
+  float temperature(std::int64_t prompt) const;
+};
+
 struct ModelConfig {
   std::string model_type;
   std::int64_t hidden, layers, q_heads, kv_heads, head_dim;
@@ -47,6 +57,7 @@ struct ModelConfig {
   std::int64_t window = 0;          // rows that a token sees in a windowed layer, its own included; 0: there is none
   std::vector<bool> windowed = {};  // [layers]; empty: none is
   std::vector<bool> still = {};     // [layers] not turned by RoPE; empty: all are
+  DualChunks dual_chunks = {};
 };
 
 /// What a repetition_penalty may be, whoever asks for it.

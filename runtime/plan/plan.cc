@@ -11,6 +11,7 @@ namespace longhaul {
 
 KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
   const bool windowed = c.window > 0 && c.window < options.max_len;
+  const bool chunked = c.dual_chunks.rows > 0 && c.dual_chunks.rows < options.max_len;
   return {.layers = c.layers,
           .q_heads = c.q_heads,
           .kv_heads = c.kv_heads,
@@ -19,6 +20,8 @@ KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
           .row_type = options.policy.kv_dtype,
           .window = windowed ? c.window : 0,
           .windowed = windowed ? c.windowed : std::vector<bool>{},
+          .chunk = chunked ? c.dual_chunks.rows : 0,
+          .reach = chunked ? c.dual_chunks.reach : 0,
           .still = c.still};
 }
 

@@ -79,7 +79,7 @@ struct MemoryPlan {
 /// Throws UserError{usage} when the policy names layers, dimensions or rows that the model does not have.
 void check_policy(const KvPolicy& policy, const ModelConfig& config);
 
-/// A window that no session outgrows is none.
+/// A window that no session outgrows is none, and so is a chunk.
 KvShape kv_shape(const ModelConfig& config, const EngineOptions& options);
 KvLayout kv_layout(const ModelConfig& config, const EngineOptions& options);
 MemoryPlan plan_memory(const ModelConfig& config, const EngineOptions& options);

@@ -38,6 +38,7 @@ struct Layer {
   std::int64_t kv_heads, group, d, rows, queries, dims, bits;
   std::int64_t q_heads = kv_heads * group;
   Tensor kv{act, kv_heads*rows * 2 * d, 0}, q{act, queries*q_heads*d, 0};
+  std::int64_t chunk = 0, reach = 0;  // of dual-chunk attention
   std::vector<float> inv_freq = std::vector<float>(d / 2);
   Labels labels{kv_heads, d, rows, dims, bits};
 
@@ -73,7 +74,24 @@ struct Layer {
             .host = nullptr,
             .weighs_tail = true,
             .sinks = 2,
-            .window = 5};
+            .window = 5,
+            .chunk = chunk,
+            .reach = reach};
+  }
+  double key(std::int64_t h, std::int64_t row, std::int64_t c) const { return kv.get((h * rows + row) * 2 * d + c); }
+  /// Query head g of the i-th query, as it asks `row` from `position`.
+  std::vector<double> asked(std::int64_t i, std::int64_t g, std::int64_t position, std::int64_t row) const {
+    const std::int64_t stood = rows - queries + i, form = query_form(row, position, chunk);
+    const std::int64_t place = chunk > 0 ? position % chunk : position;
+    const std::int64_t to = form == 0 ? place : std::min(form == 1 ? place + chunk : 2 * chunk - 1, reach);
+    std::vector<double> x(d);
+    for (std::int64_t c = 0; c < d / 2; ++c) {
+      const double angle = static_cast<double>(to - (chunk > 0 ? stood % chunk : stood)) * inv_freq[c];
+      const double a = q.get((i * q_heads + g) * d + c), b = q.get((i * q_heads + g) * d + c + d / 2);
+      x[c] = a * std::cos(angle) - b * std::sin(angle);
+      x[c + d / 2] = b * std::cos(angle) + a * std::sin(angle);
+    }
+    return x;
   }
   void fit(LabelFit how, std::int64_t target = 5000, std::int64_t targets = 300) {
     cpu::fit_labels(args(how, target, targets));
