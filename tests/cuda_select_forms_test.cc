@@ -15,7 +15,7 @@ void add_sessions(Case& c, Random& random, std::int64_t chunk) {
     const std::int64_t rows = std::min(lengths[slot], c.capacity);
     const std::int64_t sinks = random.integer(0, std::min<std::int64_t>(4, rows));
     const std::int64_t window = random.integer(0, std::min<std::int64_t>(70, rows - sinks));
-    c.add(slot, rows, random.integer(sinks + window, rows), sinks, window);
+    c.add(slot, rows, random.integer(std::max<std::int64_t>(1, sinks + window), rows), sinks, window);
   }
 }
 
