@@ -18,16 +18,20 @@ struct Case {
   std::int64_t prefix, ring = 0;
   RowType type = RowType::act;
   std::int64_t window = 0;  // of the ring, without a prefix
+  std::int64_t chunk = 0;
+  bool alike = false;  // the forms of a query
 
   std::int64_t q_heads = kv_heads * group, q_stride = (q_heads + 2 * kv_heads) * d, width = 2 * d;
   std::int64_t cut = prefix / 2 / kAttendBlock * kAttendBlock;
   Batch batch{};
-  Tensor q{act, 0}, prefix_rows{act, 0}, ring_rows{act, 0};
+  Tensor q{act, 0}, older{act, 0}, prefix_rows{act, 0}, ring_rows{act, 0};
+  std::int64_t form_stride = static_cast<std::int64_t>(lengths.size()) * q_heads * d + 16;
 
   /// Rows that no token sees are NaN, and so is what is no query.
   void draw(Random& random) {
     batch = Batch(random, static_cast<std::int64_t>(lengths.size()), *std::max_element(lengths.begin(), lengths.end()));
     q = Tensor(act, batch.count * q_stride);
+    older = Tensor(act, 2 * form_stride);
     prefix_rows = Tensor(act, batch.slots * kv_heads * (prefix + 3) * width);
     ring_rows = Tensor(act, batch.slots * kv_heads * ring * width);
     for (std::int64_t t = 0; t < batch.count; ++t) {
@@ -39,6 +43,11 @@ struct Case {
         span.ring_first = static_cast<std::int32_t>(std::min<std::int64_t>(first + later, span.rows));
       }
       fill(random, q, t * q_stride, q_heads * d, 2);
+      for (std::int64_t form = 0; chunk > 0 && form < 2; ++form) {
+        const std::int64_t to = form * form_stride + t * q_heads * d;
+        if (!alike) fill(random, older, to, q_heads * d, 2);
+        for (std::int64_t i = 0; alike && i < q_heads * d; ++i) older.set(to + i, q.get(t * q_stride + i));
+      }
       for (std::int64_t h = span.slot * kv_heads; h < (span.slot + 1) * kv_heads; ++h) {
         fill(random, prefix_rows, h * (prefix + 3) * width, std::min<std::int64_t>(span.rows, prefix) * width);
         for (std::int64_t r = span.ring_first; r < span.rows; ++r)
@@ -68,7 +77,8 @@ struct Case {
                      .q_heads = q_heads,
                      .kv_heads = kv_heads,
                      .head_dim = d,
-                     .scale = 1 / std::sqrt(static_cast<float>(d))};
+                     .scale = 1 / std::sqrt(static_cast<float>(d)),
+                     .forms = {chunk, rig.put(older), form_stride}};
     auto attend = [&](std::byte* data, std::int64_t head_rows, std::int64_t first, std::int64_t rows) {
       a.kv = {data, head_rows * bytes, first, rows, kv_heads * head_rows * bytes, type};
       rig.stream->launch(a);
@@ -97,7 +107,7 @@ void check_case(Rig& cuda, Random& random, Case c) {
   c.draw(random);
   auto body = [&](Rig& rig) { return c.run(rig); };
   const auto [want, got] = on_both(cuda, body);
-  CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.lengths, c.prefix, c.ring);
+  CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.lengths, c.prefix, c.ring, c.window, c.chunk);
   // Weights carry 16 bits into bf16 products; what codes stand for is rounded to bf16 there.
   const bool half = c.act == DType::bf16, rounds = half && c.type != RowType::act;
   const double limits[] = {rounds ? 3e-5
@@ -182,6 +192,59 @@ TEST_CASE("cuda: attend_step, rows of every type", "[cuda]") {
           check_case(*cuda, random, {act, 2, group, d, {200, 1, 77}, 200, 0, type});
           check_case(*cuda, random, {act, 1, group, d, {150, 65, 3000}, 64, 90, type});
         }
+}
+
+TEST_CASE("cuda: attend_step, queries in three forms, sessions in different chunks", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(38);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {24, 64, 128, 256})
+      for (std::int64_t group : {1, 4, 12}) {
+        const std::int64_t chunk = group == 1 ? 1024 : group == 4 ? 512 : 256;
+        const auto at = [&](std::int64_t rows) { return static_cast<std::int32_t>(rows); };
+        Case tiles{act,           2, group, d, {at(3 * chunk + 77), 1, at(chunk), at(chunk + 1), at(2 * chunk + 130)},
+                   3 * chunk + 80};
+        Case ring{act, 1, group, d, {at(3 * chunk + 200), 150, at(2 * chunk - 1)}, 64, 2 * chunk + 90};
+        Case window{act, 2, group, d, {at(3 * chunk + 100), 60, at(2 * chunk + 1)}, 0, chunk + 110};
+        window.window = chunk + 90;
+        for (Case* c : {&tiles, &ring, &window}) {
+          c->chunk = chunk;
+          check_case(*cuda, random, *c);
+        }
+      }
+}
+
+TEST_CASE("cuda: attend_step, three forms, rows of every type", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(39);
+  for (RowType type : kRowTypes)
+    for (DType act : {DType::bf16, DType::f32})
+      for (std::int64_t d : {32, 64, 96, 128, 192, 256}) {
+        Case c{act, 1, 3, d, {900, 65, 513}, 320, 700, type};
+        c.chunk = 256;
+        check_case(*cuda, random, c);
+      }
+}
+
+TEST_CASE("cuda: attend_step, three forms that are alike leave the bits of one", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(29);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {80, 128, 256})  // a block takes 64 rows at once: no border cuts them
+      for (std::int64_t group : {1, 4}) {
+        Case c{act, 2, group, d, {3000, 1, 256, 257, 1300}, 3000};
+        c.chunk = 256, c.alike = true;
+        c.draw(random);
+        Case plain = c;
+        plain.chunk = 0;
+        const auto want = plain.run(*cuda), got = c.run(*cuda);
+        cuda->clear();
+        CAPTURE(name_of(act), d, group);
+        for (std::size_t i = 0; i < 3; ++i) CHECK(got[i].bytes == want[i].bytes);
+      }
 }
 
 TEST_CASE("cuda: attend_step, each kernel, small enough for a race checker", "[cuda][shared]") {

@@ -11,11 +11,14 @@ struct AttendCase {
   DType act;
   std::int64_t tokens, kv_heads, group, head_dim, q_pos;
   std::int64_t first, rows;  // of the tile
-  std::int64_t window = 0;
+  std::int64_t window = 0, chunk = 0;
 };
 
+/// Elements from the one older form of a token to its other.
+std::int64_t form_stride(const AttendCase& c) { return c.tokens * c.kv_heads * c.group * c.head_dim + 8; }
+
 /// Finished outputs, then m, then l * exp(m) as a logarithm would be compared: by m + log l.
-std::vector<Tensor> attend(Rig& rig, const AttendCase& c, const Tensor& qkv, const Tensor& store) {
+std::vector<Tensor> attend(Rig& rig, const AttendCase& c, const Tensor& qkv, const Tensor& older, const Tensor& store) {
   const std::int64_t q_heads = c.kv_heads * c.group, width = (q_heads + 2 * c.kv_heads) * c.head_dim;
   const std::int64_t states = c.tokens * q_heads, row_bytes = 2 * c.head_dim * size_of(c.act);
   auto poisoned = [&](std::int64_t size) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, size))); };
@@ -33,7 +36,8 @@ std::vector<Tensor> attend(Rig& rig, const AttendCase& c, const Tensor& qkv, con
                                 .head_dim = c.head_dim,
                                 .q_pos = c.q_pos,
                                 .scale = 1 / std::sqrt(static_cast<float>(c.head_dim)),
-                                .window = c.window});
+                                .window = c.window,
+                                .forms = {c.chunk, rig.put(older), form_stride(c)}});
   const Tensor m = rig.get(state.m, DType::f32, states), l = rig.get(state.l, DType::f32, states);
   Tensor mass(DType::f32, states);
   for (std::int64_t i = 0; i < states; ++i) mass.set(i, l.get(i) == 0 ? 0 : m.get(i) + std::log(l.get(i)));
@@ -47,17 +51,42 @@ void check_case(Rig& cuda, Random& random, const AttendCase& c) {
   Tensor store = random.normal(c.act, c.kv_heads * (rows + 3) * 2 * c.head_dim);
   for (std::int64_t i = 0; i < store.size; ++i)  // rows past the tile's of a head are nobody's
     if (i / (2 * c.head_dim) % (rows + 3) >= rows) store.set(i, std::numeric_limits<double>::quiet_NaN());
-  auto body = [&](Rig& rig) { return attend(rig, c, qkv, store); };
+  Tensor older(c.act, 2 * form_stride(c));
+  if (c.chunk > 0) older = random.normal(c.act, older.size, 2);
+  auto body = [&](Rig& rig) { return attend(rig, c, qkv, older, store); };
   const auto [want, got] = on_both(cuda, body);
-  CAPTURE(name_of(c.act), c.tokens, c.kv_heads, c.group, c.head_dim, c.q_pos, c.first, rows, c.window);
-  // The CPU rounds the weights of a bf16 prefill to bf16; both round the result.
-  const double limit = c.act == DType::bf16 ? 1e-5 : 1e-11;
+  CAPTURE(name_of(c.act), c.tokens, c.kv_heads, c.group, c.head_dim, c.q_pos, c.first, rows, c.window, c.chunk);
+  // The CPU rounds the weights of a bf16 prefill to bf16; both round the result, and where queries have forms that of
+  // each.
+  const double limit = c.act == DType::bf16 ? (c.chunk > 0 ? 2e-5 : 1e-5) : 1e-11;
   INFO(first_bad(got[0].values(), want[0].values(), static_cast<std::size_t>(c.head_dim), 100 * std::sqrt(limit)));
   CHECK(nmse(got[0].values(), want[0].values()) <= limit);
   CHECK(nmse(got[1].values(), want[1].values()) <= (c.act == DType::bf16 ? 1e-6 : 1e-11));
   const auto again = body(cuda);
   cuda.clear();
   CHECK(again[0].bytes == got[0].bytes);  // a second run, the same bits
+}
+
+/// With forms that are all alike, against plain attention; the same bits where only the first form has rows.
+void check_alike(Rig& cuda, Random& random, const AttendCase& c) {
+  const std::int64_t asked = c.kv_heads * c.group * c.head_dim, width = asked + 2 * c.kv_heads * c.head_dim;
+  const Tensor qkv = random.normal(c.act, c.tokens * width, 2);
+  const Tensor store = random.normal(c.act, c.kv_heads * (c.rows + 3) * 2 * c.head_dim);
+  Tensor older(c.act, 2 * form_stride(c));
+  for (std::int64_t form = 0; form < 2; ++form)
+    for (std::int64_t i = 0; i < c.tokens * asked; ++i)
+      older.set(form * form_stride(c) + i, qkv.get(i / asked * width + i % asked));
+  AttendCase plain = c;
+  plain.chunk = 0;
+  const auto want = attend(cuda, plain, qkv, older, store), got = attend(cuda, c, qkv, older, store);
+  cuda.clear();
+  CAPTURE(name_of(c.act), c.tokens, c.kv_heads, c.group, c.head_dim, c.q_pos, c.chunk);
+  if (c.q_pos + c.tokens <= c.chunk) {
+    CHECK(got[0].bytes == want[0].bytes);
+    CHECK(got[1].bytes == want[1].bytes);
+  }
+  CHECK(nmse(got[0].values(), want[0].values()) <= (c.act == DType::bf16 ? 2e-5 : 1e-11));
+  CHECK(nmse(got[1].values(), want[1].values()) <= (c.act == DType::bf16 ? 1e-9 : 1e-11));
 }
 
 void check_sample(Rig& cuda, Random& random, std::int64_t vocab, std::int64_t rows) {
@@ -160,6 +189,52 @@ TEST_CASE("cuda: attend, a tile that is empty, hidden, short, or begins later", 
       check_case(*cuda, random, {act, tokens, 3, 1, 24, 1000, 704, 264});
       check_case(*cuda, random, {act, tokens, 1, 8, 128, 3000 - tokens, 0, 3000});
     }
+}
+
+TEST_CASE("cuda: attend, queries in three forms, tokens in the first chunk, later, and on both sides of borders",
+          "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(26);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t head_dim : {24, 64, 128, 256})
+      for (std::int64_t chunk : {256, 512, 1024})
+        for (std::int64_t tokens : {1, 17, 300})
+          for (std::int64_t q_pos : {std::int64_t{0}, chunk - 1, chunk, 2 * chunk - 9, 3 * chunk + 100}) {
+            AttendCase c{act, tokens, 2, chunk == 256 ? 4 : 1, head_dim, q_pos, 0, q_pos + tokens};
+            c.chunk = chunk;
+            check_case(*cuda, random, c);
+            check_alike(*cuda, random, c);
+          }
+}
+
+TEST_CASE("cuda: attend, three forms over a tile that is empty, short, or begins later, and a window", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(27);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t head_dim : {64, 256})
+      for (AttendCase c : {AttendCase{act, 0, 2, 4, head_dim, 600, 0, 600},
+                           {act, 20, 2, 4, head_dim, 600, 0, 0},
+                           {act, 20, 2, 4, head_dim, 600, 640, 40},
+                           {act, 700, 1, 2, head_dim, 500, 320, 880},
+                           {act, 700, 1, 2, head_dim, 500, 0, 530},
+                           {act, 30, 2, 3, head_dim, 800, 448, 64},
+                           {act, 700, 1, 2, head_dim, 500, 0, 1200, 300},
+                           {act, 90, 2, 2, head_dim, 760, 64, 786, 40}}) {
+        c.chunk = 256;
+        check_case(*cuda, random, c);
+      }
+}
+
+TEST_CASE("cuda: attend, three forms, runs of rows large enough for the library", "[cuda][large]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(28);
+  AttendCase c{DType::bf16, 2048, 2, 12, 128, 2 * 16384 + 4096, 0, 2 * 16384 + 6144};
+  c.chunk = 16384;
+  check_case(*cuda, random, c);
+  check_alike(*cuda, random, c);
 }
 
 TEST_CASE("cuda: attend, chunks large enough for the library, at the start, later, ragged, and seeing all",

@@ -25,18 +25,25 @@ struct Case {
   Ints counts;  // of the lists, in turn
   Staged staged;
   RowType type = RowType::act;
+  std::int64_t chunk = 0;  // not 0: sessions of different lengths, whose queries have three forms
 
   std::int64_t q_heads = kv_heads * group, q_stride = q_heads * d + 8, width = 2 * d, lists = tokens * kv_heads;
   std::int64_t most = *std::max_element(counts.begin(), counts.end()), stride = most + 5, rows = most + 20;
   Batch batch{};
-  Tensor q{act, 0}, early{act, 0};
+  std::int64_t form_stride = tokens * q_heads * d + 24;
+  Tensor q{act, 0}, older{act, 0}, early{act, 0};
   std::vector<Tensor> regions{};  // each [slots, kv_heads, rows] rows, NaN where none is listed; places in disorder
   Ints list = Ints(lists * stride, -1), places = list, count = Ints(lists), landed = count, missed = count;
 
   void draw(Random& random) {
     batch = Batch(random, tokens, rows);
-    for (StepSpan& span : batch.spans) span.rows = span.ring_first = static_cast<std::int32_t>(rows);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      StepSpan& span = batch.spans[t];
+      span.rows = span.ring_first =
+          static_cast<std::int32_t>(chunk > 0 ? std::max(rows - t * (chunk - 9), chunk / 2) : rows);
+    }
     q = random.normal(act, tokens * q_stride, 2);
+    older = chunk > 0 ? random.normal(act, 2 * form_stride, 2) : Tensor(act, 2 * form_stride);
     regions.assign(4, Tensor(act, batch.slots * kv_heads * rows * width));
     for (std::int64_t n = 0; n < lists; ++n) draw_list(random, n);
     early = regions[3];
@@ -45,20 +52,21 @@ struct Case {
         early.set(e, std::numeric_limits<double>::quiet_NaN());
   }
 
-  /// `size` of [0, rows) in disorder.
-  Ints shuffled(Random& random, std::int64_t size) const {
-    Ints x(rows);
+  /// `size` of [0, all) in disorder.
+  static Ints shuffled(Random& random, std::int64_t size, std::int64_t all) {
+    Ints x(all);
     std::iota(x.begin(), x.end(), 0);
-    for (std::int64_t i = 0; i < size; ++i) std::swap(x[i], x[random.integer(i, rows - 1)]);
+    for (std::int64_t i = 0; i < size; ++i) std::swap(x[i], x[random.integer(i, all - 1)]);
     x.resize(size);
     return x;
   }
 
   void draw_list(Random& random, std::int64_t n) {
-    const std::int64_t size = count[n] = counts[n % counts.size()], head = n % kv_heads;
-    Ints chosen = shuffled(random, size), late;
+    const std::int32_t length = batch.spans[n / kv_heads].rows;
+    const std::int64_t size = count[n] = std::min(counts[n % counts.size()], length), head = n % kv_heads;
+    Ints chosen = shuffled(random, size, length), late;
     std::sort(chosen.begin(), chosen.end());
-    const Ints places_of[] = {shuffled(random, size), shuffled(random, size), shuffled(random, size)};
+    const Ints places_of[] = {shuffled(random, size, rows), shuffled(random, size, rows), shuffled(random, size, rows)};
     std::vector<std::int64_t> in_staging;
     for (std::int64_t i = 0; i < size; ++i) {
       list[n * stride + i] = chosen[i];
@@ -116,7 +124,8 @@ struct Case {
                            .q_heads = q_heads,
                            .kv_heads = kv_heads,
                            .head_dim = d,
-                           .scale = 1 / std::sqrt(static_cast<float>(d))};
+                           .scale = 1 / std::sqrt(static_cast<float>(d)),
+                           .forms = {chunk, rig.put(older), form_stride}};
     if (in_halves) {
       rig.stream->launch(ScoreListArgs{a});
       rig.stream->copy({.dst = staging.data,
@@ -145,7 +154,7 @@ void check_case(Rig& cuda, Random& random, Case c) {
       auto body = [&](Rig& rig) { return c.run(rig, in_halves, keep_scores); };
       const auto [want, got] = on_both(cuda, body);
       CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.tokens, c.counts, c.staged.share,
-              c.staged.landed, in_halves, keep_scores);
+              c.staged.landed, c.chunk, in_halves, keep_scores);
       // A bf16 output is rounded twice, and what codes stand for is rounded to bf16 for its products.
       const bool half = c.act == DType::bf16, rounds = half && c.type != RowType::act;
       const double limits[] = {rounds ? 1e-5 : 1e-11, rounds ? 1e-4 : half ? 1e-5 : 1e-11, rounds ? 1e-5 : 1e-11};
@@ -205,6 +214,64 @@ TEST_CASE("cuda: attention over lists that are empty, all late, all there, or al
       check_case(*cuda, random, {act, 2, 4, d, 3, {200, 3, 0}, {0, 0}});
       check_case(*cuda, random, {act, 8, 4, d, 1, {2048}, {15, 40}});
       check_case(*cuda, random, {act, 1, 1, d, 1, {6000}, {30, 60}});
+    }
+}
+
+TEST_CASE("cuda: attention over lists, queries in three forms, sessions in different chunks", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(46);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {24, 64, 128, 256})
+      for (std::int64_t group : {1, 4, 12}) {
+        const std::int64_t chunk = group == 4 ? 512 : 256;
+        const auto most = static_cast<std::int32_t>(3 * chunk + 100);
+        Case c{act, 1, group, d, 4, {most, 300, 0, 77, 1}, {40, 50}};
+        c.chunk = chunk;
+        check_case(*cuda, random, c);
+      }
+  for (Staged staged : {Staged{100, 0}, {100, 100}, {60, 30}}) {
+    Case c{DType::bf16, 2, 4, 128, 4, {3200, 300, 2000}, staged};
+    c.chunk = 1024;
+    check_case(*cuda, random, c);
+  }
+}
+
+TEST_CASE("cuda: attention over lists, three forms, rows of every type", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(47);
+  for (RowType type : kRowTypes)
+    for (DType act : {DType::bf16, DType::f32})
+      for (std::int64_t d : {32, 64, 96, 128, 256}) {
+        Case c{act, 1, 3, d, 3, {800, 40, 333}, {40, 50}, type};
+        c.chunk = 256;
+        check_case(*cuda, random, c);
+      }
+}
+
+TEST_CASE("cuda: attention over a list of all rows, three forms that are alike: the bits of one", "[cuda]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(48);
+  for (DType act : {DType::bf16, DType::f32})
+    for (std::int64_t d : {80, 128, 256}) {  // a block takes 64 rows at once: no border cuts them
+      Case c{act, 1, 4, d, 2, {1200}, {0, 0}};
+      c.draw(random);
+      for (std::int64_t t = 0; t < 2; ++t) {
+        std::iota(c.list.begin() + t * c.stride, c.list.begin() + t * c.stride + 1200, 0);
+        c.batch.spans[t].rows = 1200 - static_cast<std::int32_t>(t) * 300;
+        c.count[t] = c.batch.spans[t].rows;
+        for (std::int64_t form = 0; form < 2; ++form)
+          for (std::int64_t i = 0; i < c.q_heads * d; ++i)
+            c.older.set(form * c.form_stride + t * c.q_heads * d + i, c.q.get(t * c.q_stride + i));
+      }
+      Case formed = c;
+      formed.chunk = 256;
+      const auto want = c.run(*cuda, false, true), got = formed.run(*cuda, false, true);
+      cuda->clear();
+      CAPTURE(name_of(act), d);
+      for (std::size_t i = 0; i < 3; ++i) CHECK(got[i].bytes == want[i].bytes);
     }
 }
 

@@ -181,6 +181,52 @@ TEST_CASE("cuda: rope, at the first and the millionth position", "[cuda][shared]
       }
 }
 
+TEST_CASE("cuda: rope in chunks, with a query's older forms and a scale per token", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(13);
+  for (DType act : kTypes)
+    for (std::int64_t d : kHeadDims)
+      for (std::int64_t chunk : {256, 512, 1024})
+        for (std::int64_t tokens : {9, 70}) {
+          const std::int64_t q_heads = 6, kv_heads = 2, width = (q_heads + 2 * kv_heads) * d;
+          const std::int64_t form_stride = tokens * q_heads * d + 24, reach = random.integer(chunk, 2 * chunk + 10);
+          std::vector<std::int32_t> positions{0, 1, static_cast<std::int32_t>(chunk - 1),
+                                              static_cast<std::int32_t>(chunk), 1048575};
+          while (std::ssize(positions) < tokens)
+            positions.push_back(static_cast<std::int32_t>(random.integer(0, 5000)));
+          std::vector<float> inv_freq(static_cast<std::size_t>(d / 2)), scales(static_cast<std::size_t>(tokens));
+          for (std::size_t f = 0; f < inv_freq.size(); ++f) inv_freq[f] = std::pow(1e4f, -2.0f * f / d);
+          for (float& s : scales) s = 1 + static_cast<float>(random.integer(0, 8)) / 16;
+          const Tensor x = random.normal(act, tokens * width);
+          for (bool scaled : {false, true}) {
+            const auto [want, got] = on_both(*cuda, [&](Rig& rig) {
+              std::byte *qkv = rig.put(x), *older = rig.put(Tensor(act, 2 * form_stride, 7));
+              rig.stream->launch(RopeArgs{.qkv = qkv,
+                                          .positions = rig.put(positions),
+                                          .inv_freq = rig.put(inv_freq),
+                                          .freq_stride = 0,
+                                          .act = act,
+                                          .tokens = tokens,
+                                          .q_heads = q_heads,
+                                          .kv_heads = kv_heads,
+                                          .head_dim = d,
+                                          .scale = 1.5f,
+                                          .scales = scaled ? rig.put(scales) : nullptr,
+                                          .chunk = chunk,
+                                          .reach = reach,
+                                          .older = older,
+                                          .form_stride = form_stride});
+              return std::pair(rig.get(qkv, act, tokens * width), rig.get(older, act, 2 * form_stride));
+            });
+            CAPTURE(name_of(act), d, chunk, reach, tokens, scaled);
+            check_close({want.first, got.first}, width, bound(act));
+            check_close({want.second, got.second}, q_heads * d, bound(act));
+            for (std::int64_t i = form_stride - 24; i < form_stride; ++i) CHECK(got.second.get(i) == 7);
+          }
+        }
+}
+
 TEST_CASE("cuda: append writes K | V rows into the tile and nothing else", "[cuda]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

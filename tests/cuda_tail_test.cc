@@ -15,17 +15,19 @@ struct Case {
   std::int64_t kv_heads, group, d, rows, dims, bits;
   Combine combine = Combine::mean;
   RowType type = RowType::act;  // of what the list reads
+  std::int64_t chunk = 0;       // of queries in three forms
 };
 
 struct Input {
   Labels labels;
-  Tensor q, kv;
+  Tensor q, older, kv;
   StepSpan span;
 };
 
 Input input_of(const Case& c, Random& random) {
   Input in{.labels = {c.kv_heads, c.d, c.rows, c.dims, c.bits},
            .q = random.normal(c.act, c.kv_heads * c.group * c.d, 2),
+           .older = random.normal(c.act, 2 * c.kv_heads * c.group * c.d, 2),
            .kv = random.normal(c.act, c.kv_heads * c.rows * 2 * c.d),
            .span = {}};
   in.labels.random_basis(random);
@@ -50,6 +52,7 @@ std::vector<Tensor> run(Rig& rig, const Case& c, const Input& in) {
   RowList list{rig.put(std::vector<std::int32_t>(c.kv_heads * stride, -1)),
                rig.put(std::vector<std::int32_t>(c.kv_heads, -1)), stride, floats(q_heads)};
   std::byte* q = rig.put(in.q);
+  const QueryForms forms{c.chunk, rig.put(in.older), q_heads * c.d};
   const float scale = 1 / std::sqrt(static_cast<float>(c.d));
   rig.stream->launch(SelectArgs{.q = q,
                                 .q_stride = q_heads * c.d,
@@ -67,7 +70,8 @@ std::vector<Tensor> run(Rig& rig, const Case& c, const Input& in) {
                                 .mass_session_stride = 0,
                                 .top_p = 1,
                                 .scratch = floats(select_floats(1, q_heads, c.kv_heads, c.rows)),
-                                .out = list});
+                                .out = list,
+                                .forms = forms});
   std::vector<Tensor> results{rig.get(list.tail, DType::f32, q_heads), rig.get(mean, DType::f32, c.kv_heads * c.d)};
   for (bool with_mean : {true, false}) {
     std::byte* out = rig.put(Tensor(c.act, states * c.d));
@@ -85,7 +89,8 @@ std::vector<Tensor> run(Rig& rig, const Case& c, const Input& in) {
                               .q_heads = q_heads,
                               .kv_heads = c.kv_heads,
                               .head_dim = c.d,
-                              .scale = scale};
+                              .scale = scale,
+                              .forms = forms};
     rig.stream->launch(FinishListArgs{args, false, out, with_mean ? mean : nullptr, 0});
     results.push_back(rig.get(out, c.act, states * c.d));
   }
@@ -110,10 +115,14 @@ TEST_CASE("cuda: the tail of a list and attention with the mean value", "[cuda][
                         Case{DType::bf16, 2, 4, 128, 801, 32, 4, Combine::max},
                         Case{DType::bf16, 2, 4, 128, 900, 32, 4, Combine::mean, RowType::int8},
                         Case{DType::bf16, 2, 4, 64, 900, 32, 4, Combine::mean, RowType::fp8},
-                        Case{DType::f32, 2, 4, 64, 900, 32, 4, Combine::mean, RowType::int4}}) {
+                        Case{DType::f32, 2, 4, 64, 900, 32, 4, Combine::mean, RowType::int4},
+                        Case{DType::bf16, 8, 4, 128, 5000, 32, 4, Combine::mean, RowType::act, 1024},
+                        Case{DType::bf16, 2, 8, 64, 1500, 16, 4, Combine::max, RowType::act, 256},
+                        Case{DType::bf16, 2, 1, 128, 700, 48, 4, Combine::mean, RowType::int8, 256},
+                        Case{DType::f32, 2, 3, 80, 600, 24, 8, Combine::mean, RowType::act, 512}}) {
     const Input in = input_of(c, random);
     const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return run(rig, c, in); });
-    CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.rows, c.dims, c.bits);
+    CAPTURE(name_of(c.act), int(c.type), c.kv_heads, c.group, c.d, c.rows, c.dims, c.bits, c.chunk);
     // Rows at the threshold may fall to either side, and codes at a rounding tie: a tail moves by their shares.
     for (std::int64_t i = 0; i < want[0].size; ++i) CHECK(std::abs(got[0].get(i) - want[0].get(i)) < 0.02);
     CHECK(nmse(doubles(got[1]), doubles(want[1])) < 1e-10);

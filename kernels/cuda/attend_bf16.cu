@@ -9,6 +9,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/put_state.cuh"
 #include "kernels/cuda/tiles.cuh"
 
 namespace longhaul::cuda {
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_tensor_tiles(const __grid_
       const float sum = reduce_row(l[t][i], [](float x, float y) { return x + y; });
       if (row >= end) continue;
       const std::int64_t state = row / group * a.q_heads + h * group + row % group;
-      if (lane % 4 == 0) a.state.m[state] = m[t][i] * a.scale, a.state.l[state] = sum;
+      if (lane % 4 == 0) put_state(a.state, state, m[t][i] * a.scale, sum);
       const float share = sum == 0 ? 0 : 1 / sum;
       auto* out = static_cast<std::uint32_t*>(a.out) + (state * d + lane % 4 * 2) / 2;
 #pragma unroll

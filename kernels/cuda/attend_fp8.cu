@@ -6,5 +6,8 @@ namespace longhaul::cuda {
 template void attend_typed<RowType::fp8>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
 template void attend_typed<RowType::fp8>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
 template void attend_typed<RowType::fp8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<StepSource>>&, DType, cudaStream_t);
+template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<ListSource>>&, DType, cudaStream_t);
+template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<MissedSource>>&, DType, cudaStream_t);
 
 }  // namespace longhaul::cuda

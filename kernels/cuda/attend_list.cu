@@ -37,7 +37,9 @@ void attend_set(const AttendListArgs& a, const Source& source, const PartSet& to
                                        .head_dim = shape.head_dim,
                                        .scale = a.scale,
                                        .scores = a.keep_scores ? a.scores : nullptr,
-                                       .score_stride = a.rows.stride},
+                                       .score_stride = a.rows.stride,
+                                       .forms = a.forms,
+                                       .spans = a.batch.spans},
                a.regions.prefix.type, a.act, stream);
 }
 
@@ -45,6 +47,7 @@ ListSource list_source(const AttendListArgs& a, ListPart part) {
   const Shape shape(a);
   return {.spans = a.batch.spans,
           .places = a.places != nullptr ? a.places : a.rows.rows,  // a row below 2^29 is its prefix place
+          .numbers = a.rows.rows,
           .stride = a.rows.stride,
           .regions = a.regions,
           .landed = a.landed,
@@ -55,7 +58,8 @@ ListSource list_source(const AttendListArgs& a, ListPart part) {
 
 PartSet attend_list(const AttendListArgs& a, ListPart part, int set, cudaStream_t stream) {
   const PartSet to = part_set(a, a.rows.count, set);
-  attend_set(a, list_source(a, part), to, stream);
+  if (a.forms.chunk > 0) attend_set(a, Formed<ListSource>{list_source(a, part)}, to, stream);
+  else attend_set(a, list_source(a, part), to, stream);
   return to;
 }
 
@@ -63,7 +67,13 @@ PartSet attend_missed(const AttendListArgs& a, cudaStream_t stream) {
   if (a.keep_scores) return attend_list(a, ListPart::missed, 1, stream);
   const Shape shape(a);
   const PartSet to = part_set(a, a.missed, 1);
-  attend_set(a, MissedSource{a.regions.staging, a.landed, shape.kv_heads, shape.bytes}, to, stream);
+  const MissedSource source{a.regions.staging, a.landed, shape.kv_heads, shape.bytes};
+  if (a.forms.chunk > 0)
+    attend_set(
+        a,
+        Formed<MissedSource>{source, list_source(a, ListPart::missed).places, a.rows.rows, a.rows.count, a.rows.stride},
+        to, stream);
+  else attend_set(a, source, to, stream);
   return to;
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/put_state.cuh"
 
 namespace longhaul::cuda {
 namespace {
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, D <= 128 ? 2 : 1) attend_tiles(const
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (state[i] < 0) continue;
-    if (tx == 0) a.state.m[state[i]] = m[i], a.state.l[state[i]] = l[i];
+    if (tx == 0) put_state(a.state, state[i], m[i], l[i]);
     const float share = l[i] == 0 ? 0 : 1 / l[i];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {

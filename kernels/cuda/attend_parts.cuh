@@ -4,8 +4,10 @@
 #include <cmath>
 
 #include "kernels/cuda/deal.cuh"
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/row_sources.cuh"
 
 namespace longhaul::cuda {
 
@@ -22,7 +24,35 @@ struct AttendPartsArgs {
   float scale;
   float* scores;  // [tokens, q_heads, score_stride] of row i of the segment; null: not kept
   std::int64_t score_stride;
+  QueryForms forms;       // where kHasForms<Source>
+  const StepSpan* spans;  // of the tokens, likewise
+
+  /// Of the group's query heads; `token` and `head`: of the KV heads.
+  template <class T>
+  __device__ const T* query(int token, int head, int form) const {
+    const std::int64_t width = std::int64_t{counts.kv_heads} * group * head_dim;
+    return query_of<T>(q, q_stride, forms, width, token, form) + std::int64_t{head} * group * head_dim;
+  }
 };
+
+/// Calls body(form, from, to) for the runs of a part's rows [begin, end) that a form asks, in order: the older first.
+/// So where a chunk ends inside of what warps take at once, they take it twice, and each time a part of it.
+template <class Source, class Rows, class Body>
+__device__ void for_each_form(const AttendPartsArgs<Source>& a, int token, const Rows& rows, int begin, int end,
+                              const Body& body) {
+  if constexpr (!kHasForms<Source>) {
+    body(0, begin, end);
+  } else {
+    const FormBorders borders = form_borders(a.forms, a.spans[token].rows - 1);
+    const int own = rows.find(borders.own, begin, end), before = rows.find(borders.before, begin, own);
+#pragma unroll 1
+    for (int form = kForms - 1, from = begin; form >= 0; --form) {
+      const int to = form == 0 ? end : form == 1 ? own : before;
+      if (from < to) body(form, from, to);
+      from = to;
+    }
+  }
+}
 
 /// The query heads that a block serves: a group of more than `most` takes several blocks, by blockIdx.y.
 struct Heads {

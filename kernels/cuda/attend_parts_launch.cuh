@@ -45,11 +45,20 @@ void attend_parts(const AttendPartsArgs<Source>& a, RowType type, DType act, cud
 extern template void attend_typed<RowType::int8>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::int8>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::int8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<StepSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<ListSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int8>(const AttendPartsArgs<Formed<MissedSource>>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<StepSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<ListSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::fp8>(const AttendPartsArgs<Formed<MissedSource>>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::int4>(const AttendPartsArgs<StepSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::int4>(const AttendPartsArgs<ListSource>&, DType, cudaStream_t);
 extern template void attend_typed<RowType::int4>(const AttendPartsArgs<MissedSource>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<Formed<StepSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<Formed<ListSource>>&, DType, cudaStream_t);
+extern template void attend_typed<RowType::int4>(const AttendPartsArgs<Formed<MissedSource>>&, DType, cudaStream_t);
 
 }  // namespace longhaul::cuda

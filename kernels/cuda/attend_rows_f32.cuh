@@ -42,71 +42,73 @@ __global__ void __launch_bounds__(kAttendThreads, kF32Blocks)
     const int token = segment / a.counts.kv_heads;
     const std::int64_t head = static_cast<std::int64_t>(segment % a.counts.kv_heads) * a.group + heads.first;
 
-    Pack<float, 8> q[kF32Heads] = {};
     Partial state[kF32Heads];
-#pragma unroll
-    for (int g = 0; g < kF32Heads; ++g) {
-      if (g < heads.count && active)
-        q[g] = load<8>(static_cast<const float*>(a.q) + token * a.q_stride + (head + g) * d + column);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) q[g].v[j] *= a.scale;
-    }
-
-    for (int base = begin; base < end; base += kRows * kInFlight) {  // the same trips for all lanes: they shuffle
-      typename Reader::Raw k[kInFlight] = {}, v[kInFlight] = {};
-      bool there[kInFlight];
-#pragma unroll
-      for (int r = 0; r < kInFlight; ++r) {
-        const int row = base + r * kRows + sub;
-        const std::byte* at = row < end ? rows.at(rows.place(row)) : nullptr;
-        there[r] = at != nullptr;
-        if (there[r] && active) {
-          k[r] = Reader::load(at, d, column);
-          v[r] = Reader::load(at, d, d + column);
-        }
-      }
-      float score[kInFlight][kF32Heads];
-#pragma unroll
-      for (int r = 0; r < kInFlight; ++r) {
-        const auto key = Reader::values(k[r]);
-#pragma unroll
-        for (int g = 0; g < kF32Heads; ++g) {
-          float s = 0;
-#pragma unroll
-          for (int j = 0; j < 8; ++j) s += q[g].v[j] * key.v[j];
-#pragma unroll
-          for (int offset = L / 2; offset > 0; offset /= 2) s += __shfl_xor_sync(~0u, s, offset);
-          if (a.scores != nullptr && there[r] && lane == 0 && g < heads.count)
-            a.scores[(static_cast<std::int64_t>(token) * a.counts.kv_heads * a.group + head + g) * a.score_stride +
-                     base + r * kRows + sub] = s;
-          score[r][g] = there[r] ? s : -INFINITY;
-        }
-      }
+    for_each_form(a, token, rows, begin, end, [&](int form, int begin, int end) {
+      const float* from = a.template query<float>(token, segment % a.counts.kv_heads, form) + heads.first * d + column;
+      Pack<float, 8> q[kF32Heads] = {};
 #pragma unroll
       for (int g = 0; g < kF32Heads; ++g) {
-        Partial& p = state[g];
-        float m = p.m;
+        if (g < heads.count && active) q[g] = load<8>(from + g * d);
 #pragma unroll
-        for (int r = 0; r < kInFlight; ++r) m = fmaxf(m, score[r][g]);
-        const float keep = decay(p.m, m);
-        p.m = m;
-        p.l *= keep;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) p.o.v[j] *= keep;
+        for (int j = 0; j < 8; ++j) q[g].v[j] *= a.scale;
       }
+
+      for (int base = begin; base < end; base += kRows * kInFlight) {  // the same trips for all lanes: they shuffle
+        typename Reader::Raw k[kInFlight] = {}, v[kInFlight] = {};
+        bool there[kInFlight];
 #pragma unroll
-      for (int r = 0; r < kInFlight; ++r) {
-        const auto value = Reader::values(v[r]);
+        for (int r = 0; r < kInFlight; ++r) {
+          const int row = base + r * kRows + sub;
+          const std::byte* at = row < end ? rows.at(rows.place(row)) : nullptr;
+          there[r] = at != nullptr;
+          if (there[r] && active) {
+            k[r] = Reader::load(at, d, column);
+            v[r] = Reader::load(at, d, d + column);
+          }
+        }
+        float score[kInFlight][kF32Heads];
+#pragma unroll
+        for (int r = 0; r < kInFlight; ++r) {
+          const auto key = Reader::values(k[r]);
+#pragma unroll
+          for (int g = 0; g < kF32Heads; ++g) {
+            float s = 0;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) s += q[g].v[j] * key.v[j];
+#pragma unroll
+            for (int offset = L / 2; offset > 0; offset /= 2) s += __shfl_xor_sync(~0u, s, offset);
+            if (a.scores != nullptr && there[r] && lane == 0 && g < heads.count)
+              a.scores[(static_cast<std::int64_t>(token) * a.counts.kv_heads * a.group + head + g) * a.score_stride +
+                       base + r * kRows + sub] = s;
+            score[r][g] = there[r] ? s : -INFINITY;
+          }
+        }
 #pragma unroll
         for (int g = 0; g < kF32Heads; ++g) {
           Partial& p = state[g];
-          const float w = score[r][g] == -INFINITY ? 0.0f : expf(score[r][g] - p.m);
-          p.l += w;
+          float m = p.m;
 #pragma unroll
-          for (int j = 0; j < 8; ++j) p.o.v[j] += w * value.v[j];
+          for (int r = 0; r < kInFlight; ++r) m = fmaxf(m, score[r][g]);
+          const float keep = decay(p.m, m);
+          p.m = m;
+          p.l *= keep;
+#pragma unroll
+          for (int j = 0; j < 8; ++j) p.o.v[j] *= keep;
+        }
+#pragma unroll
+        for (int r = 0; r < kInFlight; ++r) {
+          const auto value = Reader::values(v[r]);
+#pragma unroll
+          for (int g = 0; g < kF32Heads; ++g) {
+            Partial& p = state[g];
+            const float w = score[r][g] == -INFINITY ? 0.0f : expf(score[r][g] - p.m);
+            p.l += w;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) p.o.v[j] += w * value.v[j];
+          }
         }
       }
-    }
+    });
 
     const int warp = threadIdx.x / 32, in_warp = threadIdx.x % 32;
 #pragma unroll

@@ -4,6 +4,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/labels.h"
+#include "kernels/cpu/query_forms.h"
+#include "kernels/cuda/attend_forms.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/synthetic_ops.h"
 
@@ -116,9 +118,11 @@ void CudaStream::launch(const AppendArgs& a) {
 void CudaStream::launch(const AttendArgs& a) {
   longhaul::check(a.kv.first % kAttendBlock == 0, "attend: a tile starts on an attend block");
   longhaul::check(a.kv.type == RowType::act, "attend: a prompt attends activations' rows");
+  cpu::check_forms(a.forms);
   check_head_dim(a.head_dim);
   begin_launch();
-  if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
+  if (a.forms.chunk > 0) attend_forms(a, machine_.attention, stream_.get());
+  else if (!machine_.attention.run(a, stream_.get())) attend(a, stream_.get());
 }
 void CudaStream::launch(const FinishArgs& a) { begin_launch(), finish(a, stream_.get()); }
 void CudaStream::launch(const SampleArgs& a) { begin_launch(), sample(a, stream_.get()); }
@@ -140,26 +144,35 @@ void CudaStream::launch(const LabelRowsArgs& a) {
 }
 void CudaStream::launch(const FillArgs& a) { begin_launch(), fill(a, stream_.get()); }
 void CudaStream::launch(const AddListMassArgs& a) { begin_launch(), add_list_mass(a, stream_.get()); }
-void CudaStream::launch(const AddMassArgs& a) { begin_launch(), add_mass(a, stream_.get()); }
+void CudaStream::launch(const AddMassArgs& a) {
+  cpu::check_forms(a.forms);
+  begin_launch(), add_mass(a, stream_.get());
+}
 void CudaStream::launch(const StoreRowsArgs& a) {
   longhaul::check(a.src.type == RowType::act, "store_rows: from activations' rows");
   begin_launch(), store_rows(a, stream_.get());
 }
-void CudaStream::launch(const JudgeArgs& a) { begin_launch(), judge(a, stream_.get()); }
+void CudaStream::launch(const JudgeArgs& a) {
+  cpu::check_forms(a.forms);
+  begin_launch(), judge(a, stream_.get());
+}
 void CudaStream::launch(const MomentsArgs& a) { begin_launch(), moments(a, stream_.get()); }
 void CudaStream::launch(const MeanValuesArgs& a) { begin_launch(), mean_values(a, stream_.get()); }
 void CudaStream::launch(const AttendStepArgs& a) {
   check_head_dim(a.head_dim);
   longhaul::check(a.window == 0 || (a.from == StepRows::ring && a.window <= a.kv.rows),
                   "attend_step: the ring holds the window");
+  cpu::check_forms(a.forms);
   begin_launch(), attend_step(a, stream_.get());
 }
 void CudaStream::launch(const ScoreListArgs& a) {
   check_head_dim(a.list.head_dim);
+  cpu::check_forms(a.list.forms);
   begin_launch(), score_list(a, stream_.get());
 }
 void CudaStream::launch(const FinishListArgs& a) {
   check_head_dim(a.list.head_dim);
+  cpu::check_forms(a.list.forms);
   longhaul::check(a.list.missed == nullptr || a.list.landed != nullptr, "finish_list: rows are missed past some place");
   begin_launch(), finish_list(a, stream_.get());
 }
@@ -174,6 +187,9 @@ void CudaStream::launch(const RetainArgs& a) {
   if (a.row_bytes != 0) check_row_bytes(a.row_bytes);
   begin_launch(), retain(a, stream_.get());
 }
-void CudaStream::launch(const SelectArgs& a) { begin_launch(), select(a, machine_.gatherer.blocks(), stream_.get()); }
+void CudaStream::launch(const SelectArgs& a) {
+  cpu::check_forms(a.forms);
+  begin_launch(), select(a, machine_.gatherer.blocks(), stream_.get());
+}
 
 }  // namespace longhaul::cuda

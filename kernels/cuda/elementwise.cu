@@ -2,6 +2,7 @@
 // at the end.
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/overlap.cuh"
@@ -118,46 +119,66 @@ __global__ void head_norm_rows(const __grid_constant__ HeadNormArgs a) {
     }
 }
 
+/// Where a query's form, and a key with form 0, is turned to.
+template <bool Chunks>
+__device__ std::int64_t turned_to(const RopeArgs& a, int form) {
+  const std::int64_t position = a.positions[blockIdx.x];
+  if constexpr (!Chunks) return position;
+  const std::int64_t place = position % a.chunk;
+  return form == 0 ? place : min(form == 1 ? place + a.chunk : 2 * a.chunk - 1, a.reach);
+}
+
 /// The blocks of a token (blockIdx.x) share its heads: the angles once for all, of what is older than all that may
-/// still run, then each thread turns 4 pairs at a time.
-template <class T>
+/// still run, then each thread turns 4 pairs at a time: of a query, with chunks, to each of its forms.
+template <class T, bool Chunks>
 __global__ void rope_rows(const __grid_constant__ RopeArgs a) {
   let_next_start();
-  constexpr int kMostHalf = 128, N = 4;
-  __shared__ alignas(16) float cosine[kMostHalf], sine[kMostHalf];
+  constexpr int kMostHalf = 128, N = 4, kTurns = Chunks ? kForms : 1;
+  __shared__ alignas(16) float cosine[kTurns][kMostHalf], sine[kTurns][kMostHalf];
   const int half = static_cast<int>(a.head_dim / 2), packs = half / N;
   const int items = static_cast<int>(a.q_heads + a.kv_heads) * packs, step = static_cast<int>(gridDim.y * blockDim.x);
   T* row = static_cast<T*>(a.qkv) + blockIdx.x * (a.q_heads + 2 * a.kv_heads) * a.head_dim;
   int item = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
-  auto at = [&] { return row + item / packs * 2 * half + item % packs * N; };
-  for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
-    // Whole turns are taken off in double: sine and cosine of a large angle are slow.
-    constexpr double kTurn = 6.283185307179586477;
-    const float position = static_cast<float>(a.positions[blockIdx.x]);
-    const double angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
-    float s, c;
-    sincosf(static_cast<float>(angle - rint(angle * (1 / kTurn)) * kTurn), &s, &c);
-    cosine[i] = c * a.scale;
-    sine[i] = s * a.scale;
+  auto place = [&] { return item / packs * 2 * half + item % packs * N; };
+  const float scale = a.scales == nullptr ? a.scale : a.scale * a.scales[blockIdx.x];
+#pragma unroll
+  for (int form = 0; form < kTurns; ++form) {
+    const float position = static_cast<float>(turned_to<Chunks>(a, form));
+    for (int i = static_cast<int>(threadIdx.x); i < half; i += static_cast<int>(blockDim.x)) {
+      // Whole turns are taken off in double: sine and cosine of a large angle are slow.
+      constexpr double kTurn = 6.283185307179586477;
+      const double angle = position * a.inv_freq[blockIdx.x * a.freq_stride + i];
+      float s, c;
+      sincosf(static_cast<float>(angle - rint(angle * (1 / kTurn)) * kTurn), &s, &c);
+      cosine[form][i] = c * scale;
+      sine[form][i] = s * scale;
+    }
   }
   wait_for_previous();
   Pack<float, N> low = {}, high = {};
-  if (item < items) low = load<N>(at()), high = load<N>(at() + half);
+  if (item < items) low = load<N>(row + place()), high = load<N>(row + place() + half);
   __syncthreads();
   while (item < items) {
-    T* x = at();
     const int i = item % packs * N;
-    const auto c = load<N>(cosine + i), s = load<N>(sine + i);
+    auto turn = [&](int form, T* to) {
+      const auto c = load<N>(cosine[form] + i), s = load<N>(sine[form] + i);
+      Pack<float, N> x, y;
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      const float l = low.v[j], h = high.v[j];
-      low.v[j] = l * c.v[j] - h * s.v[j];
-      high.v[j] = h * c.v[j] + l * s.v[j];
+      for (int j = 0; j < N; ++j) {
+        x.v[j] = low.v[j] * c.v[j] - high.v[j] * s.v[j];
+        y.v[j] = high.v[j] * c.v[j] + low.v[j] * s.v[j];
+      }
+      store<N>(to, x);
+      store<N>(to + half, y);
+    };
+    if (Chunks && item / packs < a.q_heads) {
+      T* older = static_cast<T*>(a.older) + blockIdx.x * a.q_heads * a.head_dim + place();
+#pragma unroll
+      for (int form = 1; form < kTurns; ++form) turn(form, older + (form - 1) * a.form_stride);
     }
-    store<N>(x, low);
-    store<N>(x + half, high);
+    turn(0, row + place());
     item += step;
-    if (item < items) low = load<N>(at()), high = load<N>(at() + half);
+    if (item < items) low = load<N>(row + place()), high = load<N>(row + place() + half);
   }
 }
 
@@ -246,7 +267,7 @@ void rope(const RopeArgs& a, cudaStream_t stream) {
     Launch{.grid = {static_cast<unsigned>(a.tokens), few ? static_cast<unsigned>(ceil_div(items, kThreads)) : 1},
            .block = few ? kThreads : threads_for(items),
            .stream = stream,
-           .overlap = true}(rope_rows<T>, a);
+           .overlap = true}(a.chunk > 0 ? rope_rows<T, true> : rope_rows<T, false>, a);
   });
 }
 

@@ -24,7 +24,7 @@ struct FitHost {
         inv_freq(basis + basis_floats(a)) {}
   static std::int64_t basis_floats(const FitLabelsArgs& a) {
     return a.kv_heads * label_basis_floats(a.labels.dims, a.head_dim) +
-           (a.weighs_tail ? tail_fit_floats(a.q_heads, a.kv_heads, a.head_dim) : 0);
+           (a.weighs_tail || a.chunk > 0 ? tail_fit_floats(a.q_heads, a.kv_heads, a.head_dim) : 0);
   }
 };
 

@@ -174,7 +174,7 @@ bool FusedAttention::run(const AttendArgs& a, cudaStream_t stream) {
                                                   {kLogSumExp, a.state.m}};
   if (auto error = graph->execute(library_->handle, tensors, workspace_.data()); error.is_bad())
     throw DeviceError(fmt::format("cuDNN: attention of {} tokens: {}", a.tokens, error.get_message()));
-  fill_floats(a.state.l, 1, a.tokens * a.q_heads, stream);  // m is the whole log-sum-exp
+  if (a.state.l != nullptr) fill_floats(a.state.l, 1, a.tokens * a.q_heads, stream);  // m is the whole log-sum-exp
   return true;
 }
 

@@ -17,7 +17,8 @@ class FusedAttention {
   explicit FusedAttention(std::byte* workspace);
   ~FusedAttention();
 
-  /// False, and nothing enqueued, for what the library refuses, and for windows.
+  /// False, and nothing enqueued, for what the library refuses, and for windows. state.l may be null: m is the
+  /// logarithm of the whole sum.
   bool run(const AttendArgs&, cudaStream_t);
   void forget(cudaStream_t stream) { workspace_.forget(stream); }
   /// What computes attention: "cuDNN 9.19.0", or why it is not the library.

@@ -4,6 +4,7 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/row_codes.cuh"
@@ -53,15 +54,17 @@ struct Attention {
   using Reader = RowReader<type, T>;
   const std::byte* data;
   std::int64_t bytes;  // of a row
-  const float* q;      // [group, d], scaled, in shared memory
-  float* scores;       // [kHeads, 32] of this warp
-  float *m, *factor;   // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
+  const float* q;      // [forms, group, d], scaled, in shared memory
+  FormBorders borders;
+  float* scores;      // [kHeads, 32] of this warp
+  float *m, *factor;  // [group]: a row's probability is exp(s - m) * factor, factors being 1 / (l * group)
   int rows, d, group;
 
   /// This lane's row's scores with heads [g0, g0 + 4) of the group; rows [first, first + 32). Four lanes share a row's
   /// loads, and each has four rows, which share those of the queries.
   __device__ void score(int first, int g0, float (&out)[kHeads]) const {
-    constexpr int kAhead = sizeof(T) == 2 ? 2 : 1;  // runs of 32 elements of a row under way
+    constexpr int kAhead = sizeof(T) == 2 ? 2 : 1;                // runs of 32 elements of a row under way
+    const float* query = q + borders.form_of(first) * group * d;  // the rows are of one chunk
     const int lane = threadIdx.x % 32, part = lane % 4, row = first + lane / 4;
     float s[4][kHeads] = {};
     for (int c0 = part * 8; c0 < d; c0 += 32 * kAhead) {
@@ -80,7 +83,7 @@ struct Attention {
 #pragma unroll
         for (int g = 0; g < kHeads; ++g) {
           if (g0 + g >= group) break;
-          const auto x = load<8>(q + (g0 + g) * d + c0 + 32 * n);
+          const auto x = load<8>(query + (g0 + g) * d + c0 + 32 * n);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const auto key = Reader::values(k[n][i]);
@@ -254,15 +257,20 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
   SelectionQuality* out = a.out + t * a.out_stride + h;
 
   float* q = reinterpret_cast<float*>(shared);
-  const T* from = static_cast<const T*>(a.q) + t * a.q_stride + h * group * d;
-  for (int i = threadIdx.x; i < group * d; i += kThreads) q[i] = widen(from[i]) * a.scale;
+  const int forms = a.forms.chunk > 0 ? kForms : 1;
+  for (int form = 0; form < forms; ++form) {
+    const T* from = query_of<T>(a.q, a.q_stride, a.forms, a.q_heads * d, t, form) + h * group * d;
+    for (int i = threadIdx.x; i < group * d; i += kThreads) q[form * group * d + i] = widen(from[i]) * a.scale;
+  }
+  float* totals = q + forms * group * d;
   __syncthreads();
   Attention<type, T> attention{a.kv.data + span.slot * a.kv.session_stride + h * a.kv.head_stride,
                                row_bytes(type, d, a.act),
                                q,
+                               form_borders(a.forms, span.rows - 1),
                                scores[threadIdx.x / 32],
-                               q + group * d,
-                               q + group * d + group,
+                               totals,
+                               totals + group,
                                span.rows,
                                d,
                                static_cast<int>(group)};
@@ -294,12 +302,12 @@ __global__ void __launch_bounds__(kThreads) judge_lists(const __grid_constant__ 
 
 void judge(const JudgeArgs& a, cudaStream_t stream) {
   if (a.batch.count == 0) return;
-  const std::int64_t group = a.q_heads / a.kv_heads;
+  const std::int64_t group = a.q_heads / a.kv_heads, forms = a.forms.chunk > 0 ? kForms : 1;
   with_type(a.act, [&]<class T>(T) {
     with_row_type(a.kv.type, [&](auto type) {
       Launch{.grid = {static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.batch.count)},
              .block = kThreads,
-             .shared_bytes = static_cast<std::size_t>(group * (a.head_dim + 2)) * sizeof(float),
+             .shared_bytes = static_cast<std::size_t>(group * (forms * a.head_dim + 2)) * sizeof(float),
              .stream = stream}(judge_lists<type(), T>, a);
     });
   });

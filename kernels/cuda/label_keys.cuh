@@ -6,20 +6,21 @@ namespace longhaul::cuda::labels {
 
 constexpr float kMostShare = 0x1.fffffep0f;  // below 2
 
-template <int K, int Quads, Keys Kind>
+template <int K, int Quads, Keys Kind, bool Forms>
 template <bool Highest>
-__device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
+__device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_ring) {
   const int shift = kSoftmax ? kShareShift : s_.digit_shift;
   const int head = head_of(at_), row = at_.index * kUnitRows + lane_ * 2, rows = rows_from(at_);
   const Competition c = shared_.places[at_.place];
   std::uint32_t* counts = shared_.counts[head - first];
   std::uint32_t* to = s_.keys + head * s_.stride + row;
-  const HeadWeights& weights = weights_of(head);
+  const HeadWeights& weights = weights_of(head, form_of(at_));
   float factor[kQueries], log_sum[kQueries];
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {
     factor[g] = weights.factor[g] * (lane_ < 16 ? 1.0f : 0.0625f);
     log_sum[g] = kSoftmax ? shared_.log_sum[head - first][g] : 0;
+    if constexpr (Forms) log_sum[g] -= weights.offset[g];
   }
   const int before = c.head - row;
   const auto competing = static_cast<unsigned>(c.tail - c.head);
@@ -41,7 +42,7 @@ __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
         if (!kTwice) share = fminf(share, kMostShare);  // of another query's sum it may be any part
         keys[r] = __float_as_uint(share) | 0x80000000u;
       } else {
-        keys[r] = ordered(x[r][0] * factor[0]);
+        keys[r] = ordered(Forms ? fmaf(x[r][0], factor[0], -log_sum[0]) : x[r][0] * factor[0]);
       }
       if (static_cast<unsigned>(b * kBlockRows + r - before) < competing)
         atomicAdd(&counts[keys[r] >> shift & (kDigitBins - 1)], 1u);
@@ -51,8 +52,8 @@ __device__ void Scorer<K, Quads, Kind>::write_keys(int first, bool in_ring) {
   }
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::write_shares(int head, int row, const Scores& x) const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::write_shares(int head, int row, const Scores& x) const {
   std::uint32_t* shares = s_.shares + (head * s_.stride + row) / 2 * group_;
   std::uint32_t pairs[kQueries];
 #pragma unroll
@@ -71,8 +72,8 @@ __device__ void Scorer<K, Quads, Kind>::write_shares(int head, int row, const Sc
     if (g < group_) shares[g] = pairs[g];
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::flush(int first) const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::flush(int first) const {
   __syncthreads();
   constexpr int kEach = kDigitBins / kThreads;
 #pragma unroll 1

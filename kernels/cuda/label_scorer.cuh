@@ -28,23 +28,24 @@ struct Unit {
   int place, head, index;  // head: of the session; index: of the head's units
 };
 
-template <int K, int Quads, Keys Kind>
+template <int K, int Quads, Keys Kind, bool Forms>
 struct alignas(16) Shared {
   static constexpr int kWarps = Team<Kind>::kWarps, kSlots = Team<Kind>::kSlots, kHeads = Team<Kind>::kHeads;
   union {
     std::uint32_t counts[kHeads][kDigitBins];
     WeighSpace<K, Quads> weighing;
   };
-  HeadWeights weights[kHeads];  // of the block's first heads; others have theirs in global memory
+  HeadWeights weights[kHeads][Forms ? kForms : 1];  // of the block's first heads; others have theirs in global memory
   float log_sum[kHeads][4 * Quads];
   FillBarrier filled[kWarps][kSlots];
   Unit begin[kWarps], kept[kWarps];  // a warp's first unit, and the first whose scores are kept
   Competition places[kDecodeTokens];
   int slots[kDecodeTokens];            // of the sessions
   int first_group[kDecodeTokens + 1];  // of each place
+  FormBorders borders[Forms ? kDecodeTokens : 1];
 };
 
-template <int K, int Quads, Keys Kind>
+template <int K, int Quads, Keys Kind, bool Forms>
 class Scorer {
  public:
   using S = Shape<K, Quads>;
@@ -52,7 +53,7 @@ class Scorer {
   static constexpr int kSlots = Team<Kind>::kSlots, kHeads = Team<Kind>::kHeads;
   static constexpr bool kSoftmax = Kind != Keys::scores && Kind != Keys::hint_scores;
   static constexpr bool kTwice = Kind == Keys::softmax || Kind == Keys::shares;  // units are visited twice
-  using Space = Shared<K, Quads, Kind>;
+  using Space = Shared<K, Quads, Kind, Forms>;
   static constexpr int kUnitRows = S::kUnitRows, kQueries = S::kQueries;
   /// Of a block, in units of 1 / factor, 16 times that in the upper half of lanes, which have the high halves of bytes:
   /// of a lane two neighbouring rows.
@@ -103,6 +104,7 @@ class Scorer {
     const int t = static_cast<int>(threadIdx.x), count = static_cast<int>(a_.batch.count);
     if (t < kWarps * kSlots) init_fill(&shared_.filled[0][0] + t);
     if (t < count) shared_.places[t] = competition(a_, t), shared_.slots[t] = a_.batch.spans[t].slot;
+    if (Forms && t < count) shared_.borders[t] = form_borders(a_.forms, a_.batch.spans[t].rows - 1);
     __syncthreads();
     if (t == 0) {
       int next = 0;
@@ -129,6 +131,11 @@ class Scorer {
 
   __device__ int groups_of_head(int place) const { return (shared_.places[place].tail + kGroupRows - 1) / kGroupRows; }
   __device__ int head_of(const Unit& u) const { return u.place * kv_heads_ + u.head; }
+  /// A unit's rows are of one chunk.
+  __device__ int form_of(const Unit& u) const {
+    static_assert(kChunkUnit % kUnitRows == 0);
+    return Forms ? shared_.borders[u.place].form_of(u.index * kUnitRows) : 0;
+  }
   /// That compete or come before those that do, of the unit on; 0 or less where a head's last group is not full.
   __device__ int rows_from(const Unit& u) const { return shared_.places[u.place].tail - u.index * kUnitRows; }
 
@@ -206,14 +213,29 @@ class Scorer {
     }
 #pragma unroll 1
     for (int head = first_head_; head <= last_head_; ++head) {
-      weigh_queries<K, Quads, kThreads>(s_, head / kv_heads_, head % kv_heads_, maps[0], shared_.weighing,
-                                        weights_of(head));
+#pragma unroll 1
+      for (int form = first_form(head); form <= last_form(head); ++form)
+        weigh_queries<K, Quads, kThreads, Forms>(s_, head / kv_heads_, head % kv_heads_, form, maps[0],
+                                                 shared_.weighing, weights_of(head, form));
       maps[0] = maps[1];
       if (head > first_head_) load_map(maps[0], head + 1);
     }
   }
-  __device__ HeadWeights& weights_of(int head) const {
-    return head - first_head_ < kHeads ? shared_.weights[head - first_head_] : s_.weights[head];
+  __device__ HeadWeights& weights_of(int head, int form) const {
+    HeadWeights* const beyond = Forms ? s_.tallies[head].forms + form : s_.weights + head;
+    return head - first_head_ < kHeads ? shared_.weights[head - first_head_][form] : *beyond;
+  }
+  /// The forms that the head's units of this block ask with: those of its last row and of its first.
+  __device__ int first_form(int head) const {
+    if (!Forms) return 0;
+    const int place = head / kv_heads_, units = (first_group_ + groups_) * S::kGroupUnits;
+    const int end = head == last_head_ ? (search(units - 1).index + 1) * kUnitRows : INT_MAX;
+    return shared_.borders[place].form_of(min(end, shared_.places[place].tail) - 1);
+  }
+  __device__ int last_form(int head) const {
+    if (!Forms) return 0;
+    const int row = head == first_head_ ? search(first_group_ * S::kGroupUnits).index * kUnitRows : 0;
+    return shared_.borders[head / kv_heads_].form_of(row);
   }
 
   /// The warp's next units as long as they are of the batch: their keys, or their part of the sums.
@@ -250,7 +272,7 @@ class Scorer {
   }
   /// The unit's scores, also in place of its codes. A block's codes are read while the one before is worked on.
   __device__ void score(Sums& sums) {
-    if (head_of(at_) != weighed_) take_weights(head_of(at_));
+    if (const int query = head_of(at_) * (Forms ? kForms : 1) + form_of(at_); query != weighed_) take_weights(query);
     std::byte* block = ring_ + slot_ * kSlotBytes;
     Codes<K> codes[2];
     load_codes(codes[0], block);
@@ -262,12 +284,13 @@ class Scorer {
     }
     __syncwarp();
   }
-  __device__ void take_weights(int head) {
-    const HeadWeights& from = weights_of(head);
-    weighed_ = head;
+  __device__ void take_weights(int query) {
+    const HeadWeights& from = Forms ? weights_of(query / kForms, query % kForms) : weights_of(query, 0);
+    weighed_ = query;
 #pragma unroll
     for (int n = 0; n < Quads; ++n) {
       factor_[n] = from.factor[n * 4 + lane_ % 4];
+      if constexpr (Forms) offset_[n] = from.offset[n * 4 + lane_ % 4];
 #pragma unroll
       for (int k = 0; k < K; ++k)
 #pragma unroll
@@ -353,9 +376,9 @@ class Scorer {
   int kept_, visit_, slot_;     // of the walk
   Unit at_, ahead_;             // where it is, and what it loads next
   unsigned parity_ = 0;         // of the next fill of each slot
-  int weighed_ = -1;
+  int weighed_ = -1;            // head and form
   Weights<K, Quads> weights_;
-  float factor_[Quads];  // of its query heads
+  float factor_[Quads], offset_[Quads];  // of its query heads
   Scores held_[S::kUnitBlocks];
 };
 

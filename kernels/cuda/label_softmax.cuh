@@ -8,8 +8,8 @@ namespace longhaul::cuda::labels {
 /// Blocks that have come to a barrier, and barriers that all have come to: launches differ in their blocks.
 static __device__ unsigned arrived_blocks, barriers;
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::sum_up(Sums& x) {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::sum_up(Sums& x) {
   const int rows = rows_from(at_), head = head_of(at_);
   if (rows < kUnitRows) {
 #pragma unroll
@@ -42,12 +42,13 @@ __device__ void Scorer<K, Quads, Kind>::sum_up(Sums& x) {
     float sum = (part[0] + part[1]) + (part[2] + part[3]);
 #pragma unroll
     for (int o = 4; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-    if (const int g = n * 4 + lane_; lane_ < 4 && g < group_) unit_parts(head, g)[at_.index] = {top, sum};
+    if (const int g = n * 4 + lane_; lane_ < 4 && g < group_)
+      unit_parts(head, g)[at_.index] = {Forms ? top + offset_[n] : top, sum};
   }
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::join_groups() const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::join_groups() const {
   __syncthreads();
 #pragma unroll 1
   for (int i = threadIdx.x; i < groups_ * group_; i += kThreads) {
@@ -66,8 +67,8 @@ __device__ void Scorer<K, Quads, Kind>::join_groups() const {
 /// Until all blocks are here. They all run: one fits a processor, there are no more of them, and whatever runs beside
 /// them (products, where look-ahead selects exactly) ends by itself. No other kernel uses the count, and no other that
 /// waits so may run at the same time.
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::wait_for_all() const {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
@@ -89,8 +90,8 @@ __device__ void Scorer<K, Quads, Kind>::wait_for_all() const {
   __syncthreads();
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::add_up(int first) {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::add_up(int first) {
   constexpr int kInFlight = 8;
   const int all = min(kHeads, last_head_ - first + 1) * kQueries;
 #pragma unroll 1
@@ -123,13 +124,13 @@ __device__ void Scorer<K, Quads, Kind>::add_up(int first) {
   }
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ float* Scorer<K, Quads, Kind>::kept_sums(int head) const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ float* Scorer<K, Quads, Kind, Forms>::kept_sums(int head) const {
   return a_.sums + shared_.slots[head / kv_heads_] * a_.sums_stride + head % kv_heads_ * group_;
 }
 
-template <int K, int Quads, Keys Kind>
-__device__ void Scorer<K, Quads, Kind>::take_sums(int first) const {
+template <int K, int Quads, Keys Kind, bool Forms>
+__device__ void Scorer<K, Quads, Kind, Forms>::take_sums(int first) const {
   const int all = min(kHeads, last_head_ - first + 1) * kQueries;
   for (int i = threadIdx.x; i < all; i += kThreads) {
     const int head = first + i / kQueries, g = i % kQueries;

@@ -1,6 +1,7 @@
 // Queries in the basis of the labels, as the operands that their products with codes take: by a block, for the heads
 // that it has. Device code only.
 #pragma once
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/label_products.cuh"
 #include "kernels/cuda/labels.cuh"
 
@@ -68,23 +69,44 @@ __device__ void split_weights(const float* weights, int g, bool softmax, HeadWei
   if (lane == 0) out.factor[g] = !finite ? NAN : softmax ? unit * kLog2e : unit;
 }
 
-/// By the whole block, which meets before and after.
-template <int K, int Quads, int Threads>
-__device__ void weigh_queries(const Selection& s, int place, int h, const MapPart<K, Threads>& part,
+/// What all rows' scores with this form of a query lack besides those with its first: the part that labels leave out,
+/// on average (TailFit::beside), is another. By a warp; `q`: the form in the weights' units.
+__device__ inline float form_offset(const Selection& s, int place, int h, int g, const float* q) {
+  const SelectArgs& a = s.a;
+  const int lane = static_cast<int>(threadIdx.x) % 32, d = static_cast<int>(a.head_dim);
+  const TailFit fit =
+      tail_fit(a.labels.basis + a.batch.spans[place].slot * a.labels.basis_stride, a.kv_heads, d, a.labels.dims);
+  const std::int64_t at = place * a.q_stride + (h * s.group + g) * d;
+  float sum = 0;
+  for (int c = lane; g < s.group && c < d; c += 32) {
+    const float own =
+        a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at + c]) : static_cast<const float*>(a.q)[at + c];
+    sum += (q[c] - own * a.scale) * fit.beside[h * d + c];
+  }
+#pragma unroll
+  for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+  return s.softmax ? sum * kLog2e : sum;
+}
+
+/// By the whole block, which meets before and after. Without `Forms` of form 0, which needs no offset.
+template <int K, int Quads, int Threads, bool Forms>
+__device__ void weigh_queries(const Selection& s, int place, int h, int form, const MapPart<K, Threads>& part,
                               WeighSpace<K, Quads>& space, HeadWeights& out) {
   using Part = MapPart<K, Threads>;
   constexpr int kQueries = 4 * Quads, kLanes = Part::kLanes;
   static_assert(kQueries * 32 <= Threads);
   const SelectArgs& a = s.a;
   const int t = static_cast<int>(threadIdx.x), d = static_cast<int>(a.head_dim), group = static_cast<int>(s.group);
-  const std::int64_t from = place * a.q_stride + static_cast<std::int64_t>(h * group) * d;
+  const std::int64_t from = Forms && form > 0 ? (form - 1) * a.forms.form_stride + (place * a.q_heads + h * group) * d
+                                              : place * a.q_stride + static_cast<std::int64_t>(h * group) * d;
+  const void* const q = Forms && form > 0 ? a.forms.older : a.q;
 #pragma unroll
   for (int n = 0; n < kQueries * 256 / Threads; ++n) {
     const int g = (n * Threads + t) / 256, c = t % 256;
     float x = 0;
     if (g < group && c < d)
-      x = a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[from + g * d + c])
-                               : static_cast<const float*>(a.q)[from + g * d + c];
+      x = a.act == DType::bf16 ? widen(static_cast<const bf16*>(q)[from + g * d + c])
+                               : static_cast<const float*>(q)[from + g * d + c];
     space.q[g][c] = x * a.scale;
   }
   __syncthreads();
@@ -105,7 +127,13 @@ __device__ void weigh_queries(const Selection& s, int place, int h, const MapPar
     }
   }
   __syncthreads();
-  if (const int g = t / 32; g < kQueries) split_weights<K, Quads>(space.weights[g], g, s.softmax, out);
+  if (const int g = t / 32; g < kQueries) {
+    split_weights<K, Quads>(space.weights[g], g, s.softmax, out);
+    if constexpr (Forms) {
+      const float offset = form > 0 ? form_offset(s, place, h, g, space.q[g]) : 0.0f;
+      if (t % 32 == 0) out.offset[g] = offset;
+    }
+  }
   __syncthreads();
 }
 

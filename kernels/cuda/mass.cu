@@ -3,6 +3,7 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/pack.cuh"
@@ -57,7 +58,7 @@ __device__ void load_rows(float* tile, int c0, int d, const Row& row) {
 }
 
 /// 64 rows of one KV head, to which no one else adds: their scores with all queries that see them, a query being a
-/// (token, head of the group) pair.
+/// (token, head of the group) pair. The rows are of one chunk, the queries of any.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_columns(const __grid_constant__ AddMassArgs a) {
   __shared__ alignas(16) float k[kTile * kWidth], q[kTile * kWidth];
@@ -73,8 +74,11 @@ __global__ void __launch_bounds__(kThreads) add_columns(const __grid_constant__ 
       __syncthreads();  // the tiles before have been read
       load_rows<T>(k, c0, d, [&](int r) { return k0 + r < a.kv.rows ? rows + (k0 + r) * 2 * d : nullptr; });
       load_rows<T>(q, c0, d, [&](int r) -> const T* {
+        const std::int64_t token = (q0 + r) / group;
         if (q0 + r >= queries) return nullptr;
-        return static_cast<const T*>(a.q) + (q0 + r) / group * a.q_stride + (h * group + (q0 + r) % group) * d;
+        const int form =
+            form_borders(a.forms, static_cast<int>(a.q_pos + token)).form_of(static_cast<int>(a.kv.first + k0));
+        return query_of<T>(a.q, a.q_stride, a.forms, a.q_heads * d, token, form) + (h * group + (q0 + r) % group) * d;
       });
       __syncthreads();
 #pragma unroll 2

@@ -64,7 +64,8 @@ void fill_floats(float* at, float value, std::int64_t count, cudaStream_t);
 /// linear for up to kDecodeTokens tokens in bf16; false: not for this shape (`in` is no multiple of 8).
 bool linear_few(const LinearArgs&, int processors, cudaStream_t);
 
-/// attend without a library: bf16 of head_dim up to 128 on tensor cores, or all else.
+/// attend without a library: bf16 of head_dim up to 128 on tensor cores, or all else. Where state.l is null, m gets the
+/// logarithm of the whole sum.
 void attend_bf16(const AttendArgs&, cudaStream_t);
 void attend_many(const AttendArgs&, cudaStream_t);
 

@@ -9,6 +9,9 @@
 // (all, of 256K rows by 8 heads of 32 dimensions) is neither loaded nor computed again. Sums are kept by unit and added
 // up in one order, so a key depends on nothing but its session. A hint, with sums given, is one visit, by smaller
 // blocks that do not wait for each other: they fit beside those of a product.
+//
+// Where queries have forms, a unit is of one chunk and so of one of them: a block makes the operands of those that its
+// heads' units ask with, and a score gets what the form's rows have besides (form_offset).
 #include <type_traits>
 
 #include "kernels/cuda/label_keys.cuh"
@@ -18,26 +21,31 @@
 namespace longhaul::cuda {
 namespace {
 
-template <int K, int Quads, labels::Keys Kind>
+template <int K, int Quads, labels::Keys Kind, bool Forms>
 __global__ void __launch_bounds__(labels::Team<Kind>::kThreads, labels::Team<Kind>::kBlocks)
     score_units(const __grid_constant__ Selection s) {
   extern __shared__ uint4 space[];
-  using Scorer = labels::Scorer<K, Quads, Kind>;
+  using Scorer = labels::Scorer<K, Quads, Kind, Forms>;
   auto& shared = *reinterpret_cast<typename Scorer::Space*>(space);
   let_next_start();
   Scorer(s, shared, reinterpret_cast<std::byte*>(&shared + 1)).run();
 }
 
+template <int K, int Quads, labels::Keys Kind, bool Forms>
+void launch_formed(const Selection& s, cudaStream_t stream) {
+  using Space = typename labels::Scorer<K, Quads, Kind, Forms>::Space;
+  using Team = labels::Team<Kind>;
+  constexpr std::size_t kBeyond = 1024 * K;  // tiles are read whole, whatever lies there
+  constexpr std::size_t kBytes = sizeof(Space) + Team::kWarps * Team::kSlots * labels::kSlotBytes + kBeyond;
+  static_assert(kBytes <= (227 << 10) / Team::kBlocks);
+  Launch{.grid = s.blocks, .block = Team::kThreads, .shared_bytes = kBytes, .stream = stream, .overlap = true}(
+      score_units<K, Quads, Kind, Forms>, s);
+}
+
 template <int K, int Quads, labels::Keys Kind>
 void launch_units(const Selection& s, cudaStream_t stream) {
-  using Space = typename labels::Scorer<K, Quads, Kind>::Space;
-  using Team = labels::Team<Kind>;
-  const std::size_t beyond = 1024 * K;  // tiles are read whole, whatever lies there
-  Launch{.grid = s.blocks,
-         .block = Team::kThreads,
-         .shared_bytes = sizeof(Space) + Team::kWarps * Team::kSlots * labels::kSlotBytes + beyond,
-         .stream = stream,
-         .overlap = true}(score_units<K, Quads, Kind>, s);
+  if (s.a.forms.chunk > 0) launch_formed<K, Quads, Kind, true>(s, stream);
+  else launch_formed<K, Quads, Kind, false>(s, stream);
 }
 
 }  // namespace

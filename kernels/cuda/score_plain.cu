@@ -1,5 +1,6 @@
 // Scores by labels of any width, dimensions and group, in float32: the wide labels that accuracy is compared with, and
 // shapes that score_codes does not have.
+#include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/select.cuh"
 
@@ -18,7 +19,7 @@ __device__ inline float code_at(const std::byte* block, int dim, int row, int bi
 }
 
 __global__ void __launch_bounds__(kThreads) score_rows(const __grid_constant__ Selection s) {
-  __shared__ float weights[kMostQueries][256];
+  __shared__ float weights[kMostQueries][256], offsets[kMostQueries];
   const SelectArgs& a = s.a;
   const std::int64_t head = blockIdx.y, place = head / a.kv_heads, h = head % a.kv_heads;
   const StepSpan span = a.batch.spans[place];
@@ -30,20 +31,34 @@ __global__ void __launch_bounds__(kThreads) score_rows(const __grid_constant__ S
   const int group = static_cast<int>(s.group), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const float* basis = a.labels.basis + span.slot * a.labels.basis_stride + h * label_basis_floats(dims, d);
   const std::byte* codes = a.labels.codes + span.slot * a.labels.session_stride + h * a.labels.head_stride;
-  for (int first = 0; first < group; first += kMostQueries) {
-    const int queries = min(kMostQueries, group - first);
+  const std::int64_t width = a.q_heads * d;
+  const float* beside =
+      tail_fit(a.labels.basis + span.slot * a.labels.basis_stride, a.kv_heads, d, dims).beside + h * d;
+  const FormBorders borders = form_borders(a.forms, span.rows - 1);
+  /// Element x of the place's query.
+  auto query = [&](int form, std::int64_t x) {
+    return a.act == DType::bf16 ? widen(query_of<bf16>(a.q, a.q_stride, a.forms, width, place, form)[x])
+                                : query_of<float>(a.q, a.q_stride, a.forms, width, place, form)[x];
+  };
+  /// Scores of rows [begin, end), which are asked with one form, by a few heads of the group.
+  auto score = [&](int form, int first, int queries, int begin, int end) {
     __syncthreads();
     for (int i = warp; i < queries * dims; i += kWarps) {
       const int g = i / dims, j = i % dims;
-      const std::int64_t at = place * a.q_stride + (h * group + first + g) * d;
+      const std::int64_t at = (h * group + first + g) * d;
       float sum = 0;
-      for (int x = lane; x < d; x += 32) {
-        const float q = a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at + x])
-                                             : static_cast<const float*>(a.q)[at + x];
-        sum += basis[(dims + j) * d + x] * (q * a.scale);
-      }
+      for (int x = lane; x < d; x += 32) sum += basis[(dims + j) * d + x] * (query(form, at + x) * a.scale);
       for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
       if (lane == 0) weights[g][j] = bits == 16 ? sum : sum * basis[2 * dims * d + dims + j];
+    }
+    // What labels leave out is another with each form (form_offset).
+    for (int g = warp; g < queries; g += kWarps) {
+      const std::int64_t at = (h * group + first + g) * d;
+      float sum = 0;
+      for (int x = lane; form > 0 && x < d; x += 32)
+        sum += (query(form, at + x) - query(0, at + x)) * a.scale * beside[x];
+      for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+      if (lane == 0) offsets[g] = sum;
     }
     __syncthreads();
     for (int row = begin + static_cast<int>(threadIdx.x); row < end; row += kThreads) {
@@ -58,10 +73,17 @@ __global__ void __launch_bounds__(kThreads) score_rows(const __grid_constant__ S
       for (int g = 0; g < kMostQueries; ++g)
         if (g < queries) {  // in base 2 where there is a softmax
           constexpr float kLog2e = 1.4426950408889634f;
-          s.work[(head * group + first + g) * s.stride + row] = s.softmax ? sum[g] * kLog2e : sum[g];
+          const float x = form > 0 ? sum[g] + offsets[g] : sum[g];
+          s.work[(head * group + first + g) * s.stride + row] = s.softmax ? x * kLog2e : x;
         }
     }
-  }
+  };
+  for (int first = 0; first < group; first += kMostQueries)
+    for (int form = borders.form_of(end - 1); form <= borders.form_of(begin); ++form) {
+      const int from = form == 0 ? borders.own : form == 1 ? borders.before : 0;
+      const int to = form == 0 ? end : form == 1 ? borders.own : borders.before;
+      score(form, first, min(kMostQueries, group - first), max(begin, from), min(end, to));
+    }
 }
 
 /// log2 of the softmax's sum for each query head, and of the group's size where a mean is wanted.

@@ -14,11 +14,21 @@ constexpr int kDigitBins = 2048;  // of a key's first digit: 11 bits, from `digi
 constexpr int kShareShift = 19;   // that where keys are a softmax
 constexpr int kMostParts = 64;    // blocks that share a head's rows
 
+/// A head's queries as operands of the products with codes (label_weights.cuh).
+struct alignas(16) HeadWeights {
+  std::uint32_t b[256];
+  float factor[8];
+  float offset[8];  // of scores, in their units, where queries have forms
+};
+
 /// What is known of a token's and KV head's keys.
 struct alignas(16) HeadTally {
   std::uint32_t counts[kDigitBins];  // competing rows
-  Units masses[kDigitBins];          // of those; with top_p
-  double mass;                       // about what the values sum to; with top_p
+  union {
+    Units masses[kDigitBins];  // of those; with top_p
+    HeadWeights forms[3];      // before there are any, of the forms of queries
+  };
+  double mass;  // about what the values sum to; with top_p
   struct Part {
     std::uint32_t above, listed;  // competing rows beyond the threshold's first digit, and with it
     std::uint32_t before;         // those taken in earlier parts
@@ -27,12 +37,6 @@ struct alignas(16) HeadTally {
   std::uint32_t key;                          // the threshold: rows of a higher key are taken,
   int last;                                   // and those of this key up to this row
   std::uint32_t listed_parts, written_parts;  // blocks that have listed theirs, and written them
-};
-
-/// A head's queries as operands of the products with codes (label_weights.cuh).
-struct alignas(16) HeadWeights {
-  std::uint32_t b[256];
-  float factor[8];
 };
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.

@@ -23,6 +23,9 @@ struct Case {
   Labels labels{slots * kv_heads, d, capacity, dims, bits};
   Tensor q{act, 0};
   std::vector<float> mass{};
+  std::int64_t chunk = 0, form_stride = 0;  // of queries in three forms
+  Tensor older{act, 0};
+  std::vector<float> tails{};  // [slots, tail_fit_floats] behind each slot's bases, where there are forms
 
   void add(std::int64_t slot, std::int64_t rows, std::int64_t budget, std::int64_t sinks, std::int64_t window) {
     auto i = [](std::int64_t x) { return static_cast<std::int32_t>(x); };
@@ -73,6 +76,24 @@ struct Case {
       }
   }
 
+  /// Older forms of the queries, all as the first or none, and some of what labels leave out. After fill().
+  void fill_forms(Random& random, std::int64_t chunk_, bool alike, double deviation = 3) {
+    chunk = chunk_, form_stride = count() * q_heads * d + 16;
+    older = random.normal(act, 2 * form_stride, deviation);
+    for (std::int64_t i = 0; alike && i < count() * q_heads * d; ++i)
+      for (std::int64_t form = 0; form < 2; ++form)
+        older.set(form * form_stride + i, q.get(i / (q_heads * d) * q_stride + i % (q_heads * d)));
+    const Tensor beside =
+        random.normal(DType::f32, slots * tail_fit_floats(q_heads, kv_heads, d), 1 / std::sqrt(static_cast<double>(d)));
+    tails.clear();
+    for (double x : beside.values()) tails.push_back(static_cast<float>(x));
+  }
+  /// Whole numbers, for make_whole().
+  void make_forms_whole(Random& random) {
+    for (std::int64_t i = 0; i < older.size; ++i) older.set(i, static_cast<double>(random.integer(-20, 20)));
+    for (float& x : tails) x = static_cast<float>(random.integer(-1, 1));
+  }
+
   std::int64_t scratch_floats() const { return select_floats(count(), q_heads, kv_heads, capacity); }
 
   SelectArgs args(Rig& rig, std::byte* scratch) const {
@@ -83,13 +104,14 @@ struct Case {
     a.act = act, a.q_heads = q_heads, a.kv_heads = kv_heads, a.head_dim = d, a.scale = scale;
     a.by = by, a.combine = combine, a.top_p = top_p;
     const std::int64_t codes = static_cast<std::int64_t>(labels.codes.size()) / labels.kv_heads;
-    a.labels = {rig.put(labels.codes),
-                codes,
-                rig.put(labels.basis),
-                dims,
-                bits,
-                kv_heads * codes,
-                kv_heads * label_basis_floats(dims, d)};
+    const std::int64_t bases = kv_heads * label_basis_floats(dims, d), tail = std::ssize(tails) / slots;
+    std::vector<float> basis;
+    for (std::int64_t s = 0; s < slots; ++s) {
+      basis.insert(basis.end(), labels.basis.begin() + s * bases, labels.basis.begin() + (s + 1) * bases);
+      basis.insert(basis.end(), tails.begin() + s * tail, tails.begin() + (s + 1) * tail);
+    }
+    a.labels = {rig.put(labels.codes), codes, rig.put(basis), dims, bits, kv_heads * codes, bases + tail};
+    a.forms = {chunk, rig.put(older), form_stride};
     if (!mass.empty()) a.mass = rig.put(mass);
     a.mass_stride = static_cast<std::int64_t>(mass.size()) / (slots * kv_heads);
     a.mass_session_stride = kv_heads * a.mass_stride;
