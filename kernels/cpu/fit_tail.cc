@@ -6,10 +6,12 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/base/bytes.h"
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/simd/simd.h"
+#include "kernels/cpu/top_rows.h"
 
 namespace longhaul::cpu {
 namespace {
@@ -49,6 +51,7 @@ class TailTrials {
         trials_(std::min(s.a.queries, kTrials)),
         lines_(trials_ * group_),
         forms_(forms_at(s.a.q_pos + s.a.queries - 1, s.a.chunk)),
+        sinks_(std::min(count(), ceil_div(s.a.sinks * s.sampled.count, s.sampled.rows))),
         each_(static_cast<double>(s.sampled.rows) / static_cast<double>(s.sampled.count)),
         queries_(forms_ * lines_ * d_),
         truth_(lines_ * s.padded),
@@ -56,6 +59,9 @@ class TailTrials {
         all_(lines_ * d_),
         some_(lines_ * d_),
         tails_(lines_),
+        before_(lines_),
+        truth_sums_(lines_),
+        listed_sums_(lines_),
         mean_(d_) {
     const FitLabelsArgs& a = s.a;
     for (std::int64_t n = 0; n < forms_ * trials_; ++n) {
@@ -104,54 +110,74 @@ class TailTrials {
     const std::int64_t end = position(t) + 1 - s_.a.window;  // rows
     return std::max<std::int64_t>(0, std::min(count(), end <= 0 ? 0 : (end * count() - 1) / s_.sampled.rows + 1));
   }
-  bool sink(std::int64_t i) const { return i * s_.sampled.rows / count() < s_.a.sinks; }
-
   /// Scores of all lines to `out`; of an older form where it is the one that asks.
   void multiply(std::int64_t form, const float* q, std::int64_t width, const float* keys, bool transposed,
                 std::int64_t stride, std::vector<float>& out) const {
     std::vector<float> other(form > 0 ? out.size() : 0);
-    gemm({.a = q,
-          .a_type = DType::f32,
-          .lda = width,
-          .b = keys,
-          .b_type = DType::f32,
-          .ldb = stride,
-          .b_transposed = transposed,
-          .c = form > 0 ? other.data() : out.data(),
-          .ldc = s_.padded,
-          .accumulate = false,
-          .m = lines_,
-          .n = count(),
-          .k = width});
+    float* const scores = form > 0 ? other.data() : out.data();
+    each_piece([&](std::int64_t first, std::int64_t n) {
+      gemm({.a = q + first * width,
+            .a_type = DType::f32,
+            .lda = width,
+            .b = keys,
+            .b_type = DType::f32,
+            .ldb = stride,
+            .b_transposed = transposed,
+            .c = scores + first * s_.padded,
+            .ldc = s_.padded,
+            .accumulate = false,
+            .m = n,
+            .n = count(),
+            .k = width});
+    });
     for (std::int64_t line = 0; form > 0 && line < lines_; ++line)
       s_.sampled.take(form, position(line / group_), &other[line * s_.padded], &out[line * s_.padded]);
   }
   void add_values(const std::vector<float>& weights, std::vector<float>& out) const {
-    gemm({.a = weights.data(),
-          .a_type = DType::f32,
-          .lda = s_.padded,
-          .b = s_.values,
-          .b_type = DType::f32,
-          .ldb = d_,
-          .b_transposed = false,
-          .c = out.data(),
-          .ldc = d_,
-          .accumulate = false,
-          .m = lines_,
-          .n = d_,
-          .k = count()});
+    each_piece([&](std::int64_t first, std::int64_t n) {
+      gemm({.a = &weights[first * s_.padded],
+            .a_type = DType::f32,
+            .lda = s_.padded,
+            .b = s_.values,
+            .b_type = DType::f32,
+            .ldb = d_,
+            .b_transposed = false,
+            .c = &out[first * d_],
+            .ldc = d_,
+            .accumulate = false,
+            .m = n,
+            .n = d_,
+            .k = count()});
+    });
+  }
+
+  /// body(first line, lines), in parallel; what a line gets does not depend on who does it.
+  template <class Body>
+  void each_piece(const Body& body) const {
+    constexpr std::int64_t kTogether = 8;  // trials
+    parallel_for(ceil_div(trials_, kTogether), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t piece = begin; piece < end; ++piece) {
+        const std::int64_t first = piece * kTogether;
+        body(first * group_, std::min(kTogether, trials_ - first) * group_);
+      }
+    });
   }
 
   /// Scores to weights of rows of the prompt: a row of the sample stands for each_ of them, a sink for itself. Zero
   /// from `seen` on. Returns the sum and the highest score.
   std::pair<double, float> weigh(float* scores, std::int64_t seen) const {
-    const float top = seen > 0 ? *std::max_element(scores, scores + seen) : 0.0f;
-    double sum = 0;
-    for (std::int64_t i = 0; i < count(); ++i) {
-      scores[i] = i < seen ? std::exp(scores[i] - top) * static_cast<float>(sink(i) ? 1 : each_) : 0.0f;
-      sum += scores[i];
+    if (seen == 0) {
+      std::fill_n(scores, s_.padded, 0.0f);
+      return {0, 0.0f};
     }
-    return {sum, top};
+    const float top = simd().top_score(scores, seen);
+    const double all = simd().exp_scores(scores, top, seen);
+    std::fill(scores + seen, scores + s_.padded, 0.0f);
+    const std::int64_t first = std::min(sinks_, seen);
+    const double given = std::accumulate(scores, scores + first, 0.0);
+    const auto each = static_cast<float>(each_);
+    for (std::int64_t i = first; i < seen; ++i) scores[i] *= each;
+    return {given + (all - given) * each_, top};
   }
 
   /// Lists the rows that labels choose, and what they say of the others.
@@ -164,37 +190,50 @@ class TailTrials {
       multiply(form, q.data(), dims, s_.labels, false, s_.padded, estimate);
     }
     add_beside(estimate);
-    for (std::int64_t t = 0; t < trials_; ++t) {
-      const std::int64_t n = seen(t);
-      std::vector<double> sums(group_), tops(group_);
-      std::vector<float> combined(n);
-      for (std::int64_t g = 0; g < group_; ++g) {
-        float* shares = &estimate[(t * group_ + g) * s_.padded];
-        std::tie(sums[g], tops[g]) = weigh(shares, n);
-        for (std::int64_t i = 0; i < n; ++i) combined[i] += shares[i] / static_cast<float>(sums[g]);
-      }
-      for (float& x : combined) x = std::isfinite(x) ? x : 0.0f;  // an order needs numbers
-      std::vector<std::int64_t> order(n);
-      std::iota(order.begin(), order.end(), 0);
-      const auto wanted = std::min(n, static_cast<std::int64_t>(std::ceil(s_.a.share * static_cast<double>(n))));
-      std::ranges::nth_element(order, order.begin() + wanted, [&](std::int64_t x, std::int64_t y) {
-        if (sink(x) != sink(y)) return sink(x);
-        return combined[x] > combined[y] || (combined[x] == combined[y] && x < y);
-      });
-      order.resize(wanted);
-      for (std::int64_t g = 0; g < group_; ++g) {
-        const std::int64_t line = (t * group_ + g) * s_.padded;
-        double held = 0;
-        for (std::int64_t i : order) held += estimate[line + i];
-        const auto [sum, top] = weigh(&truth_[line], n);
-        const double recent = window_sum(t, t * group_ + g, top);
-        before_.push_back(sum / (sum + recent));
-        double some = 0;
-        for (std::int64_t i : order) some += listed_[line + i] = truth_[line + i];
-        const double constant = beside(t * group_ + g, 0);
-        tails_[t * group_ + g] = std::max(sums[g] - held, 0.0) * std::exp(tops[g] + constant - top) / some;
-      }
+    parallel_for(trials_, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) choose(t, &estimate[t * group_ * s_.padded]);
+    });
+  }
+
+  /// `estimate`: [group, padded] label scores of the trial.
+  void choose(std::int64_t t, float* estimate) {
+    const std::int64_t n = seen(t);
+    std::vector<double> sums(group_), tops(group_);
+    std::vector<float> factors(group_);
+    for (std::int64_t g = 0; g < group_; ++g) {
+      std::tie(sums[g], tops[g]) = weigh(estimate + g * s_.padded, n);
+      factors[g] = static_cast<float>(1 / sums[g]);
     }
+    const std::vector<std::int32_t> order = chosen(estimate, factors, n);
+    const std::vector<float> window = window_keys(t);
+    for (std::int64_t g = 0; g < group_; ++g) {
+      const std::int64_t line = t * group_ + g;
+      float *truth = &truth_[line * s_.padded], *listed = &listed_[line * s_.padded];
+      const auto [sum, top] = weigh(truth, n);
+      double held = 0, some = 0;
+      for (const std::int32_t i : order) {
+        held += estimate[g * s_.padded + i];
+        some += listed[i] = truth[i];
+      }
+      before_[line] = sum / (sum + window_sum(t, line, window, top));
+      tails_[line] = std::max(sums[g] - held, 0.0) * std::exp(tops[g] + beside(line, 0) - top) / some;
+      truth_sums_[line] = sum, listed_sums_[line] = some;
+    }
+  }
+
+  /// Of n rows the sinks, and those that the group's combined weights put first.
+  std::vector<std::int32_t> chosen(const float* weights, const std::vector<float>& factors, std::int64_t n) const {
+    const auto wanted = static_cast<std::int64_t>(std::ceil(s_.a.share * static_cast<double>(n)));
+    if (n == 0) return {};
+    std::vector<std::uint32_t> keys(s_.padded);
+    simd().combine(weights, s_.padded, factors.data(), group_, false, keys.data(), n);
+    std::fill_n(keys.begin(), std::min(sinks_, n), ~std::uint32_t{0});
+    TopRows top({.keys = keys.data(), .first = 0, .rows = n, .chunk = n, .lowest = 0, .wanted = std::min(wanted, n)});
+    for (int digit = 0; digit < kKeyDigits; ++digit) top.count(0, digit), top.pick(digit);
+    std::vector<std::int32_t> rows(n);
+    rows.resize(top.place());
+    top.emit(0, rows.data());
+    return rows;
   }
 
   /// What label scores lack of a query.
@@ -210,25 +249,37 @@ class TailTrials {
       });
   }
 
-  /// exp(score - top) over the query's window.
-  double window_sum(std::int64_t t, std::int64_t line, float top) const {
+  /// [rows of the trial's window, d]
+  std::vector<float> window_keys(std::int64_t t) const {
     const FitLabelsArgs& a = s_.a;
-    std::vector<float> key(d_);
-    double sum = 0;
-    for (std::int64_t i = std::max<std::int64_t>(0, index(t) + 1 - a.window); i <= index(t); ++i) {
-      const std::byte* row = s_.at_queries.data + s_.head * s_.at_queries.head_stride + i * 2 * d_ * size_of(a.act);
-      const float* k = read_row(row, a.act, d_, key.data());
-      const std::int64_t form = query_form(a.q_pos + i, position(t), a.chunk);
-      sum += std::exp(std::inner_product(k, k + d_, query(line, form), 0.0f) - top);
+    const std::int64_t first = window_first(t), n = index(t) + 1 - first;
+    std::vector<float> keys(n * d_);
+    const std::byte* rows = s_.at_queries.data + s_.head * s_.at_queries.head_stride;
+    for (std::int64_t i = 0; i < n; ++i) {
+      float* key = &keys[i * d_];
+      const float* k = read_row(rows + (first + i) * 2 * d_ * size_of(a.act), a.act, d_, key);
+      if (k != key) std::copy_n(k, d_, key);
     }
+    return keys;
+  }
+  std::int64_t window_first(std::int64_t t) const { return std::max<std::int64_t>(0, index(t) + 1 - s_.a.window); }
+
+  /// exp(score - top) over the query's window.
+  double window_sum(std::int64_t t, std::int64_t line, const std::vector<float>& keys, float top) const {
+    std::vector<float> scores(std::ssize(keys) / d_);
+    const std::int64_t first = s_.a.q_pos + window_first(t);
+    for_each_form(first, first + std::ssize(scores), position(t), s_.a.chunk,
+                  [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+                    simd().dots(&keys[(begin - first) * d_], end - begin, d_, query(line, form),
+                                &scores[begin - first]);
+                  });
+    double sum = 0;
+    for (const float score : scores) sum += std::exp(score - top);
     return sum;
   }
 
   Trial judge(std::int64_t line) const {
-    const auto sum = [&](const std::vector<float>& x) {
-      return std::accumulate(&x[line * s_.padded], &x[line * s_.padded] + count(), 0.0);
-    };
-    const double all = sum(truth_), some = sum(listed_);
+    const double all = truth_sums_[line], some = listed_sums_[line];
     Trial trial{tails_[line], 0, 0, before_[line]};
     for (std::int64_t c = 0; c < d_; ++c) {
       const double listed = some_[line * d_ + c] / some, to = mean_[c] - listed;
@@ -241,12 +292,14 @@ class TailTrials {
   const float* beside_;                      // [d]
   std::int64_t d_, group_, trials_, lines_;  // a line: a query head of a trial
   std::int64_t forms_;                       // of the queries where they stood
+  std::int64_t sinks_;                       // of the sample, the first
   double each_;                              // rows of the prompt that one of the sample stands for
   std::vector<float> queries_;               // [forms, lines, d], scaled
   std::vector<float> truth_, listed_;        // [lines, padded]
   std::vector<float> all_, some_;            // [lines, d]
   std::vector<double> tails_, before_;       // [lines]
-  std::vector<double> mean_;                 // [d]
+  std::vector<double> truth_sums_, listed_sums_;
+  std::vector<double> mean_;  // [d]
 };
 
 }  // namespace
