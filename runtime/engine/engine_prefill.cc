@@ -13,15 +13,10 @@ std::int64_t Engine::Impl::shared_rows(std::span<Session* const> sessions) const
   if (sessions.size() < 2 || options.shared_rest == 0 || length_dependent_rope() || memory.kv.selection.has_mass() ||
       probes.moments || probes.checksums || probes.adoptable || tap)
     return 0;
-<<<<<<< HEAD
-  const std::int64_t unit = options.share_unit > 0 ? options.share_unit : options.prefill_chunk;
-  const std::int64_t shared = common_tokens(sessions) / unit * unit;
-=======
   for (const Session* session : sessions)
     if (temperature(*session) != temperature(*sessions[0])) return 0;
-  // Whole chunks: how a prompt is cut must not depend on who else there is.
-  const std::int64_t shared = common_tokens(sessions) / options.prefill_chunk * options.prefill_chunk;
->>>>>>> dca
+  const std::int64_t unit = options.share_unit > 0 ? options.share_unit : options.prefill_chunk;
+  const std::int64_t shared = common_tokens(sessions) / unit * unit;
   std::int64_t rows = shared;
   for (const Session* session : sessions) rows += session->prompt_size() - shared;
   return rows <= memory.act.rows ? shared : 0;
