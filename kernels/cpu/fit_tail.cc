@@ -109,22 +109,27 @@ class TailTrials {
   /// Scores of all lines to `out`; of an older form where it is the one that asks.
   void multiply(std::int64_t form, const float* q, std::int64_t width, const float* keys, bool transposed,
                 std::int64_t stride, std::vector<float>& out) const {
-    std::vector<float> other(form > 0 ? out.size() : 0);
-    gemm({.a = q,
-          .a_type = DType::f32,
-          .lda = width,
-          .b = keys,
-          .b_type = DType::f32,
-          .ldb = stride,
-          .b_transposed = transposed,
-          .c = form > 0 ? other.data() : out.data(),
-          .ldc = s_.padded,
-          .accumulate = false,
-          .m = lines_,
-          .n = count(),
-          .k = width});
-    for (std::int64_t line = 0; form > 0 && line < lines_; ++line)
-      s_.sampled.take(form, position(line / group_), &other[line * s_.padded], &out[line * s_.padded]);
+    // An older form's are multiplied piece by piece, which takes little room.
+    const std::int64_t piece = form > 0 ? std::min<std::int64_t>(lines_, 64) : lines_;
+    std::vector<float> other(form > 0 ? piece * s_.padded : 0);
+    for (std::int64_t first = 0; first < lines_; first += piece) {
+      const std::int64_t n = std::min(piece, lines_ - first);
+      gemm({.a = q + first * width,
+            .a_type = DType::f32,
+            .lda = width,
+            .b = keys,
+            .b_type = DType::f32,
+            .ldb = stride,
+            .b_transposed = transposed,
+            .c = form > 0 ? other.data() : out.data(),
+            .ldc = s_.padded,
+            .accumulate = false,
+            .m = n,
+            .n = count(),
+            .k = width});
+      for (std::int64_t i = 0; form > 0 && i < n; ++i)
+        s_.sampled.take(form, position((first + i) / group_), &other[i * s_.padded], &out[(first + i) * s_.padded]);
+    }
   }
   void add_values(const std::vector<float>& weights, std::vector<float>& out) const {
     gemm({.a = weights.data(),
