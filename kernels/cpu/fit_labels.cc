@@ -169,8 +169,9 @@ class HeadFit {
     q_moment_.assign(d_ * d_, 0.0);
     k_moment_.assign(d_ * d_, 0.0);
     add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());
+    Floats& weighed = turned_;
+    weighed.resize(a_.queries * group_ * d_);
     for (std::int64_t form = 0; form < forms_; ++form) {  // over them all, means over the keys
-      Floats weighed(a_.queries * group_ * d_);
       parallel_for(a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) turn_queries(i, form, &weighed[i * group_ * d_]);
       });
@@ -352,6 +353,7 @@ class HeadFit {
   std::int64_t head_, d_, group_, forms_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_, values_;         // [count, d]
+  Floats turned_;                // [queries, group * d] of one form
   Floats queries_;               // [forms, trials, group * d], turned
   Basis basis_;
   KeyLabels labels_;
