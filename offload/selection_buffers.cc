@@ -35,10 +35,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
   codes_ = device.take_bytes(all * label_bytes_, "labels");
   basis_ = device.take<float>(dims_ > 0 ? all * basis_floats_ : 0, "label bases");
-  const std::int64_t runs = !keeps_queries_      ? 0
-                            : extras.all_queries ? all
-                                                 : 1,
-                     shared = keeps_queries_ && extras.shared;
+  const std::int64_t runs = keeps_queries_ * (extras.all_queries ? all : 1), shared = keeps_queries_ * extras.shared;
   queries_ = device.take_bytes(runs * recent() * query_bytes(), "recent queries");
   shared_queries_ = device.take_bytes(shared * recent() * query_bytes(), "recent queries");
   older_ = device.take_bytes(runs * older_bytes(), "recent queries");

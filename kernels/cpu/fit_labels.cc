@@ -62,6 +62,7 @@ class HeadFit {
       : a_(a),
         at_queries_(at_queries),
         sampled_(sampled),
+        turns_(turns),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
@@ -77,7 +78,10 @@ class HeadFit {
       widen(row, &keys_[i * d_]);
       if (a.weighs_tail) widen(row + d_ * size_of(a.act), &values_[i * d_]);
     }
-    if (a.fit != LabelFit::given) turn_queries(turns);
+    if (a.fit != LabelFit::document) return;
+    queries_.resize(forms_ * trials() * group_ * d_);
+    for (std::int64_t form = 0; form < forms_; ++form)
+      for (std::int64_t t = 0; t < trials(); ++t) turn_queries(trial(t), form, query(t, form));
   }
 
   void run() {
@@ -135,24 +139,16 @@ class HeadFit {
             .padded = padded_};
   }
 
-  /// The group's queries at their target positions.
-  void turn_queries(const Floats& turns) {
+  /// The group's i-th queries at their target position, to `to` [group, d].
+  void turn_queries(std::int64_t i, std::int64_t form, float* to) const {
     const std::int64_t width = group_ * d_;
-    queries_.resize(forms_ * a_.queries * width);
-    parallel_for(forms_ * a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t n = begin; n < end; ++n) {
-        const std::int64_t first = (n % a_.queries * a_.q_heads + head_ * group_) * d_;
-        float* x = &queries_[n * width];
-        const float* from = read_row(at(a_.q, a_.act, first), a_.act, width, x);
-        if (from != x) std::copy_n(from, width, x);
-        const float* turn = &turns[n * d_];
-        for (std::int64_t g = 0; g < group_; ++g) simd().rotate(x + g * d_, turn, turn + d_ / 2, d_ / 2);
-      }
-    });
+    const float* from = read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, width, to);
+    if (from != to) std::copy_n(from, width, to);
+    const float* turn = &turns_[(form * a_.queries + i) * d_];
+    for (std::int64_t g = 0; g < group_; ++g) simd().rotate(to + g * d_, turn, turn + d_ / 2, d_ / 2);
   }
-  const float* query(std::int64_t i, std::int64_t form) const {
-    return &queries_[(form * a_.queries + i) * group_ * d_];
-  }
+  /// Of the t-th trial.
+  float* query(std::int64_t t, std::int64_t form) { return &queries_[(form * trials() + t) * group_ * d_]; }
   /// The share of the keys that the i-th query asks with this form: 1 where there is no other.
   double share(std::int64_t i, std::int64_t form) const {
     std::int64_t keys = 0;
@@ -173,8 +169,12 @@ class HeadFit {
     q_moment_.assign(d_ * d_, 0.0);
     k_moment_.assign(d_ * d_, 0.0);
     add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());
+    Floats& weighed = turned_;
+    weighed.resize(a_.queries * group_ * d_);
     for (std::int64_t form = 0; form < forms_; ++form) {  // over them all, means over the keys
-      Floats weighed(query(0, form), query(0, form) + a_.queries * group_ * d_);
+      parallel_for(a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) turn_queries(i, form, &weighed[i * group_ * d_]);
+      });
       for (std::int64_t i = 0; i < a_.queries; ++i) {
         const double share = this->share(i, form);
         const auto root = static_cast<float>(std::sqrt(share));
@@ -255,7 +255,7 @@ class HeadFit {
     scores_.resize(trials() * group_ * padded_);
     for (std::int64_t form = 0; form < forms_; ++form)
       multiply(
-          form, d_, [&](std::int64_t t) { return query(trial(t), form); }, keys_.data(), true, d_);
+          form, d_, [&](std::int64_t t) { return query(t, form); }, keys_.data(), true, d_);
     probabilities(truth_);
   }
 
@@ -302,7 +302,7 @@ class HeadFit {
     for (std::int64_t form = 0; form < forms_; ++form) {
       for (std::int64_t t = 0; t < trials(); ++t)
         for (std::int64_t g = 0; g < group_; ++g)
-          simd().dots(basis_.query_map, dims, d_, query(trial(t), form) + g * d_, &q[(t * group_ + g) * dims]);
+          simd().dots(basis_.query_map, dims, d_, query(t, form) + g * d_, &q[(t * group_ + g) * dims]);
       multiply(
           form, dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_);
     }
@@ -336,11 +336,11 @@ class HeadFit {
     Floats beside(d_);
     find_beside(sample(labels), beside.data());
     for (std::int64_t line = 0; line < trials() * group_; ++line) {
-      const std::int64_t i = trial(line / group_), first = line % group_ * d_;
-      sampled_.for_each(target_of(a_, i), [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
+      const std::int64_t t = line / group_, first = line % group_ * d_;
+      sampled_.for_each(target_of(a_, trial(t)), [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
         float more = 0;
         for (std::int64_t c = 0; c < d_; ++c)
-          more += (query(i, form)[first + c] - query(i, 0)[first + c]) * beside[c] * a_.scale;
+          more += (query(t, form)[first + c] - query(t, 0)[first + c]) * beside[c] * a_.scale;
         for (std::int64_t key = begin; key < end; ++key) scores_[line * padded_ + key] += more;
       });
     }
@@ -349,10 +349,12 @@ class HeadFit {
   const FitLabelsArgs& a_;
   const KvTile& at_queries_;
   const FitKeys& sampled_;
+  const Floats& turns_;
   std::int64_t head_, d_, group_, forms_;
   std::int64_t count_, padded_;  // keys looked at
   Floats keys_, values_;         // [count, d]
-  Floats queries_;               // [forms, queries, group * d], turned
+  Floats turned_;                // [queries, group * d] of one form
+  Floats queries_;               // [forms, trials, group * d], turned
   Basis basis_;
   KeyLabels labels_;
   std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;

@@ -10,6 +10,7 @@
 #include "kernels/base/parallel.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/simd/simd.h"
 #include "kernels/cpu/top_rows.h"
 
@@ -113,9 +114,9 @@ class TailTrials {
   /// Scores of all lines to `out`; of an older form where it is the one that asks.
   void multiply(std::int64_t form, const float* q, std::int64_t width, const float* keys, bool transposed,
                 std::int64_t stride, std::vector<float>& out) const {
-    std::vector<float> other(form > 0 ? out.size() : 0);
-    float* const scores = form > 0 ? other.data() : out.data();
     each_piece([&](std::int64_t first, std::int64_t n) {
+      thread_local Scratch scratch;
+      float* const scores = form > 0 ? scratch.get<float>(n * s_.padded) : &out[first * s_.padded];
       gemm({.a = q + first * width,
             .a_type = DType::f32,
             .lda = width,
@@ -123,15 +124,15 @@ class TailTrials {
             .b_type = DType::f32,
             .ldb = stride,
             .b_transposed = transposed,
-            .c = scores + first * s_.padded,
+            .c = scores,
             .ldc = s_.padded,
             .accumulate = false,
             .m = n,
             .n = count(),
             .k = width});
+      for (std::int64_t i = 0; form > 0 && i < n; ++i)
+        s_.sampled.take(form, position((first + i) / group_), scores + i * s_.padded, &out[(first + i) * s_.padded]);
     });
-    for (std::int64_t line = 0; form > 0 && line < lines_; ++line)
-      s_.sampled.take(form, position(line / group_), &other[line * s_.padded], &out[line * s_.padded]);
   }
   void add_values(const std::vector<float>& weights, std::vector<float>& out) const {
     each_piece([&](std::int64_t first, std::int64_t n) {
