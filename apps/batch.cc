@@ -52,9 +52,9 @@ JobReport answer_all(const BatchOptions& o, const ModelFiles& model, BatchJob& j
   std::int64_t sessions = std::min(o.batch_size.value_or(kDefaultSessions), job.ready());
   auto load_start = Progress::Clock::now();
   const std::optional<MachineProfile> machine = machine_profile(o);
-  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link, machine);
   EngineOptions options = engine_options(o, model, limits, job.longest(), sessions, {}, job.shared_rest(),
                                          std::make_shared<const std::vector<std::int64_t>>(job.lengths()));
+  std::unique_ptr<Device> device = open_device(o.device, limits.device, o.cpu_link, machine);
   Engine engine(
       *device, model.config, model.weights, options,
       [&](std::int64_t done, std::int64_t total) {
@@ -116,7 +116,7 @@ JobOptions job_options(const BatchOptions& o, const ModelFiles& model) {
           .max_tokens = max_tokens(o, model.generation),
           .context = context(o, model.config),
           .together = o.batch_size.value_or(kDefaultSessions),
-          .share_unit = share_unit(o, model.config),
+          .share_unit = share_unit(o),
           .overflow = overflows().at(o.on_overflow),
           .order = o.order == "input" ? Order::input : Order::longest,
           .prefill_share = o.prefill_share};
@@ -257,7 +257,7 @@ void register_batch(CLI::App& app, Exit& exit) {
       "runs FILE.working, which says what it works on.\n\n"
       "Examples:\n"
       "  longhaul batch --model apps/demo/demo-7m --input reports/ --output summaries.jsonl \\\n"
-      "    --gpu-memory 80MiB --policy stream\n"
+      "    --gpu-memory 1GiB --policy stream\n"
       "  longhaul batch --model apps/demo/demo-7m --input books/ --output books.jsonl --on-overflow map-reduce\n"
       "  pdftotext report.pdf - | longhaul batch --model apps/demo/demo-7m --input - --output report.jsonl --print");
   verb->callback([verb, o, &exit] {

@@ -52,9 +52,8 @@ ChannelFile run_texts(const CalibrateOptions& o, const ModelFiles& model,
   for (const CalibrationDocument& document : documents)
     longest = std::max(longest, static_cast<std::int64_t>(document.ids.size()));
   const Budget limits = budget(o);
-  std::unique_ptr<Device> device = open_device(o, limits.device);
-
   const EngineOptions options = engine_options(o, model, limits, longest + 1, 1, Probes{.moments = true});
+  std::unique_ptr<Device> device = open_device(o, limits.device);
   Engine engine(*device, model.config, model.weights, options);
   spdlog::info("{}; {} texts of up to {} tokens", device->describe(), documents.size(), with_commas(longest));
   return calibrate(engine, model, documents, [&](const CalibrationDocument& document, double share) {

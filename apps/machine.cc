@@ -96,9 +96,13 @@ std::optional<MachineProfile> find_profile(const std::string& flag, const std::s
 
 std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget, double link,
                                     const std::optional<MachineProfile>& profile) {
-  if (auto ordinal = cuda_ordinal(name))
-    return make_cuda_device(*ordinal, std::max<std::int64_t>(budget - kCudaContextBytes, 0),
-                            profile ? profile->link.gather : GatherChoice{});
+  if (auto ordinal = cuda_ordinal(name)) {
+    constexpr std::int64_t kLeast = kCudaContextBytes + kCudaWorkspaceBytes;
+    if (budget < kLeast)
+      throw UserError(Exit::plan_does_not_fit, "of {} of device memory CUDA and its libraries take {}: give more",
+                      format_bytes(budget), format_bytes(kLeast));
+    return make_cuda_device(*ordinal, budget - kCudaContextBytes, profile ? profile->link.gather : GatherChoice{});
+  }
   if (link > 0 && link < 1e-3)
     throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
   CpuDeviceOptions cpu;

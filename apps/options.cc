@@ -275,16 +275,9 @@ KvPolicy policy_of(const Options& o) {
 
 DType activations(const Options& o) { return o.activations == "f32" ? DType::f32 : DType::bf16; }
 
-std::int64_t prefill_chunk(const Options& o, const ModelConfig& config) {
-  if (o.prefill_chunk) return *o.prefill_chunk;
-  const std::optional<int> gpu = named_cuda_device(o.device);  // plan needs no GPU
-  if (!gpu) return EngineOptions{}.prefill_chunk;
-  return gpu_prefill_chunk(config, activations(o), o.gpu_memory ? *o.gpu_memory : cuda_total_memory(*gpu));
-}
-
-std::int64_t share_unit(const Options& o, const ModelConfig& config) {
-  const std::int64_t chunk = prefill_chunk(o, config);
-  return named_cuda_device(o.device) ? std::min<std::int64_t>(chunk, 512) : chunk;
+std::int64_t share_unit(const Options& o) {
+  const std::int64_t chunk = o.prefill_chunk.value_or(EngineOptions{}.prefill_chunk);
+  return named_cuda_device(o.device) ? std::min(chunk, EngineOptions{}.prefill_chunk) : chunk;
 }
 
 EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::shared_ptr<const WeightFormats> formats,
@@ -295,8 +288,9 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::s
   engine.activations = activations(o);
   engine.max_len = longest;
   engine.max_sessions = sessions;
-  engine.prefill_chunk = prefill_chunk(o, config);
-  engine.share_unit = share_unit(o, config);
+  engine.prefill_chunk = o.prefill_chunk.value_or(engine.prefill_chunk);
+  engine.widens_chunk = !o.prefill_chunk && named_cuda_device(o.device);
+  engine.share_unit = share_unit(o);
   engine.wanted = parse_placement(o.weights, o.hidden_states, o.weight_format);
   engine.formats = std::move(formats);
   engine.probes.lists = !o.record_trace.empty();

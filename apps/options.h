@@ -81,11 +81,9 @@ std::int64_t context(const Options& options, const ModelConfig& config);
 Budget budget(const Options& options);
 /// The type of --activations.
 DType activations(const Options& options);
-/// --prefill-chunk, or what suits the device: 512 on the CPU device, gpu_prefill_chunk() on a GPU.
-std::int64_t prefill_chunk(const Options& options, const ModelConfig& config);
 /// EngineOptions::share_unit: chunks on the CPU device; on a GPU, where sums are rounded as a step's company has it
 /// anyway, at most 512 rows.
-std::int64_t share_unit(const Options& options, const ModelConfig& config);
+std::int64_t share_unit(const Options& options);
 /// Engine options of the flags, but for what depends on the budget and on a model's weights: `formats` is as what those
 /// can be packed.
 EngineOptions wanted_options(const Options& options, const ModelConfig& config,

@@ -84,11 +84,11 @@ std::string plan_text(const PlanReport& r) {
                                o.max_sessions < r.wanted_sessions ? fmt::format(" ({} asked for)", r.wanted_sessions)
                                                                   : std::string(),
                                o.policy.name, name_of(o.activations)));
-  line("budget",
-       fmt::format("{} of device memory{}, {} of host memory, {} device", format_bytes(r.budget.device),
-                   r.budget.libraries > 0 ? fmt::format(" ({} for CUDA and its libraries)", format_bytes(r.budget.libraries))
-                                          : std::string(),
-                   format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
+  line("budget", fmt::format("{} of device memory{}, {} of host memory, {} device", format_bytes(r.budget.device),
+                             r.budget.libraries > 0
+                                 ? fmt::format(" ({} for CUDA and its libraries)", format_bytes(r.budget.libraries))
+                                 : std::string(),
+                             format_bytes(r.budget.host), r.cuda ? "CUDA" : "CPU"));
   text += fmt::format("\n{}{:<7} {:<22} {:>12}\n\n", r.now.memory.table(), "host", "and the program itself",
                       format_bytes(r.budget.beside(o.policy)));
   line("weights", describe_placement(r.shape.config, o));

@@ -76,9 +76,9 @@ void run_geometry(const PromptOptions& o) {
   // Random weights have no context that they were trained for.
   shape.config.max_position = std::max(shape.config.max_position, prompt + answer_tokens);
   const Budget limits = budget(o);
-  const std::unique_ptr<Device> device = open_device(o, limits.device);
   const EngineOptions options =
       fit_to_budget(shape.config, wanted_options(o, shape.config, shape.formats, prompt + answer_tokens, 1), limits);
+  const std::unique_ptr<Device> device = open_device(o, limits.device);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(*device, shape.config, options);
   spdlog::info("{}; synthetic {}; policy {}; kv cache: {}; weights: {}", device->describe(), shape.name,
@@ -108,8 +108,8 @@ void run(const PromptOptions& o) {
                     room + length, length, room);
   check_context(length, answer, room + length);
   Budget limits = budget(o);
-  std::unique_ptr<Device> device = open_device(o, limits.device);
   EngineOptions options = engine_options(o, model, limits, length + answer, 1);
+  std::unique_ptr<Device> device = open_device(o, limits.device);
   Progress progress({stderr, ::isatty(STDERR_FILENO) == 1, 1});
   Engine engine(
       *device, model.config, model.weights, options,

@@ -35,7 +35,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
   codes_ = device.take_bytes(all * label_bytes_, "labels");
   basis_ = device.take<float>(dims_ > 0 ? all * basis_floats_ : 0, "label bases");
-  const std::int64_t runs = keeps_queries_ * (extras.all_queries ? all : 1), shared = keeps_queries_ * extras.shared;
+  // Of queries that are kept: a layer's at a time unless all are wanted; of prompts that begin alike one more.
+  std::int64_t runs = 0, shared = 0;
+  if (keeps_queries_) runs = extras.all_queries ? all : 1;
+  if (keeps_queries_ && extras.shared) shared = 1;
   queries_ = device.take_bytes(runs * recent() * query_bytes(), "recent queries");
   shared_queries_ = device.take_bytes(shared * recent() * query_bytes(), "recent queries");
   older_ = device.take_bytes(runs * older_bytes(), "recent queries");

@@ -65,25 +65,35 @@ TEST_CASE("models fit the budgets that they are meant to run in") {
     }
 }
 
-TEST_CASE("on a GPU a prefill's chunk is as large as a sixteenth of the memory holds the scratch of") {
-  for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "llama-2-70b"}) {
-    const ModelConfig config = load_geometry(geometry).config;
-    auto scratch = [&](std::int64_t chunk) {
-      const EngineOptions options{.policy = load_policy("stream"), .max_len = 1 << 16, .prefill_chunk = chunk};
-      std::int64_t bytes = 0;
-      for (const Arena::Item& item : plan_memory(config, options).device)
-        if (item.name == "layer scratch") bytes += item.bytes;
-      return bytes;
-    };
-    for (const double device : {2, 8, 12, 24, 80, 139}) {
-      const auto share = static_cast<std::int64_t>(device * kGiB) / 16;
-      const std::int64_t chunk = gpu_prefill_chunk(config, DType::bf16, gib(device, 1).device);
+TEST_CASE("a chunk is widened as far as a sixteenth of the device's memory goes, and no plan is refused for it") {
+  for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "qwen2.5-7b-1m"})
+    for (const double device : {4, 8, 12, 24, 80, 139}) {
+      const ModelConfig config = load_geometry(geometry).config;
+      const Budget budget = gib(device, 1000);
+      EngineOptions options = options_of("offload", 300 << 10);
+      auto bytes = [&](std::int64_t chunk) {
+        EngineOptions with = options;
+        with.prefill_chunk = chunk;
+        return plan_memory(config, with).device_bytes;
+      };
+      const std::int64_t chunk = widest_chunk(config, options, budget);
       CAPTURE(geometry, device, chunk);
-      CHECK((chunk == 512 || scratch(chunk) <= share));
-      CHECK((chunk == 8192 || scratch(2 * chunk) > share));
+      CHECK(bytes(chunk) - bytes(512) <= budget.device / 16);
+      CHECK((chunk == 8192 || bytes(2 * chunk) - bytes(512) > budget.device / 16));
+
+      const auto narrow = try_fit(config, options, budget);
+      options.widens_chunk = true;
+      const auto wide = try_fit(config, options, budget);
+      REQUIRE(narrow.has_value() == wide.has_value());
+      if (!wide) continue;
+      CHECK(wide->prefill_chunk >= 512);
+      CHECK(wide->prefill_chunk <= chunk);
+      CHECK(wide->max_sessions == narrow->max_sessions);
+      CHECK(plan_memory(config, *wide).device_bytes <= budget.device_for_plan());
     }
-  }
-  CHECK(gpu_prefill_chunk(load_geometry("llama-3.1-8b").config, DType::bf16, 24 * kGiB) == 8192);
+  EngineOptions options = options_of("offload", 128 << 10);
+  options.widens_chunk = true;
+  CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).prefill_chunk == 8192);
 }
 
 TEST_CASE("as few layers are streamed as fit, and only where spilled hidden states do not help") {
@@ -173,7 +183,8 @@ TEST_CASE("a refusal names budgets that work and a context that fits") {
   for (const char* policy : {"offload", "stream"})
     for (const auto& [device, host] : {std::pair{2.25, 64.0}, {2.75, 64.0}, {11.0, 20.0}, {11.0, 38.0}, {24.0, 20.0}}) {
       const ModelConfig config = load_geometry("llama-3.1-8b").config;
-      const EngineOptions options = options_of(policy, 256 << 10);
+      EngineOptions options = options_of(policy, 256 << 10);
+      options.widens_chunk = policy == std::string("offload");
       Budget budget = gib(device, host);
       budget.libraries = std::int64_t{32} << 20;
       budget.program = std::int64_t{96} << 20;

@@ -105,6 +105,12 @@ std::uint64_t data_fingerprint(const std::vector<Stage>& stages) {
   return hash;
 }
 
+/// Not as memory allows: records of one job may be made under any budget.
+std::int64_t prefill_chunk(const EvalOptions& o) {
+  constexpr std::int64_t kGpu = 4096;
+  return o.prefill_chunk.value_or(named_cuda_device(o.device) ? kGpu : EngineOptions{}.prefill_chunk);
+}
+
 Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const std::vector<Stage>& stages,
                           const std::vector<Variant>& variants, const std::vector<std::uint64_t>& bases) {
   Records::Json lengths = Records::Json::array(), policies = Records::Json::array();
@@ -114,7 +120,7 @@ Records::Json settings_of(const EvalOptions& o, const ModelFiles& model, const s
   return {{"model", model.name},
           {"weights", weights_fingerprint(model.config, model.weights)},
           {"activations", o.activations},
-          {"prefill-chunk", prefill_chunk(o, model.config)},
+          {"prefill-chunk", prefill_chunk(o)},
           {"tasks", lengths},
           {"mode", o.mode},
           {"tail", o.tail},
@@ -189,7 +195,7 @@ void evaluate(const EvalOptions& o) {
   progress.expect(answers - records.resumed());
   EngineOptions engine;
   engine.activations = activations(o);
-  engine.prefill_chunk = prefill_chunk(o, model.config);
+  engine.prefill_chunk = prefill_chunk(o);
   const Evaluation evaluation{model, *device, limits, engine, o.stats, records, progress};
   std::string table = results_head(), steps;
   for (const Stage& stage : job.stages) {

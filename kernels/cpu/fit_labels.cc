@@ -267,7 +267,7 @@ class HeadFit {
     constexpr std::int64_t kPiece = 16;
     parallel_for(ceil_div(trials(), kPiece), 1, [&](std::int64_t begin, std::int64_t end) {
       thread_local Scratch scratch;
-      float* q = scratch.get<float>(kPiece * group_ * (dims + padded_));
+      float* q = scratch.get<float>(kPiece * group_ * (dims + (form > 0 ? padded_ : 0)));
       for (std::int64_t piece = begin; piece < end; ++piece) {
         const std::int64_t first = piece * kPiece, n = std::min(kPiece, trials() - first);
         float* const scores = &scores_[first * group_ * padded_];

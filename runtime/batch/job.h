@@ -39,9 +39,9 @@ PromptFrame template_frame(const std::string& text, const std::string& where);
 
 struct JobOptions {
   PromptFrame frame;
-  SampleParams sampling;             // unless a request says otherwise
-  std::int64_t max_tokens;           // likewise
-  std::int64_t context;              // most tokens of prompt and answer together
+  SampleParams sampling;          // unless a request says otherwise
+  std::int64_t max_tokens;        // likewise
+  std::int64_t context;           // most tokens of prompt and answer together
   std::int64_t together = 8;      // most sessions of the engine
   std::int64_t share_unit = 512;  // rows that prompts share are whole units of so many
   Overflow overflow = Overflow::error;

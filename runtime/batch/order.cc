@@ -23,6 +23,8 @@ void BatchJob::find_groups() {
     const std::int64_t alike =
         std::mismatch(a.prompt.begin(), a.prompt.begin() + shorter, b.prompt.begin()).first - a.prompt.begin();
     if (alike < std::max({kLeast, options_.share_unit, shorter / 2})) continue;
+    const DualChunks& dual = model_.config.dual_chunks;  // prompts that are turned otherwise share nothing
+    if (dual.temperature(std::ssize(a.prompt)) != dual.temperature(std::ssize(b.prompt))) continue;
     if (a.group < 0) {
       a.group = a.index;
       members = 1;

@@ -12,6 +12,7 @@ namespace longhaul {
 KvShape kv_shape(const ModelConfig& c, const EngineOptions& options) {
   const bool windowed = c.window > 0 && c.window < options.max_len;
   const bool chunked = c.dual_chunks.rows > 0 && c.dual_chunks.rows < options.max_len;
+  check(!chunked || c.still.empty(), "dual-chunk attention: RoPE turns every layer");
   return {.layers = c.layers,
           .q_heads = c.q_heads,
           .kv_heads = c.kv_heads,
@@ -52,20 +53,6 @@ KvLayout kv_layout(const ModelConfig& c, const EngineOptions& o) {
   if (o.lengths) set_store(layout, o);
   if (shape.window > 0) layout.window_rows = o.probes.rewinds ? layout.capacity : round_up(shape.window, kAttendBlock);
   return layout;
-}
-
-std::int64_t gpu_prefill_chunk(const ModelConfig& config, DType act, std::int64_t device_bytes) {
-  constexpr std::int64_t kMost = 8192, kLeast = 512, kShare = 16;
-  std::int64_t chunk = kMost;
-  auto scratch = [&] {
-    std::int64_t bytes = 0;
-    for (const Arena::Item& item :
-         plan_memory(config, {.activations = act, .max_len = kMost, .prefill_chunk = chunk}).device)
-      if (item.name == "layer scratch") bytes += item.bytes;
-    return bytes;
-  };
-  while (chunk > kLeast && scratch() > device_bytes / kShare) chunk /= 2;
-  return chunk;
 }
 
 void check_policy(const KvPolicy& policy, const ModelConfig& c) {
@@ -278,12 +265,32 @@ std::string smaller_rows(const ModelConfig& config, EngineOptions options, const
 
 }  // namespace
 
+std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  constexpr std::int64_t kMost = 8192, kShare = 16;
+  options.max_sessions = 1;
+  options.lengths = nullptr;
+  const std::int64_t least = plan_memory(config, options).device_bytes;
+  for (std::int64_t chunk = options.prefill_chunk;; chunk = options.prefill_chunk) {
+    options.prefill_chunk = 2 * chunk;
+    if (2 * chunk > kMost || plan_memory(config, options).device_bytes - least > budget.device / kShare) return chunk;
+  }
+}
+
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget) {
   const std::int64_t most = options.max_sessions;
   for (const Rung& rung : rungs(config, options))
     for (options.max_sessions = most; options.max_sessions >= 1; --options.max_sessions) {
+      const EngineOptions narrow = options;
       place(config, options, rung, budget);
-      if (fit_store(config, options, budget)) return options;
+      if (!fit_store(config, options, budget)) continue;
+      if (!options.widens_chunk) return options;
+      for (std::int64_t chunk = widest_chunk(config, narrow, budget); chunk > narrow.prefill_chunk; chunk /= 2) {
+        EngineOptions wide = narrow;
+        wide.prefill_chunk = chunk;
+        place(config, wide, rung, budget);
+        if (fit_store(config, wide, budget)) return wide;
+      }
+      return options;
     }
   return {};
 }

@@ -55,6 +55,7 @@ struct EngineOptions {
   static constexpr std::int64_t kLeastStore = 1;
   std::int64_t shared_rest = 0;      // rows of prompts that are prefilled together, beyond the first's max_len
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
+  bool widens_chunk = false;         // fit_to_budget doubles it, up to widest_chunk(), as far as the plan fits
   /// Prompts that begin alike share whole units of so many rows; 0: whole chunks, so that a prompt is cut alike whoever
   /// else there is, and sharing changes no bit.
   std::int64_t share_unit = 0;
@@ -72,10 +73,6 @@ struct EngineOptions {
   Probes probes = {};
   bool replay_steps = true;  // enqueues decode steps that are alike by one call, where the device can
 };
-
-/// Tokens a prefill best pushes through a layer at a time on a GPU, whose products and attention want many rows to fill
-/// it: a power of two from 512 to 8,192, the most whose scratch takes no more than a sixteenth of the device's memory.
-std::int64_t gpu_prefill_chunk(const ModelConfig& config, DType act, std::int64_t device_bytes);
 
 struct MemoryPlan {
   std::vector<Arena::Item> device, host;
@@ -114,15 +111,20 @@ struct Budget {
   }
 };
 
+/// Tokens that a prefill best pushes through a layer at a time on a GPU, whose products and attention want many rows to
+/// fill it: options.prefill_chunk doubled up to 8,192, as long as what that takes of the device more is no more than a
+/// sixteenth of its memory.
+std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, const Budget& budget);
+
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
-/// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Where even one
-/// session does not, spills hidden states and then the embedding table, which cost next to no byte over the link in a
-/// decode step; where it still does not, packs the weights of a quantised model, which then cost their expansion in
-/// every step; where it still does not, streams weights, of as few layers as fit beside the least of KV. So resident
-/// weights come before resident KV rows: each byte of them is one byte less over the link in every step, and a byte of
-/// rows is that at most. Throws UserError{plan_does_not_fit}: needed, available, KV rows of a smaller type (int8, then
-/// int4) where they fit, the longest context that fits, and the smallest budgets that work; UserError{usage} when
-/// options.wanted streams more layers than there are, or packs what is not quantised.
+/// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Widens the chunk.
+/// Where even one session does not, spills hidden states and then the embedding table, which cost next to no byte over
+/// the link in a decode step; where it still does not, packs the weights of a quantised model, which then cost their
+/// expansion in every step; where it still does not, streams weights, of as few layers as fit beside the least of KV.
+/// So resident weights come before resident KV rows: each byte of them is one byte less over the link in every step,
+/// and a byte of rows is that at most. Throws UserError{plan_does_not_fit}: needed, available, KV rows of a smaller
+/// type (int8, then int4) where they fit, the longest context that fits, and the smallest budgets that work;
+/// UserError{usage} when options.wanted streams more layers than there are, or packs what is not quantised.
 EngineOptions fit_to_budget(const ModelConfig& config, EngineOptions options, const Budget& budget);
 /// The same; none where not even one session fits.
 std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions options, const Budget& budget);

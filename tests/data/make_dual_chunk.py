@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes tests/data/families/qwen2_dual_chunk: a tiny random model with dual-chunk attention, and what it computes.
 
-The reference is the definition (arXiv 2402.17463, section 3) in float64: a matrix of the positions that lie between each
-query and each key, and one softmax over a row of it. No chunk is attended by itself and nothing is merged.
+The reference is the definition (arXiv 2402.17463, section 3) in float64: a matrix of the positions that lie between
+each query and each key, and one softmax over a row of it. No chunk is attended by itself and nothing is merged.
 
     pip install numpy && tests/data/make_dual_chunk.py
 """
@@ -103,7 +103,8 @@ class Model:
 
     def attend(self, x, at, ahead, temperature):
         n = len(x)
-        q, k, v = (self.project(x, at + name).reshape(n, -1, DIM).swapaxes(0, 1) for name in ("q_proj", "k_proj", "v_proj"))
+        names = ("q_proj", "k_proj", "v_proj")
+        q, k, v = (self.project(x, at + name).reshape(n, -1, DIM).swapaxes(0, 1) for name in names)
         hidden = np.triu(np.full((n, n), -np.inf), 1)
         out = []
         for head in range(HEADS):
