@@ -41,7 +41,7 @@ struct LabelTile {
                            // zero [dims], step [dims]
   std::int64_t dims = 0, bits = 0;  // bits: 4 or 8 (codes), 16 (the coordinate as bf16; zero and step are not used)
   std::int64_t session_stride = 0;  // bytes of codes from one session's to the next's, for a StepBatch
-  std::int64_t basis_stride = 0;    // floats of basis, likewise
+  std::int64_t basis_stride = 0;    // floats of basis, likewise; even, for operators read pairs
 };
 
 constexpr std::int64_t label_basis_floats(std::int64_t dims, std::int64_t head_dim) {

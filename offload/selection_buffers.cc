@@ -14,11 +14,12 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
       dims_(policy.select == Select::labels && layers_ > 0 ? policy.dims(shape.head_dim) : 0),
       bits_(policy.labels == Labels::exact ? 16 : policy.label_bits),
       label_bytes_(shape.kv_heads * ceil_div(layout.capacity, kAttendBlock) * label_block_bytes(dims_, bits_)),
-      basis_floats_(shape.kv_heads * label_basis_floats(dims_, shape.head_dim) +
-                    // Labels lack something else of each form of a query.
-                    (policy.tail != Tail::none || shape.chunk > 0
-                         ? tail_fit_floats(shape.q_heads, shape.kv_heads, shape.head_dim)
-                         : 0)),
+      // Operators read a basis by pairs. Labels lack something else of each form of a query.
+      basis_floats_(round_up(shape.kv_heads * label_basis_floats(dims_, shape.head_dim) +
+                                 (policy.tail != Tail::none || shape.chunk > 0
+                                      ? tail_fit_floats(shape.q_heads, shape.kv_heads, shape.head_dim)
+                                      : 0),
+                             2)),
       given_bases_(extras.given_bases),
       all_queries_(extras.all_queries),
       keeps_queries_(extras.all_queries || dims_ > 0 || layout.cache_rows > 0),

@@ -5,8 +5,8 @@
 
 Of each run, the most that nvidia-smi shows in use, less what was before, must be at least the plan's device memory,
 and no more than that and what the plan leaves to CUDA; the process's largest resident set no more than planned of the
-host, and no less than that but for 5 %, or 64 MiB and the share that fits of labels have for idle cores. A line each;
-the exit code is 1 when one does not hold.
+host, and no less than that but for 5 %, or 96 MiB and what fits of labels are given for all cores. A line each; the
+exit code is 1 when one does not hold.
 """
 import json
 import os
@@ -97,7 +97,8 @@ def main():
                 used = sampler.stop()
                 log.seek(0)
                 error = log.read()[-300:].strip() if code != 0 else ""
-            slack = max((64 + 16 * max(0, (os.cpu_count() or 2) - 2)) * MIB, host // 20)
+            fitting = 64 + 32 * min(os.cpu_count() or 1, 32) if policy not in ("dense", "stream") else 0
+            slack = max((96 + fitting) * MIB, host // 20)
             holds = code == 0 and plan["device"]["bytes"] <= used <= device and host - slack <= resident <= host
             bad += not holds
             print(f"{name}: {'ok' if holds else 'NOT AS PLANNED'}; device {used // MIB} of {device // MIB} MiB, "

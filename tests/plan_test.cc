@@ -2,6 +2,7 @@
 #include "runtime/plan/plan.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
+#include "offload/selection_buffers.h"
 #include "runtime/model/geometry.h"
 #include "runtime/model/weights.h"
 #include "tests/support/catch.h"
@@ -94,6 +95,17 @@ TEST_CASE("a chunk is widened as far as a sixteenth of the device's memory goes,
   EngineOptions options = options_of("offload", 128 << 10);
   options.widens_chunk = true;
   CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).prefill_chunk == 8192);
+}
+
+TEST_CASE("bases of labels lie on multiples of 8 bytes, however many heads there are") {
+  const KvPolicy policy = load_policy("offload");
+  for (const std::int64_t group : {1, 3, 4, 5})
+    for (const std::int64_t kv_heads : {1, 2, 3}) {
+      const KvShape shape{.layers = 3, .q_heads = group * kv_heads, .kv_heads = kv_heads, .head_dim = 64};
+      Arena device, host;
+      const SelectionBuffers buffers(shape, make_layout(policy, 0, 1, 2, 4096), policy, {}, device, host);
+      CHECK(buffers.labels(0, 0).basis_stride % 2 == 0);
+    }
 }
 
 TEST_CASE("as few layers are streamed as fit, and only where spilled hidden states do not help") {

@@ -189,6 +189,7 @@ void CudaStream::launch(const RetainArgs& a) {
 }
 void CudaStream::launch(const SelectArgs& a) {
   cpu::check_forms(a.forms);
+  longhaul::check(a.labels.basis_stride % 2 == 0, "select: bases lie on multiples of 8 bytes");
   begin_launch(), select(a, machine_.gatherer.blocks(), stream_.get());
 }
 

@@ -105,18 +105,20 @@ struct Case {
     a.by = by, a.combine = combine, a.top_p = top_p;
     const std::int64_t codes = static_cast<std::int64_t>(labels.codes.size()) / labels.kv_heads;
     const std::int64_t bases = kv_heads * label_basis_floats(dims, d), tail = std::ssize(tails) / slots;
+    const std::int64_t stride = (bases + tail + 1) / 2 * 2;  // operators read a basis by pairs
     std::vector<float> basis;
     for (std::int64_t s = 0; s < slots; ++s) {
       basis.insert(basis.end(), labels.basis.begin() + s * bases, labels.basis.begin() + (s + 1) * bases);
       basis.insert(basis.end(), tails.begin() + s * tail, tails.begin() + (s + 1) * tail);
+      basis.resize((s + 1) * stride);
     }
-    a.labels = {rig.put(labels.codes), codes, rig.put(basis), dims, bits, kv_heads * codes, bases + tail};
+    a.labels = {rig.put(labels.codes), codes, rig.put(basis), dims, bits, kv_heads * codes, stride};
     a.forms = {chunk, rig.put(older), form_stride};
     if (!mass.empty()) a.mass = rig.put(mass);
     a.mass_stride = static_cast<std::int64_t>(mass.size()) / (slots * kv_heads);
     a.mass_session_stride = kv_heads * a.mass_stride;
     a.scratch = reinterpret_cast<float*>(scratch);
-    a.out = {rig.put(Rows(heads * stride(), -7)), rig.put(Rows(heads, -7)), stride()};
+    a.out = {rig.put(Rows(heads * this->stride(), -7)), rig.put(Rows(heads, -7)), this->stride()};
     return a;
   }
 
