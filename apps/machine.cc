@@ -46,7 +46,7 @@ Budget make_budget(bool cuda, Budget totals) {
   // Seen: 24 MiB for a run on the CPU device without labels, 41 to 80 with them on one or two cores. A CUDA context and
   // its libraries' code are in the host's memory too: 425 to 503 MiB, with labels on 16 cores 571 to 1,032.
   const auto cores = static_cast<std::int64_t>(std::thread::hardware_concurrency());
-  totals.program = (cuda ? 512 : 32) * kMiB;
+  totals.program = (cuda ? 576 : 32) * kMiB;
   totals.fitting = (cuda ? 64 + 32 * std::min<std::int64_t>(cores, 32) : 32 + 16 * cores) * kMiB;
   return totals;
 }

@@ -5,7 +5,7 @@
 
 Of each run, the most that nvidia-smi shows in use, less what was before, must be at least the plan's device memory,
 and no more than that and what the plan leaves to CUDA; the process's largest resident set no more than planned of the
-host, and no less than that but for 5 %, or 96 MiB and what fits of labels are given for all cores. A line each; the
+host, and no less than that but for 5 %, or 160 MiB and what fits of labels are given for all cores. A line each; the
 exit code is 1 when one does not hold.
 """
 import json
@@ -98,7 +98,7 @@ def main():
                 log.seek(0)
                 error = log.read()[-300:].strip() if code != 0 else ""
             fitting = 64 + 32 * min(os.cpu_count() or 1, 32) if policy not in ("dense", "stream") else 0
-            slack = max((96 + fitting) * MIB, host // 20)
+            slack = max((160 + fitting) * MIB, host // 20)
             holds = code == 0 and plan["device"]["bytes"] <= used <= device and host - slack <= resident <= host
             bad += not holds
             print(f"{name}: {'ok' if holds else 'NOT AS PLANNED'}; device {used // MIB} of {device // MIB} MiB, "
