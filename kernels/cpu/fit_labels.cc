@@ -54,6 +54,20 @@ Floats turns_of(const FitLabelsArgs& a, const FitKeys& sampled) {
   return out;
 }
 
+/// What add(i, sums) adds to `width` sums for each i below `count`: the same whoever does what, in parallel.
+template <class Add>
+std::vector<double> add_up(std::int64_t count, std::int64_t width, const Add& add) {
+  constexpr std::int64_t kSlab = 256;
+  const std::int64_t slabs = ceil_div(count, kSlab);
+  std::vector<double> parts(slabs * width), all(width);
+  parallel_for(slabs, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * kSlab; i < std::min(end * kSlab, count); ++i) add(i, &parts[i / kSlab * width]);
+  });
+  for (std::int64_t slab = 0; slab < slabs; ++slab)
+    for (std::int64_t c = 0; c < width; ++c) all[c] += parts[slab * width + c];
+  return all;
+}
+
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
@@ -161,9 +175,13 @@ class HeadFit {
   std::int64_t trials() const { return std::min(a_.queries, kTrials); }
 
   void find_moments() {
-    std::vector<double> mean(d_), k_abs(d_), q_abs(d_);  // sums
-    for (std::int64_t i = 0; i < count_; ++i)
-      for (std::int64_t c = 0; c < d_; ++c) mean[c] += keys_[i * d_ + c], k_abs[c] += std::abs(keys_[i * d_ + c]);
+    std::vector<double> mean(d_), q_abs(d_);  // sums
+    std::vector<double> k_abs = add_up(count_, d_, [&](std::int64_t i, double* sums) {
+      for (std::int64_t c = 0; c < d_; ++c) sums[c] += std::abs(keys_[i * d_ + c]);
+    });
+    mean = add_up(count_, d_, [&](std::int64_t i, double* sums) {
+      for (std::int64_t c = 0; c < d_; ++c) sums[c] += keys_[i * d_ + c];
+    });
     for (double& x : mean) x /= static_cast<double>(count_);
     const Floats centre(mean.begin(), mean.end());
     q_moment_.assign(d_ * d_, 0.0);
@@ -172,18 +190,15 @@ class HeadFit {
     Floats& weighed = turned_;
     weighed.resize(a_.queries * group_ * d_);
     for (std::int64_t form = 0; form < forms_; ++form) {  // over them all, means over the keys
-      parallel_for(a_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) turn_queries(i, form, &weighed[i * group_ * d_]);
-      });
-      for (std::int64_t i = 0; i < a_.queries; ++i) {
+      const std::vector<double> sums = add_up(a_.queries, d_, [&](std::int64_t i, double* sums) {
+        float* const x = &weighed[i * group_ * d_];
+        turn_queries(i, form, x);
         const double share = this->share(i, form);
-        const auto root = static_cast<float>(std::sqrt(share));
-        for (std::int64_t j = 0; j < group_ * d_; ++j) {
-          float& x = weighed[i * group_ * d_ + j];
-          q_abs[j % d_] += share * std::abs(x);
-          x *= root;
-        }
-      }
+        for (std::int64_t g = 0; g < group_; ++g)
+          for (std::int64_t c = 0; c < d_; ++c) sums[c] += share * std::abs(x[g * d_ + c]);
+        if (forms_ > 1) simd().scale(x, static_cast<float>(std::sqrt(share)), x, group_ * d_);
+      });
+      for (std::int64_t c = 0; c < d_; ++c) q_abs[c] += sums[c];
       for (std::int64_t g = 0; g < group_; ++g)
         add_gram({&weighed[g * d_], DType::f32, group_ * d_, a_.queries, d_}, nullptr, q_moment_.data());
     }

@@ -37,12 +37,14 @@ void KeyLabels::fit_range() const {
     return;
   }
   const Floats x = coordinates();
-  for (std::int64_t j = 0; j < labels_.dims; ++j) {
-    const auto [low, high] = range_of(&x[j * padded_]);
-    const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
-    basis_.zero[j] = low;
-    basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
-  }
+  parallel_for(labels_.dims, 4, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t j = begin; j < end; ++j) {
+      const auto [low, high] = range_of(&x[j * padded_]);
+      const float step = (high - low) / top_code(), least = std::max(std::abs(low), 1e-20f) * 1e-6f;
+      basis_.zero[j] = low;
+      basis_.step[j] = std::isfinite(step) ? std::max(step, least) : std::numeric_limits<float>::max() / 512;
+    }
+  });
 }
 
 /// The range that codes cover. Extreme keys are those that get the attention, and keys to come reach further: cutting
