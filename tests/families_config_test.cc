@@ -246,13 +246,16 @@ TEST_CASE("Any value under any key of a family's config is read, or refused in o
         changed[key] = value;
         check(changed);
       }
-    for (const auto& [key, old] : config["rope_parameters"].items())
-      for (const json& value : values) {
-        CAPTURE("rope_parameters", key, value.dump());
-        json changed = config;
-        changed["rope_parameters"][key] = value;
-        check(changed);
-      }
+    for (const char* object : {"rope_parameters", "dual_chunk_attention_config"}) {
+      if (!config.contains(object)) continue;
+      for (const auto& [key, old] : config[object].items())
+        for (const json& value : values) {
+          CAPTURE(object, key, value.dump());
+          json changed = config;
+          changed[object][key] = value;
+          check(changed);
+        }
+    }
   }
 }
 
