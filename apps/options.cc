@@ -11,7 +11,6 @@
 #include "apps/labels.h"
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
-#include "kernels/cuda_device.h"
 #include "runtime/jinja/json.h"
 #include "runtime/tokenizer/tokenizer.h"
 

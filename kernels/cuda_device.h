@@ -25,9 +25,6 @@ inline constexpr std::int64_t kCudaContextBytes = std::int64_t{768} << 20;
 /// Device memory that a fresh device keeps for the libraries, of its budget.
 inline constexpr std::int64_t kCudaWorkspaceBytes = (std::int64_t{32} << 20) + (std::int64_t{64} << 10);
 
-/// Bytes of device memory in all. Throws DeviceError.
-std::int64_t cuda_total_memory(int ordinal);
-
 /// "NVIDIA H200 (139.80 GiB, compute capability 9.0)": what a device's description begins with. Throws DeviceError.
 std::string cuda_name(int ordinal);
 

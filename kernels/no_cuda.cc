@@ -16,8 +16,6 @@ std::string cuda_absence() { return kAbsent; }
 
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
-std::int64_t cuda_total_memory(int) { throw DeviceError(kAbsent); }
-
 std::string cuda_name(int) { throw DeviceError(kAbsent); }
 
 CudaFacts cuda_facts(int) { throw DeviceError(kAbsent); }

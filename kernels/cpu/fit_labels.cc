@@ -175,15 +175,16 @@ class HeadFit {
   std::int64_t trials() const { return std::min(a_.queries, kTrials); }
 
   void find_moments() {
-    std::vector<double> mean(d_), q_abs(d_);  // sums
-    std::vector<double> k_abs = add_up(count_, d_, [&](std::int64_t i, double* sums) {
-      for (std::int64_t c = 0; c < d_; ++c) sums[c] += std::abs(keys_[i * d_ + c]);
+    std::vector<double> q_abs(d_);
+    const std::vector<double> keys = add_up(count_, 2 * d_, [&](std::int64_t i, double* sums) {
+      for (std::int64_t c = 0; c < d_; ++c) {
+        sums[c] += keys_[i * d_ + c];
+        sums[d_ + c] += std::abs(keys_[i * d_ + c]);
+      }
     });
-    mean = add_up(count_, d_, [&](std::int64_t i, double* sums) {
-      for (std::int64_t c = 0; c < d_; ++c) sums[c] += keys_[i * d_ + c];
-    });
-    for (double& x : mean) x /= static_cast<double>(count_);
-    const Floats centre(mean.begin(), mean.end());
+    std::vector<double> k_abs(keys.begin() + d_, keys.end());
+    Floats centre(d_);
+    for (std::int64_t c = 0; c < d_; ++c) centre[c] = static_cast<float>(keys[c] / static_cast<double>(count_));
     q_moment_.assign(d_ * d_, 0.0);
     k_moment_.assign(d_ * d_, 0.0);
     add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());

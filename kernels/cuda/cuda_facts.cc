@@ -30,8 +30,6 @@ cudaDeviceProp properties_of(int ordinal) {
 
 }  // namespace
 
-std::int64_t cuda_total_memory(int ordinal) { return static_cast<std::int64_t>(properties_of(ordinal).totalGlobalMem); }
-
 std::string cuda_name(int ordinal) {
   const cudaDeviceProp p = properties_of(ordinal);
   return fmt::format("{} ({}, compute capability {}.{})", p.name,
