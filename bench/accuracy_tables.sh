@@ -2,7 +2,8 @@
 # The accuracy tables of DESIGN.md. usage: bench/accuracy_tables.sh TEXTS MODEL OUT PART... [-- FLAGS of longhaul eval]
 # Parts, about as long on 2 cores as said for a model of 27 M parameters:
 #   perplexity   a book's last 1,024 of 16K tokens, decoded; labels by size and kind (10 min)
-#   grid         token and label sparsity, 4K (20 min); wiki: the same diagonal on WikiText-2 (10 min)
+#   grid         token and label sparsity, 4K (20 min); grid-tail: with the tail (10 min); wiki: the same diagonal on
+#                WikiText-2 (10 min)
 #   every        every position sparse, 4K (10 min)
 #   questions    needle, lines, digest at 4K and 16K (40 min; digests: of these the last alone)
 #                long: at 32K (40 min); longest: at 64K (hours)
@@ -55,6 +56,9 @@ for part in "${parts[@]}"; do
       evaluate oracle-4k --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies oracle \
         --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"
       sparsities diagonal-4k q,k,qk,abs,rms,pairs,document --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 ;;
+    grid-tail)
+      evaluate grid-4k-tail --task perplexity --lengths 4K --texts "${books[@]}" --documents 8 --policies sparse-resident \
+        --labels document --shares 1/2,1/4,1/8,1/16,1/32 --label-dims 1/2,1/4,1/8,1/16,1/32 --set "$few" ;;
     wiki)
       evaluate wiki-oracle-4k --task perplexity --lengths 4K --texts "$texts"/wikitext-2/*test* --documents 8 \
         --policies oracle --shares 1/2,1/4,1/8,1/16,1/32 --set "$few"

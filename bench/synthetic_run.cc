@@ -42,6 +42,7 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
                         .max_len = setting.context + kAnswer,
                         .max_sessions = setting.batch,
                         .prefill_chunk = setting.prefill_chunk,
+                        .may_hold_two = true,
                         .wanted = setting.wanted,
                         .formats = setting.geometry.formats,
                         .probes = setting.probes};

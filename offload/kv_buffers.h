@@ -15,12 +15,13 @@ struct KvBuffers {
         plan(plan_layers(policy, shape)),
         layout(layout),
         chunk(chunk),
+        layers_held(extras.layers_held),
         prefix(device, "kv resident prefix", shape, layout.sessions * full(), layout.prefix_rows, full()),
         ring(device, "kv recent window", shape, layout.sessions * full(), layout.ring_rows, full()),
         window(device, "kv windowed layers", shape, layout.sessions * shape.windowed_layers(), layout.window_rows,
                shape.windowed_layers()),
         staging(device, "kv staging slots", shape, 2, layout.tile_rows),
-        prefill(device, "kv prefill buffer", shape.unrounded(), 1, prefills_in_place() ? 0 : layout.capacity),
+        prefill(device, "kv prefill buffer", shape.unrounded(), layers_held, prefills_in_place() ? 0 : layout.capacity),
         codes(device, "kv row codes", shape, extras.checksums ? 2 : 1, stores_codes() ? chunk : 0),
         host(host, "kv host store", shape, full(), layout.store_rows),
         state{device.take<float>(chunk * shape.q_heads * shape.head_dim, "attention state"),
@@ -76,6 +77,7 @@ struct KvBuffers {
   std::vector<LayerPlan> plan;
   KvLayout layout;
   std::int64_t chunk;
+  std::int64_t layers_held;  // whose rows and recent queries a prefill has at a time, in turn
   RowBlock prefix, ring, window, staging, prefill,
       codes;  // device; codes: of the chunk on its way to the host, and of one to add up
   RowBlock host;

@@ -21,7 +21,7 @@ KvCache::KvCache(Device& device, const Streams& streams, const KvBuffers& buffer
     for (std::int64_t i = 0; i < buffers.layout.ring_rows / kAttendBlock; ++i)
       slot.flushed.push_back(device.make_event());
   }
-  labels_ = std::make_unique<LabelBuilder>(streams, buffers);
+  labels_ = std::make_unique<LabelBuilder>(device, streams, buffers);
   prefill_ = std::make_unique<PrefillPass>(device, streams, buffers, *labels_, slots_);
   decode_ = std::make_unique<DecodePass>(device, streams, buffers, slots_);
   // Poisoned or not, these are read before they are first written.
@@ -60,6 +60,8 @@ void KvCache::place(std::span<const Prompt> prompts) {
     state.host_rows = rows;
   }
 }
+
+void KvCache::settle() { labels_->settle(); }
 
 KvPass& KvCache::begin_prefill(std::span<const Prompt> prompts, std::int64_t shared, const float* inv_freq) {
   place(prompts);
@@ -118,6 +120,7 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
 }
 
 KvPass& KvCache::begin_decode(std::span<const Span> spans, bool ahead) {
+  labels_->settle();
   decode_->begin(spans, ahead);
   return *decode_;
 }
@@ -137,6 +140,7 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
     }
     const KvTile tile = from.prefix_tile(from_slot, layer, 0, rows);
     keep_rows(streams_.compute, buffers_.shape, buffers_.prefix_tile(slot, layer, 0, rows), tile);
+    labels_->make_room(layer);
     if (ours.keeps_queries()) {
       check(theirs.keeps_queries(), "adopt: the other engine keeps its queries");
       streams_.compute.copy({.dst = ours.queries(slot, layer),

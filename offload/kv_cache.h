@@ -41,6 +41,8 @@ class KvCache {
   bool has_room(std::span<const std::int64_t> most) const;
   /// The session in `slot` has ended: others may take its places in the host store.
   void release(std::int64_t slot);
+  /// Before a prompt, and before its rope table is sent: compute goes on when the labels of those before are made.
+  void settle();
   /// Prompts into their slots, replacing what those held; has_room() for them. One prompt: all its spans, layer by
   /// layer, then end(). Several whose first `shared` rows are alike, a whole number of chunks: in each layer those rows
   /// come first, as the first prompt's; then begin_rest(), the rest and end_layer() for each prompt; end() for all.

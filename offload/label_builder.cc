@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "offload/edges.h"
+
 namespace longhaul {
 namespace {
 
@@ -32,6 +34,22 @@ LabelFit fit_of(Labels labels) {
 std::int64_t first_of_last(std::int64_t rows, std::int64_t most) { return std::max<std::int64_t>(0, rows - most); }
 
 }  // namespace
+
+LabelBuilder::LabelBuilder(Device& device, const Streams& streams, const KvBuffers& buffers)
+    : compute_(streams.compute),
+      aside_(streams.aside),
+      buffers_(buffers),
+      appended_(device.make_event()),
+      labelled_{device.make_event(), device.make_event()} {}
+
+void LabelBuilder::settle() {
+  if (last_ != nullptr) compute_.wait(*last_, edge::kLabelsMade);
+  last_ = nullptr;
+}
+
+void LabelBuilder::make_room(std::int64_t layer) {
+  if (last_ != nullptr) compute_.wait(labelled(layer), edge::kLayerLabelled);
+}
 
 void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
   const SelectionBuffers& selection = buffers_.selection;
@@ -121,43 +139,50 @@ void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const Queries&
                               .forms = q.forms});
 }
 
-void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const {
+void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) {
+  const bool warmed = plan(layer).selects && warms();
+  if (!plan(layer).labelled && !warmed) return;
+  compute_.record(*appended_);
+  aside_.wait(*appended_, edge::kLayerAppended);
+  if (plan(layer).labelled) label(slot, layer, tile, inv_freq);
+  if (warmed) warm(slot, layer, tile);
+  last_ = &labelled(layer);
+  aside_.record(*last_);
+}
+
+void LabelBuilder::label(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const {
   const KvShape& shape = buffers_.shape;
-  const LayerPlan& plan = this->plan(layer);
-  if (plan.labelled) {
-    const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
-    const LabelTile labels = buffers_.selection.labels(slot, layer);
-    const LabelFit fit = buffers_.selection.given_bases() ? LabelFit::given : fit_of(buffers_.policy.labels);
-    const bool fits = fit != LabelFit::given;
-    compute_.launch(
-        FitLabelsArgs{.kv = tile,
-                      .q = buffers_.selection.queries(slot, layer),
-                      .queries = fits ? queries : 0,
-                      .q_pos = tile.rows - queries,
-                      .inv_freq = shape.is_still(layer) ? buffers_.no_turns : inv_freq,
-                      .target = tile.rows,
-                      .targets = std::clamp<std::int64_t>(buffers_.layout.capacity - tile.rows, 1, kTargets),
-                      .labels = labels,
-                      .fit = fit,
-                      .share = static_cast<double>(buffers_.policy.budget(tile.rows)) / static_cast<double>(tile.rows),
-                      .act = shape.act,
-                      .q_heads = shape.q_heads,
-                      .kv_heads = shape.kv_heads,
-                      .head_dim = shape.head_dim,
-                      .scale = shape.scale(),
-                      .host = buffers_.selection.fit_host(),
-                      .weighs_tail = buffers_.selection.mean_values(slot, layer) != nullptr,
-                      .sinks = buffers_.policy.sinks,
-                      .window = buffers_.policy.window,
-                      .chunk = shape.chunk,
-                      .reach = shape.reach});
-    compute_.launch(LabelRowsArgs{
-        .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
-  }
-  if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr && plan.labelled)
-    compute_.launch(MeanValuesArgs{
+  const std::int64_t queries = std::min(tile.rows, SelectionBuffers::kRecentQueries);
+  const LabelTile labels = buffers_.selection.labels(slot, layer);
+  const LabelFit fit = buffers_.selection.given_bases() ? LabelFit::given : fit_of(buffers_.policy.labels);
+  const bool fits = fit != LabelFit::given;
+  aside_.launch(
+      FitLabelsArgs{.kv = tile,
+                    .q = buffers_.selection.queries(slot, layer),
+                    .queries = fits ? queries : 0,
+                    .q_pos = tile.rows - queries,
+                    .inv_freq = shape.is_still(layer) ? buffers_.no_turns : inv_freq,
+                    .target = tile.rows,
+                    .targets = std::clamp<std::int64_t>(buffers_.layout.capacity - tile.rows, 1, kTargets),
+                    .labels = labels,
+                    .fit = fit,
+                    .share = static_cast<double>(buffers_.policy.budget(tile.rows)) / static_cast<double>(tile.rows),
+                    .act = shape.act,
+                    .q_heads = shape.q_heads,
+                    .kv_heads = shape.kv_heads,
+                    .head_dim = shape.head_dim,
+                    .scale = shape.scale(),
+                    .host = buffers_.selection.fit_host(),
+                    .weighs_tail = buffers_.selection.mean_values(slot, layer) != nullptr,
+                    .sinks = buffers_.policy.sinks,
+                    .window = buffers_.policy.window,
+                    .chunk = shape.chunk,
+                    .reach = shape.reach});
+  aside_.launch(LabelRowsArgs{
+      .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
+  if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr)
+    aside_.launch(MeanValuesArgs{
         .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
-  if (plan.selects && warms()) warm(slot, layer, tile);
 }
 
 void LabelBuilder::keep_mass(std::int64_t slot) const {
@@ -184,11 +209,11 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   const KvTile cache = selection.cache(layer);
   const bool keeps = layout.cache_rows > 0;
   if (float* sums = selection.sums(slot, layer); sums != nullptr)  // nothing competes in a short prompt
-    compute_.launch(FillArgs{reinterpret_cast<std::int32_t*>(sums), 0, shape.q_heads});
+    aside_.launch(FillArgs{reinterpret_cast<std::int32_t*>(sums), 0, shape.q_heads});
   if (keeps) {
-    compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
-    compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
-    compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
+    aside_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
+    aside_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
+    aside_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
   }
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
   const std::int64_t older = std::min(tile.rows, SelectionBuffers::kWarmingQueries) - queries,
@@ -199,21 +224,21 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
                     shape.q_heads * shape.head_dim,
                     {shape.chunk, selection.older_queries(slot, layer) + (older + i) * bytes,
                      SelectionBuffers::kWarmingQueries * shape.q_heads * shape.head_dim}};
-    select_rows(compute_, buffers_, layer, one, q, /*foretold=*/false, selection.selected());
+    select_rows(aside_, buffers_, layer, one, q, /*foretold=*/false, selection.selected());
     if (!keeps) continue;
-    compute_.launch(RetainArgs{.batch = one,
-                               .rows = selection.selected(),
-                               .places = nullptr,
-                               .regions = {.prefix = {}, .ring = {}, .cache = cache, .staging = tile},
-                               .begin = layout.prefix_rows,
-                               .resident = selection.resident(layer),
-                               .kv_heads = shape.kv_heads,
-                               .row_bytes = 0});
+    aside_.launch(RetainArgs{.batch = one,
+                             .rows = selection.selected(),
+                             .places = nullptr,
+                             .regions = {.prefix = {}, .ring = {}, .cache = cache, .staging = tile},
+                             .begin = layout.prefix_rows,
+                             .resident = selection.resident(layer),
+                             .kv_heads = shape.kv_heads,
+                             .row_bytes = 0});
   }
   if (!keeps) return;
   KvTile slots = cache;
   slots.data += slot * cache.session_stride;
-  keep_rows(compute_, shape, slots, tile, own.row_of);
+  keep_rows(aside_, shape, slots, tile, own.row_of);
 }
 
 }  // namespace longhaul

@@ -1,7 +1,11 @@
 // What a layer's prefill leaves behind for selection, made while its rows are still on the device: labels in a basis
-// fitted to them, and a resident set and sums of softmaxes from the prompt's last queries. All on the compute stream.
+// fitted to them, and a resident set and sums of softmaxes from the prompt's last queries. Made aside, from when the
+// layer's last rows are there on, while compute attends them and, where the prefill holds two layers, goes through the
+// next one: a fit is small steps, of the host's on a GPU.
 #pragma once
 #include <algorithm>
+#include <array>
+#include <memory>
 
 #include "offload/kv_buffers.h"
 #include "offload/kv_pass.h"
@@ -11,8 +15,14 @@ namespace longhaul {
 
 class LabelBuilder {
  public:
-  LabelBuilder(const Streams& streams, const KvBuffers& buffers) : compute_(streams.compute), buffers_(buffers) {}
+  LabelBuilder(Device& device, const Streams& streams, const KvBuffers& buffers);
 
+  /// What compute does from here on comes after the labels of all layers so far. Before a step, and before a prompt
+  /// overwrites what is not a layer's: scratch, rope table, spans.
+  void settle();
+  /// What compute does from here on comes after the labels that are made of what this layer's rows and queries
+  /// overwrite.
+  void make_room(std::int64_t layer);
   /// Before a prompt of `rows` rows: sends what its last queries' selections depend on.
   void begin(std::int64_t slot, std::int64_t rows) const;
   /// Keeps the span's queries, as far as they are among the last of a prompt of `rows` rows.
@@ -23,8 +33,9 @@ class LabelBuilder {
   void take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows, std::int64_t shared) const;
   /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
   void add_mass(std::int64_t layer, const Span& span, const Queries& q, const KvTile& seen) const;
-  /// `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its rope.
-  void build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const;
+  /// Of what compute has written by now. `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its
+  /// rope.
+  void build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq);
   /// Notes the attention mass at the prompt's end, and goes back to it.
   void keep_mass(std::int64_t slot) const;
   void restore_mass(std::int64_t slot) const;
@@ -48,10 +59,16 @@ class LabelBuilder {
     if (buffers_.shape.chunk == 0) return;
     for (const std::int64_t form : {0, 1}) body(form * buffers_.selection.older_bytes() / 2, form);
   }
+  void label(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const;
   void warm(std::int64_t slot, std::int64_t layer, const KvTile& tile) const;
+  /// Of the layers that are held at a time.
+  Event& labelled(std::int64_t layer) { return *labelled_[static_cast<std::size_t>(layer % buffers_.layers_held)]; }
 
-  Stream& compute_;
+  Stream &compute_, &aside_;
   const KvBuffers& buffers_;
+  std::unique_ptr<Event> appended_;
+  std::array<std::unique_ptr<Event>, 2> labelled_;
+  Event* last_ = nullptr;  // of labelled_; null: there is nothing to wait for
 };
 
 }  // namespace longhaul

@@ -6,7 +6,7 @@
 
 namespace longhaul {
 
-PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
+PrefillPass::PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, LabelBuilder& labels,
                          std::vector<SlotState>& slots)
     : streams_(streams),
       buffers_(buffers),
@@ -30,7 +30,8 @@ void PrefillPass::begin(std::span<const Prompt> prompts, std::int64_t shared, co
   }
 }
 
-void PrefillPass::begin_layer(std::int64_t) {
+void PrefillPass::begin_layer(std::int64_t layer) {
+  labels_.make_room(layer);
   if (shared_ == 0) return;
   slot_ = prompts_[0].slot;
   rows_ = prompts_[0].rows;
@@ -44,6 +45,7 @@ void PrefillPass::begin_rest(std::int64_t layer, const Prompt& prompt) {
   slot_ = prompt.slot;
   rows_ = prompt.rows;
   wait_for_all_stored();
+  labels_.make_room(layer);  // what is made of the prompt before, too
   if (const Prompt& first = prompts_[0]; prompt.slot != first.slot) {
     if (buffers_.prefills_in_place()) {
       copy_rows(streams_.compute, buffers_.shape, buffers_.prefix_tile(slot_, layer, 0, shared_),
@@ -63,13 +65,13 @@ void PrefillPass::wait_for_all_stored() {
 
 KvTile PrefillPass::rows(std::int64_t layer, std::int64_t first, std::int64_t count) const {
   return buffers_.prefills_in_place() ? buffers_.prefix_tile(slot_, layer, first, count)
-                                      : buffers_.prefill.tile(0, first, first, count);
+                                      : buffers_.prefill.tile(layer % buffers_.layers_held, first, first, count);
 }
 
 /// The chunk before last, whatever layer it was of, left after the one in these places did; but not where a layer has
 /// one chunk, or where the places are those of the prompt before.
 void PrefillPass::wait_for_places(std::int64_t layer, std::int64_t first) {
-  const bool last = layer == 0 ? first == 0 : chunks_ == 1;
+  const bool last = layer == 0 ? first == 0 : chunks_ == 1 && buffers_.layers_held == 1;
   const std::int64_t chunk = appended_ + (last ? 1 : 0);  // of the same parity
   streams_.compute.wait(*stored_[static_cast<std::size_t>(chunk % 2)], edge::kLayerFree);
 }
@@ -127,6 +129,7 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
   const std::int64_t first =
       window > 0 ? round_down(std::max<std::int64_t>(0, span.pos + 1 - window), kAttendBlock) : 0;
   const KvTile seen = rows(layer, first, end - first);
+  keep(layer, span, q);
   streams_.compute.launch(AttendArgs{.q = q.q,
                                      .q_stride = q.stride,
                                      .kv = seen,
@@ -141,14 +144,16 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
                                      .scale = shape.scale(),
                                      .window = window,
                                      .forms = q.forms});
-  keep(layer, span, q);
   labels_.add_mass(layer, span, q, seen);
 }
 
 void PrefillPass::keep(std::int64_t layer, const Span& span, const Queries& q) {
   if (in_shared_) labels_.keep_shared_queries(span, q, shared_);
   else labels_.keep_queries(layer, span, q, rows_);
+  if (!in_shared_ && span.pos + span.tokens == rows_ && !buffers_.selection.has_mass()) build_labels(layer);
 }
+
+void PrefillPass::build_labels(std::int64_t layer) { labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_); }
 
 /// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
 void PrefillPass::sum_rows(std::int64_t layer) {
@@ -169,7 +174,7 @@ void PrefillPass::sum_rows(std::int64_t layer) {
 }
 
 void PrefillPass::end_layer(std::int64_t layer) {
-  labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
+  if (buffers_.selection.has_mass()) build_labels(layer);
   sum_rows(layer);
 }
 

@@ -12,7 +12,7 @@ namespace longhaul {
 
 class PrefillPass final : public KvPass {
  public:
-  PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, const LabelBuilder& labels,
+  PrefillPass(Device& device, const Streams& streams, const KvBuffers& buffers, LabelBuilder& labels,
               std::vector<SlotState>& slots);
 
   /// As KvCache::begin_prefill has it. inv_freq: [head_dim / 2] of the prompts' rope, on the device.
@@ -22,7 +22,8 @@ class PrefillPass final : public KvPass {
   void begin_layer(std::int64_t layer) override;
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out, QueryPredictor&) override;
-  /// In place of attend where the queries' attention is not asked for: what they leave behind for selection.
+  /// In place of attend where the queries' attention is not asked for: what they leave behind for selection. Behind the
+  /// last rows of a layer that is all it takes, but for attention mass, and its labels are begun.
   void keep(std::int64_t layer, const Span& span, const Queries& q);
   void end_layer(std::int64_t layer) override;
   void end() override;
@@ -30,6 +31,7 @@ class PrefillPass final : public KvPass {
  private:
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
+  void build_labels(std::int64_t layer);
   void sum_rows(std::int64_t layer);
   void wait_for_all_stored();
   void wait_for_places(std::int64_t layer, std::int64_t first);
@@ -37,7 +39,7 @@ class PrefillPass final : public KvPass {
 
   Streams streams_;
   const KvBuffers& buffers_;
-  const LabelBuilder& labels_;
+  LabelBuilder& labels_;
   std::vector<SlotState>& slots_;
   std::unique_ptr<Event> chunk_written_;
   std::array<std::unique_ptr<Event>, 2> stored_;  // of the last two chunks

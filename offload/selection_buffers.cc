@@ -10,6 +10,7 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
                                    const SelectionExtras& extras, Arena& device, Arena& host)
     : shape_(shape),
       layers_(shape.full_layers()),
+      layers_held_(extras.layers_held),
       layout_(layout),
       dims_(policy.select == Select::labels && layers_ > 0 ? policy.dims(shape.head_dim) : 0),
       bits_(policy.labels == Labels::exact ? 16 : policy.label_bits),
@@ -36,9 +37,10 @@ SelectionBuffers::SelectionBuffers(const KvShape& shape, const KvLayout& layout,
   const std::int64_t predicting = policy.look_ahead != LookAhead::none ? listing : 0;
   codes_ = device.take_bytes(all * label_bytes_, "labels");
   basis_ = device.take<float>(dims_ > 0 ? all * basis_floats_ : 0, "label bases");
-  // Of queries that are kept: a layer's at a time unless all are wanted; of prompts that begin alike one more.
+  // Of queries that are kept: those of the layers that are held, unless all are wanted; of prompts that begin alike one
+  // run more.
   std::int64_t runs = 0, shared = 0;
-  if (keeps_queries_) runs = extras.all_queries ? all : 1;
+  if (keeps_queries_) runs = extras.all_queries ? all : layers_held_;
   if (keeps_queries_ && extras.shared) shared = 1;
   queries_ = device.take_bytes(runs * recent() * query_bytes(), "recent queries");
   shared_queries_ = device.take_bytes(shared * recent() * query_bytes(), "recent queries");
@@ -127,12 +129,12 @@ void SelectionBuffers::send_replay(Stream& compute) const {
 }
 
 std::byte* SelectionBuffers::queries(std::int64_t slot, std::int64_t layer) const {
-  const std::int64_t run = all_queries_ ? outer(slot, layer) : 0;
+  const std::int64_t run = all_queries_ ? outer(slot, layer) : layer % layers_held_;
   return queries_ + run * recent() * query_bytes();
 }
 
 std::byte* SelectionBuffers::older_queries(std::int64_t slot, std::int64_t layer) const {
-  return older_ + (all_queries_ ? outer(slot, layer) : 0) * older_bytes();
+  return older_ + (all_queries_ ? outer(slot, layer) : layer % layers_held_) * older_bytes();
 }
 
 }  // namespace longhaul

@@ -16,6 +16,9 @@ struct SelectionExtras {
   bool given_bases = false;  // labels are not made from the document
   bool all_queries = false;  // of a session's recent queries those of all layers, not of one
   bool shared = false;       // keeps recent queries of what several prompts share, too
+  /// 2: a prefill has the rows and recent queries of two layers, so that labels of one are made while the next is
+  /// computed; or 1.
+  std::int64_t layers_held = 1;
   bool mass = false, judge = false;
   bool checksums = false;                     // of the rows that a prefill has made, layer by layer
   std::shared_ptr<const Replay> replay = {};  // rows to attend in place of those selected; null: none
@@ -122,6 +125,7 @@ class SelectionBuffers {
 
   KvShape shape_;
   std::int64_t layers_;  // that see every row: the others have nothing of all this
+  std::int64_t layers_held_;
   KvLayout layout_;
   std::int64_t dims_, bits_, label_bytes_, basis_floats_;  // of one session's layer
   bool given_bases_, all_queries_, keeps_queries_, judges_, tails_, foretells_;

@@ -145,6 +145,15 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
        .activations = DType::f32,
        .prompts = {300},
        .steps = 6,
+       .device = {.poison = true}},
+      // And one whose labels are made while the next layer is computed, and in whose steps nothing else is aside.
+      {.policy = "on-demand",
+       .sets = {"rows=48", "window=8", "label_dims=8"},
+       .cache = 0.5,
+       .activations = DType::f32,
+       .layers_held = 2,
+       .prompts = {300},
+       .steps = 2,
        .device = {.poison = true}}};
   for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},

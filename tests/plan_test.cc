@@ -97,6 +97,30 @@ TEST_CASE("a chunk is widened as far as a sixteenth of the device's memory goes,
   CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).prefill_chunk == 8192);
 }
 
+TEST_CASE(
+    "two layers are held where that takes no more than a 32nd of the device's memory, and no plan is refused for it") {
+  for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "qwen2.5-7b-1m"})
+    for (const char* policy : {"offload", "stream"})
+      for (const double device : {4, 12, 24, 139})
+        for (const std::int64_t context : {8 << 10, 64 << 10, 300 << 10}) {
+          const ModelConfig config = load_geometry(geometry).config;
+          const Budget budget = gib(device, 1000);
+          EngineOptions options = options_of(policy, context);
+          const auto one = try_fit(config, options, budget);
+          options.may_hold_two = true;
+          const auto two = try_fit(config, options, budget);
+          CAPTURE(geometry, policy, device, context);
+          REQUIRE(one.has_value() == two.has_value());
+          if (!two) continue;
+          CHECK(two->max_sessions == one->max_sessions);
+          CHECK(plan_memory(config, *two).device_bytes <= budget.device_for_plan());
+          if (policy == std::string("stream") || !holds_two(config, options, budget)) CHECK(two->layers_held == 1);
+        }
+  EngineOptions options = options_of("offload", 32 << 10);
+  options.may_hold_two = true;
+  CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).layers_held == 2);
+}
+
 TEST_CASE("bases of labels lie on multiples of 8 bytes, however many heads there are") {
   const KvPolicy policy = load_policy("offload");
   for (const std::int64_t group : {1, 3, 4, 5})

@@ -109,6 +109,9 @@ TEST_CASE("law 3: prediction, prefetch and the resident set change no token") {
     away.streamed_layers = 3;
     away.spill_hidden = true;
     CHECK(same(run_tiny(away), expected));
+    RunOptions ahead = offload(cache);
+    ahead.layers_held = 2;
+    CHECK(same(run_tiny(ahead), expected));
   }
 }
 
@@ -143,6 +146,8 @@ TEST_CASE("law 3 in bf16, in a batch, with delays") {
     moved.device.delays = {{.stream = "", .microseconds = 100, .random = true}};
     moved.device.seed = seed;
     CAPTURE(seed);
+    CHECK(same(run_tiny(moved), expected));
+    moved.layers_held = 2;
     CHECK(same(run_tiny(moved), expected));
   }
 }
@@ -201,6 +206,7 @@ TEST_CASE("law 7 and law 11 for selection: the plan is the use, and one host wai
     run.sets = {"rows=48"};
     run.streamed_layers = streamed;
     run.spill_hidden = streamed > 0;
+    run.layers_held = streamed > 0 ? 2 : 1;
     const EngineOptions options = engine_options(run);
     const MemoryPlan plan = plan_memory(config, options);
     auto device = make_cpu_device({.budget = plan.device_bytes});

@@ -83,6 +83,7 @@ TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
                                     {.policy = "sparse-resident", .sets = kSmall},
                                     {.policy = "offload", .sets = kSmall, .cache = 1},
                                     {.policy = "offload", .sets = kSmall, .cache = 1, .spill_hidden = true},
+                                    {.policy = "offload", .sets = kSmall, .cache = 1, .layers_held = 2},
                                     {.model = kFamilies / "qwen2_window", .policy = "stream"},
                                     {.model = kFamilies / "qwen2_window", .policy = "offload", .sets = kSmall},
                                     {.model = kFamilies / "mixtral", .policy = "offload", .sets = kSmall}};
@@ -93,7 +94,7 @@ TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
     CAPTURE(i);
     const RunResult alone = run(o, prompts, false);
     CHECK(same(run(o, prompts, true), alone));
-    for (const char* slow : {"store", "compute", "fetch"}) {
+    for (const char* slow : {"store", "compute", "fetch", "aside"}) {
       o.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
       CHECK(same(run(o, prompts, true), alone));
     }

@@ -18,8 +18,8 @@ namespace {
 
 const std::vector<std::string> kSmall{"rows=48", "window=8", "label_dims=8"};
 
-RunOptions sparse(const std::string& policy, double cache) {
-  return {.policy = policy, .sets = kSmall, .cache = cache, .activations = DType::f32};
+RunOptions sparse(const std::string& policy, double cache, std::int64_t layers_held = 1) {
+  return {.policy = policy, .sets = kSmall, .cache = cache, .activations = DType::f32, .layers_held = layers_held};
 }
 
 /// What a model, a policy and a placement add to a prefill under way.
@@ -39,6 +39,8 @@ const std::vector<RunOptions>& runs() {
       away(sparse("offload", 0.5)),
       sparse("published-offload", 0),
       sparse("on-demand", 1),
+      sparse("sparse-resident", 0, 2),
+      away(sparse("offload", 0.5, 2)),
       {.policy = "streaming-llm", .sets = {"rows=48"}},
       {.policy = "h2o", .sets = {"rows=48"}},
       {.model = family_dir("qwen2_window"), .policy = "stream"},
@@ -66,7 +68,7 @@ TEST_CASE("steps between the chunks of a prefill change no bit") {
   }
   run.turn = 1;
   run.scattered = true;
-  for (const char* slow : {"compute", "fetch", "store", "weights"}) {
+  for (const char* slow : {"compute", "aside", "fetch", "store", "weights"}) {
     run.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
     CAPTURE(slow);
     CHECK(same(run_tiny(run), expected));

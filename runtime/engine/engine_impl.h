@@ -88,8 +88,10 @@ struct Engine::Impl {
     send(memory.act.inv_freq + first * half, to, std::ssize(lengths) * half);
   }
 
-  /// The table that a prompt's `rows` rows are turned by: sent where it depends on them, else the one of all rows.
+  /// The table that a prompt's `rows` rows are turned by: sent where it depends on them, else the one of all rows. The
+  /// first thing of a prompt: labels of the prompt before are fitted to the table of that one.
   const float* send_prefill_frequencies(const Session& session, std::int64_t rows) {
+    cache.settle();
     if (!length_dependent_rope()) return memory.act.inv_freq;
     send_frequencies(options.max_sessions, std::array{rope_length(session, rows)});
     return memory.act.inv_freq + options.max_sessions * config.head_dim / 2;

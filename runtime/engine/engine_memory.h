@@ -16,6 +16,7 @@ struct EngineMemory {
            {.given_bases = options.bases != nullptr || options.policy.labels == Labels::exact,
             .all_queries = options.probes.adoptable,
             .shared = options.shared_rest > 0,
+            .layers_held = options.layers_held,
             .mass = options.probes.mass,
             .judge = options.probes.steps,
             .checksums = options.probes.checksums,

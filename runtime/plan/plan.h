@@ -56,6 +56,8 @@ struct EngineOptions {
   std::int64_t shared_rest = 0;      // rows of prompts that are prefilled together, beyond the first's max_len
   std::int64_t prefill_chunk = 512;  // tokens a prefill pushes through a layer at a time
   bool widens_chunk = false;         // fit_to_budget doubles it, up to widest_chunk(), as far as the plan fits
+  std::int64_t layers_held = 1;      // SelectionExtras::layers_held
+  bool may_hold_two = false;         // fit_to_budget makes that 2, where holds_two() and the plan fits
   /// Prompts that begin alike share whole units of so many rows; 0: whole chunks, so that a prompt is cut alike whoever
   /// else there is, and sharing changes no bit.
   std::int64_t share_unit = 0;
@@ -116,8 +118,13 @@ struct Budget {
 /// sixteenth of its memory.
 std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
+/// Whether what it takes of the device to have the rows of two layers in a prefill is no more than a 32nd of its
+/// memory. Where a layer takes long the labels of the one before are made behind its last chunk alone.
+bool holds_two(const ModelConfig& config, EngineOptions options, const Budget& budget);
+
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
-/// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Widens the chunk.
+/// options.store_rows, where there are lengths, and options.max_sessions as far as needed to fit. Widens the chunk,
+/// and holds two layers.
 /// Where even one session does not, spills hidden states and then the embedding table, which cost next to no byte over
 /// the link in a decode step; where it still does not, packs the weights of a quantised model, which then cost their
 /// expansion in every step; where it still does not, streams weights, of as few layers as fit beside the least of KV.

@@ -126,6 +126,7 @@ EngineOptions engine_options(const RunOptions& o) {
           .max_len = *std::ranges::max_element(o.prompts) + o.steps + 1,
           .max_sessions = std::ssize(o.prompts) * (o.scattered ? 2 : 1),
           .prefill_chunk = o.prefill_chunk,
+          .layers_held = o.layers_held,
           .resident = o.policy == "dense" || o.policy == "sparse-resident" ? 1 : o.resident,
           .cache = o.cache,
           .streamed_layers = o.streamed_layers,

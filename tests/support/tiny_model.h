@@ -50,7 +50,7 @@ struct RunOptions {
   DType activations = DType::bf16;
   RowType kv_dtype = RowType::act;
   DualChunks dual_chunks = {};  // in place of the model's own
-  std::int64_t prefill_chunk = 48;
+  std::int64_t prefill_chunk = 48, layers_held = 1;
   std::vector<std::int64_t> prompts{100};  // length of each session's prompt
   std::int64_t steps = 110;
   bool together = true;  // decode the sessions as one batch, else one after the other
