@@ -80,7 +80,8 @@ class Scorer {
     weigh();
     if (Kind == Keys::scores) wait_for_all();  // for tallies; those of a hint are cleared before
 #pragma unroll 1
-    for (bool keys : {!kTwice, true}) {
+    for (int walk = kTwice ? 0 : 1; walk < 2; ++walk) {
+      const bool keys = walk == 1;
       const int batch = keys ? kHeads : INT_MAX / 2;
       if (kTwice && keys) {
         start(last_head_ - first_head_ < kHeads ? min(units_, kSlots + 1) : 0);
@@ -209,7 +210,7 @@ class Scorer {
     for (int i = blockIdx.x * kThreads + threadIdx.x; i < pieces; i += gridDim.x * kThreads) {
       HeadTally& tally = s_.tallies[i / kPieces];
       reinterpret_cast<uint4*>(tally.counts)[i % kPieces] = {0, 0, 0, 0};
-      if (i % kPieces == 0) tally.listed_parts = tally.written_parts = 0;
+      if (i % kPieces == 0) tally.listed_parts = tally.written_parts = tally.found = 0;
     }
 #pragma unroll 1
     for (int head = first_head_; head <= last_head_; ++head) {
