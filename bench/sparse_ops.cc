@@ -72,6 +72,40 @@ void fit_labels(benchmark::State& state) {
   measure(state, "GFLOP/s", moments, sgemm_peak(), [&] { cpu::fit_labels(args); });
 }
 
+/// What prefill waits for: the fit to a document, with the tail's weights. Work is what the definition takes: moments,
+/// true scores and values of the trials.
+void fit_document(benchmark::State& state) {
+  const std::int64_t kv_heads = state.range(0), q_heads = kv_heads * state.range(1), rows = 8192, queries = 2048;
+  const std::int64_t dims = 32;
+  std::vector<bf16> kv = noise<bf16>(kv_heads * rows * 2 * kDim), q = noise<bf16>(queries * q_heads * kDim);
+  std::vector<float> basis(kv_heads * label_basis_floats(dims, kDim) + tail_fit_floats(q_heads, kv_heads, kDim));
+  std::vector<float> inv_freq(kDim / 2, 0.01f);
+  const FitLabelsArgs args{
+      .kv = {reinterpret_cast<std::byte*>(kv.data()), rows * 2 * kDim * 2, 0, rows},
+      .q = q.data(),
+      .queries = queries,
+      .q_pos = rows - queries,
+      .inv_freq = inv_freq.data(),
+      .target = rows,
+      .targets = 1024,
+      .labels = {nullptr, 0, basis.data(), dims, 4},
+      .fit = LabelFit::document,
+      .share = 1. / 16,
+      .act = DType::bf16,
+      .q_heads = q_heads,
+      .kv_heads = kv_heads,
+      .head_dim = kDim,
+      .scale = 1 / std::sqrt(static_cast<float>(kDim)),
+      .host = nullptr,
+      .weighs_tail = true,
+      .sinks = 4,
+      .window = 32,
+  };
+  const auto keys = static_cast<double>(kv_heads * kFitKeys), asked = static_cast<double>(q_heads);
+  const double work = 2.0 * kDim * (kDim * (keys + 2048 * asked) + kFitKeys * asked * (32 + 2 * 64));
+  measure(state, "GFLOP/s", work, sgemm_peak(), [&] { cpu::fit_labels(args); });
+}
+
 /// One token, a sixteenth of the rows; the bound is reading the labels once.
 void select(benchmark::State& state) {
   Layer layer{state.range(0), state.range(1)};
@@ -171,6 +205,7 @@ BENCHMARK(fit_labels)
     ->ArgsProduct({{16384}, {16}, {1, 2, 3}})
     ->Args({131072, 16, 1})
     ->UseManualTime();
+BENCHMARK(fit_document)->ArgNames({"kv_heads", "group"})->Args({8, 4})->Args({2, 3})->UseManualTime();
 BENCHMARK(select)
     ->ArgNames({"rows", "dims", "top_p"})
     ->ArgsProduct({{16384}, {8, 16, 32}, {0, 1}})

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/label_basis.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/simd/simd.h"
 #include "tests/support/catch.h"
 #include "tests/support/fit_layer.h"
 #include "tests/support/isa.h"
@@ -60,6 +61,23 @@ TEST_CASE("best_basis: moments that are degenerate give finite maps or none") {
     for (float x : key_map) CHECK(std::isfinite(x));
     for (float x : query_map) CHECK(std::isfinite(x));
   }
+}
+
+TEST_CASE("add_sizes: sums and weighed sizes are added, of any number") {
+  Random random(109);
+  for_each_isa([&] {
+    for (std::int64_t n : {0, 1, 7, 8, 15, 16, 17, 31, 64, 100, 256}) {
+      const Tensor x = random.normal(DType::f32, n + 1);
+      std::vector<float> values(n + 1), sums(n + 1, 1.0f), sizes(n + 1, 2.0f);
+      for (std::int64_t i = 0; i <= n; ++i) values[i] = static_cast<float>(x.get(i));
+      cpu::simd().add_sizes(values.data(), 0.75f, sums.data(), sizes.data(), n);
+      for (std::int64_t i = 0; i < n; ++i) {
+        CHECK(sums[i] == 1.0f + values[i]);
+        CHECK(sizes[i] == Approx(2.0f + 0.75f * std::abs(values[i])));
+      }
+      CHECK((sums[n] == 1.0f && sizes[n] == 2.0f));
+    }
+  });
 }
 
 TEST_CASE("fit_labels: channels are those of the highest centred RMS of q times k") {

@@ -2,220 +2,194 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/error.h"
 #include "kernels/base/parallel.h"
-#include "kernels/cpu/fit_queries.h"
 #include "kernels/cpu/fit_tail.h"
-#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/fit_trials.h"
 #include "kernels/cpu/gram.h"
-#include "kernels/cpu/key_labels.h"
 #include "kernels/cpu/label_basis.h"
-#include "kernels/cpu/labels.h"
 #include "kernels/cpu/ops.h"
-#include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
-#include "kernels/cpu/top_rows.h"
 
 namespace longhaul::cpu {
 namespace {
-
-constexpr std::int64_t kTrials = 32;  // queries that candidates are compared with
 
 /// A question asks with queries that the document has not seen: of every direction a little is expected, as a share of
 /// the mean variance (DESIGN.md, "A prior for queries not seen").
 constexpr double kUnasked = 0.05;
 
 using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
 
-/// Where the i-th query is turned to: positions all over the range, near queries to distant ones.
-std::int64_t target_of(const FitLabelsArgs& a, std::int64_t i) {
-  const auto spread = static_cast<std::uint32_t>(i) * 2654435769u;  // by the golden ratio
-  return a.target + static_cast<std::int64_t>(static_cast<std::uint64_t>(spread) * a.targets >> 32);
-}
+/// Per element of `width` the sum, and that of sizes, of what add(i, sums, sizes) adds for each i below `count`: the
+/// same whoever does what, in parallel.
+struct Sums {
+  Doubles sums, sizes;
 
-/// Of the queries at their targets.
-std::int64_t forms_of(const FitLabelsArgs& a) { return forms_at(a.target + a.targets - 1, a.chunk); }
-
-/// By what each query is turned, [forms, queries, head_dim], as fill_turn() has it; none for a given basis.
-Floats turns_of(const FitLabelsArgs& a, const FitKeys& sampled) {
-  if (a.fit == LabelFit::given) return {};
-  Floats out(forms_of(a) * a.queries * a.head_dim);
-  parallel_for(forms_of(a) * a.queries, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t n = begin; n < end; ++n) {
-      const std::int64_t i = n % a.queries, by = sampled.turn(n / a.queries, target_of(a, i), a.q_pos + i);
-      fill_turn(by, a.inv_freq, a.head_dim, &out[n * a.head_dim]);
-    }
-  });
-  return out;
-}
-
-/// What add(i, sums) adds to `width` sums for each i below `count`: the same whoever does what, in parallel.
-template <class Add>
-std::vector<double> add_up(std::int64_t count, std::int64_t width, const Add& add) {
-  constexpr std::int64_t kSlab = 256;
-  const std::int64_t slabs = ceil_div(count, kSlab);
-  std::vector<double> parts(slabs * width), all(width);
-  parallel_for(slabs, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin * kSlab; i < std::min(end * kSlab, count); ++i) add(i, &parts[i / kSlab * width]);
-  });
-  for (std::int64_t slab = 0; slab < slabs; ++slab)
-    for (std::int64_t c = 0; c < width; ++c) all[c] += parts[slab * width + c];
-  return all;
-}
+  template <class Add>
+  Sums(std::int64_t count, std::int64_t width, const Add& add) : sums(width), sizes(width) {
+    constexpr std::int64_t kSlab = 256;
+    const std::int64_t slabs = ceil_div(count, kSlab);
+    Floats parts(slabs * 2 * width);
+    parallel_for(slabs, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin * kSlab; i < std::min(end * kSlab, count); ++i) {
+        float* part = &parts[i / kSlab * 2 * width];
+        add(i, part, part + width);
+      }
+    });
+    for (std::int64_t slab = 0; slab < slabs; ++slab)
+      for (std::int64_t c = 0; c < width; ++c)
+        sums[c] += parts[slab * 2 * width + c], sizes[c] += parts[(slab * 2 + 1) * width + c];
+  }
+};
 
 /// One KV head. Vectors, not a thread's scratch, for what lives across parallel loops.
 class HeadFit {
  public:
-  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const FitKeys& sampled, const Floats& turns,
+  HeadFit(const FitLabelsArgs& a, const KvTile& at_queries, const FitKeys& sampled, const TurnedQueries& queries,
           std::int64_t head)
       : a_(a),
         at_queries_(at_queries),
         sampled_(sampled),
-        turns_(turns),
+        queries_(queries),
         head_(head),
         d_(a.head_dim),
         group_(a.q_heads / a.kv_heads),
-        forms_(forms_of(a)),
         count_(sampled.count),
-        padded_(round_up(std::max<std::int64_t>(count_, 1), kAttendBlock)),
-        keys_(count_ * d_),
-        values_(a.weighs_tail ? count_ * d_ : 0),
-        basis_(basis_of(a.labels, head, d_)),
-        labels_(a.labels, basis_, keys_.data(), count_, padded_, d_) {
-    for (std::int64_t i = 0; i < count_; ++i) {
-      const std::byte* row = a.kv.data + head * a.kv.head_stride + fit_key(i, a.kv.rows) * 2 * d_ * size_of(a.act);
-      widen(row, &keys_[i * d_]);
-      if (a.weighs_tail) widen(row + d_ * size_of(a.act), &values_[i * d_]);
-    }
-    if (a.fit != LabelFit::document) return;
-    queries_.resize(forms_ * trials() * group_ * d_);
-    for (std::int64_t form = 0; form < forms_; ++form)
-      for (std::int64_t t = 0; t < trials(); ++t) turn_queries(trial(t), form, query(t, form));
+        rows_{a.kv.data + head * a.kv.head_stride, a.act, count_,
+              round_up(std::max<std::int64_t>(count_, 1), kAttendBlock), d_},
+        basis_(basis_of(a.labels, head, d_)) {
+    if (count_ < a.kv.rows) sample_rows();
+    const Sums keys(count_, d_, [&](std::int64_t i, float* sums, float* sizes) {
+      thread_local Scratch scratch;
+      simd().add_sizes(read_row(rows_.key(i), a_.act, d_, scratch.get<float>(d_)), 1, sums, sizes, d_);
+    });
+    k_sums_ = keys.sums, k_abs_ = keys.sizes;
   }
 
   void run() {
-    choose_basis();
+    const KeyLabels labels = choose_basis();
     const TailFit tail = tail_fit(a_.labels.basis, a_.kv_heads, d_, a_.labels.dims);
     float *beside = tail.beside + head_ * d_, *weights = tail.weights + head_ * group_;
     if (!a_.weighs_tail && a_.chunk == 0) return;
-    const Floats labels = labels_.quantised();
-    find_beside(sample(labels), beside);
-    if (a_.weighs_tail) fit_tail(sample(labels), beside, weights);
+    find_beside(rows_, k_sums_, basis_, labels, beside);
+    if (a_.weighs_tail) fit_tail({a_, at_queries_, sampled_, head_, rows_, basis_, labels, beside}, weights);
     else std::fill_n(weights, group_, 1.0f);
   }
 
  private:
-  void widen(const std::byte* from, float* to) const {
-    const float* row = read_row(from, a_.act, d_, to);
-    if (row != to) std::copy_n(row, d_, to);
+  void sample_rows() {
+    const std::int64_t bytes = rows_.stride() * size_of(a_.act);
+    sample_.resize(count_ * bytes);
+    parallel_for(count_, 512, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        std::memcpy(&sample_[i * bytes], rows_.data + fit_key(i, a_.kv.rows) * bytes, bytes);
+    });
+    rows_.data = sample_.data();
   }
 
-  void choose_basis() {
-    if (a_.fit == LabelFit::given) return labels_.fit_range();
+  KeyLabels ranges(const Basis& basis) const { return fit_ranges(rows_, basis, a_.labels.dims, a_.labels.bits); }
+
+  KeyLabels choose_basis() {
+    if (a_.fit == LabelFit::given) return ranges(basis_);
     find_moments();
     const HeadMoments moments{q_moment_.data(), k_moment_.data(), d_};
-    if (a_.fit != LabelFit::document) {
-      if (a_.fit != LabelFit::moments || !best_basis(moments, a_.labels.dims, basis_.key_map, basis_.query_map))
-        channel_basis(worth().data(), d_, a_.labels.dims, basis_.key_map, basis_.query_map);
-      return labels_.fit_range();
-    }
-    find_truth();
-    Floats best;
-    double most = -1;
-    for (int candidate = 0; candidate < 3; ++candidate) {
-      const std::int64_t dims = a_.labels.dims;
-      if (candidate == 0 && !best_basis(moments, dims, basis_.key_map, basis_.query_map)) continue;
-      if (candidate > 0)
-        channel_basis((candidate == 1 ? centred_worth_ : plain_worth_).data(), d_, dims, basis_.key_map,
-                      basis_.query_map);
-      labels_.fit_range();
-      const double kept = kept_mass();
-      if (!(kept > most)) continue;
-      most = kept;
-      best.assign(basis_.key_map, basis_.key_map + label_basis_floats(dims, d_));
-    }
-    if (!best.empty()) std::copy(best.begin(), best.end(), basis_.key_map);
+    if (a_.fit == LabelFit::document) return best_candidate(moments);
+    if (a_.fit != LabelFit::moments || !best_basis(moments, a_.labels.dims, basis_.key_map, basis_.query_map))
+      channel_basis(worth().data(), d_, a_.labels.dims, basis_.key_map, basis_.query_map);
+    return ranges(basis_);
   }
 
-  TailSample sample(const Floats& labels) const {
-    return {.a = a_,
-            .at_queries = at_queries_,
-            .sampled = sampled_,
-            .head = head_,
-            .keys = keys_.data(),
-            .values = values_.data(),
-            .labels = labels.data(),
-            .padded = padded_};
-  }
-
-  /// The group's i-th queries at their target position, to `to` [group, d].
-  void turn_queries(std::int64_t i, std::int64_t form, float* to) const {
-    const std::int64_t width = group_ * d_;
-    const float* from = read_row(at(a_.q, a_.act, (i * a_.q_heads + head_ * group_) * d_), a_.act, width, to);
-    if (from != to) std::copy_n(from, width, to);
-    const float* turn = &turns_[(form * a_.queries + i) * d_];
-    for (std::int64_t g = 0; g < group_; ++g) simd().rotate(to + g * d_, turn, turn + d_ / 2, d_ / 2);
-  }
-  /// Of the t-th trial.
-  float* query(std::int64_t t, std::int64_t form) { return &queries_[(form * trials() + t) * group_ * d_]; }
-  /// The share of the keys that the i-th query asks with this form: 1 where there is no other.
-  double share(std::int64_t i, std::int64_t form) const {
-    std::int64_t keys = 0;
-    sampled_.for_each(target_of(a_, i), [&](std::int64_t begin, std::int64_t end, std::int64_t of) {
-      if (of == form) keys += end - begin;
-    });
-    return static_cast<double>(keys) / static_cast<double>(count_);
-  }
-  std::int64_t trial(std::int64_t t) const { return (2 * t + 1) * a_.queries / (2 * trials()); }
-  std::int64_t trials() const { return std::min(a_.queries, kTrials); }
-
-  void find_moments() {
-    std::vector<double> q_abs(d_);
-    const std::vector<double> keys = add_up(count_, 2 * d_, [&](std::int64_t i, double* sums) {
-      for (std::int64_t c = 0; c < d_; ++c) {
-        sums[c] += keys_[i * d_ + c];
-        sums[d_ + c] += std::abs(keys_[i * d_ + c]);
+  /// The basis of the moments, or that of single channels, by what the trial queries keep.
+  KeyLabels best_candidate(const HeadMoments& moments) const {
+    struct Candidate {
+      Floats basis;
+      KeyLabels labels;
+      double kept = -1;
+    };
+    std::array<Candidate, 3> candidates;
+    std::optional<Trials> trials;
+    parallel_for(2, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        if (i == 1) trials.emplace(a_, sampled_, queries_, rows_, head_);
+        else candidates[0].basis = basis_of_moments(moments);  // serial, and takes as long as all the rest
       }
     });
-    std::vector<double> k_abs(keys.begin() + d_, keys.end());
-    Floats centre(d_);
-    for (std::int64_t c = 0; c < d_; ++c) centre[c] = static_cast<float>(keys[c] / static_cast<double>(count_));
+    candidates[1].basis = basis_of_channels(centred_worth_);
+    candidates[2].basis = basis_of_channels(plain_worth_);
+    parallel_for(3, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        Candidate& c = candidates[i];
+        if (c.basis.empty()) continue;
+        const Basis basis = basis_at(c.basis.data(), a_.labels.dims, d_);
+        c.labels = ranges(basis);
+        Floats beside(d_);
+        if (queries_.forms() > 1) find_beside(rows_, k_sums_, basis, c.labels, beside.data());
+        c.kept = trials->kept(basis, c.labels, beside.data());
+      }
+    });
+    Candidate* best = &candidates[2];  // where what is kept is no number
+    double most = -1;
+    for (Candidate& c : candidates)
+      if (c.kept > most) most = c.kept, best = &c;
+    std::copy(best->basis.begin(), best->basis.end(), basis_.key_map);
+    return std::move(best->labels);
+  }
+
+  /// Maps, and room for ranges; nothing where the moments do not have it.
+  Floats basis_of_moments(const HeadMoments& moments) const {
+    Floats floats(label_basis_floats(a_.labels.dims, d_));
+    const Basis basis = basis_at(floats.data(), a_.labels.dims, d_);
+    if (!best_basis(moments, a_.labels.dims, basis.key_map, basis.query_map)) floats.clear();
+    return floats;
+  }
+  Floats basis_of_channels(const Doubles& worth) const {
+    Floats floats(label_basis_floats(a_.labels.dims, d_));
+    const Basis basis = basis_at(floats.data(), a_.labels.dims, d_);
+    channel_basis(worth.data(), d_, a_.labels.dims, basis.key_map, basis.query_map);
+    return floats;
+  }
+
+  void find_moments() {
+    q_abs_.assign(d_, 0.0);
     q_moment_.assign(d_ * d_, 0.0);
     k_moment_.assign(d_ * d_, 0.0);
-    add_gram({keys_.data(), DType::f32, d_, count_, d_}, centre.data(), k_moment_.data());
-    Floats& weighed = turned_;
-    weighed.resize(a_.queries * group_ * d_);
-    for (std::int64_t form = 0; form < forms_; ++form) {  // over them all, means over the keys
-      const std::vector<double> sums = add_up(a_.queries, d_, [&](std::int64_t i, double* sums) {
-        float* const x = &weighed[i * group_ * d_];
-        turn_queries(i, form, x);
-        const double share = this->share(i, form);
-        for (std::int64_t g = 0; g < group_; ++g)
-          for (std::int64_t c = 0; c < d_; ++c) sums[c] += share * std::abs(x[g * d_ + c]);
-        if (forms_ > 1) simd().scale(x, static_cast<float>(std::sqrt(share)), x, group_ * d_);
+    Floats centre(d_);
+    for (std::int64_t c = 0; c < d_; ++c) centre[c] = static_cast<float>(k_sums_[c] / static_cast<double>(count_));
+    add_gram({rows_.data, a_.act, rows_.stride(), count_, d_}, centre.data(), k_moment_.data());
+    const std::int64_t width = group_ * d_;
+    std::vector<std::byte> weighed(a_.queries * width * size_of(a_.act));
+    for (std::int64_t form = 0; form < queries_.forms(); ++form) {  // over them all, means over the keys
+      const Sums sums(a_.queries, d_, [&](std::int64_t i, float* sums, float* sizes) {
+        thread_local Scratch scratch;
+        float* x = scratch.get<float>(width);
+        queries_.read(i, head_, form, x);
+        const auto share = static_cast<float>(queries_.share(i, form));
+        for (std::int64_t g = 0; g < group_; ++g) simd().add_sizes(x + g * d_, share, sums, sizes, d_);
+        if (share != 1) simd().scale(x, std::sqrt(share), x, width);
+        write_row(x, at(weighed.data(), a_.act, i * width), a_.act, width);
       });
-      for (std::int64_t c = 0; c < d_; ++c) q_abs[c] += sums[c];
-      for (std::int64_t g = 0; g < group_; ++g)
-        add_gram({&weighed[g * d_], DType::f32, group_ * d_, a_.queries, d_}, nullptr, q_moment_.data());
-    }
-    for (std::int64_t c = 0; c < d_; ++c) {
-      centred_worth_.push_back(std::sqrt(q_moment_[c * d_ + c] * k_moment_[c * d_ + c]));
-      plain_worth_.push_back(q_abs[c] * k_abs[c]);
+      for (std::int64_t c = 0; c < d_; ++c) q_abs_[c] += sums.sizes[c];
+      add_gram({weighed.data(), a_.act, d_, a_.queries * group_, d_}, nullptr, q_moment_.data());
     }
     double trace = 0;
-    for (std::int64_t c = 0; c < d_; ++c) trace += q_moment_[c * d_ + c];
+    for (std::int64_t c = 0; c < d_; ++c) {
+      const double q = q_moment_[c * d_ + c];
+      centred_worth_.push_back(std::sqrt(q * k_moment_[c * d_ + c]));
+      plain_worth_.push_back(q_abs_[c] * k_abs_[c]);
+      trace += q;
+    }
     for (std::int64_t c = 0; c < d_; ++c) q_moment_[c * d_ + c] += kUnasked * trace / static_cast<double>(d_);
-    q_abs_ = std::move(q_abs);
-    k_abs_ = std::move(k_abs);
   }
 
   /// What a ranking of single channels goes by.
-  std::vector<double> worth() const {
+  Doubles worth() const {
     switch (a_.fit) {
       case LabelFit::q:
         return q_abs_;
@@ -226,7 +200,7 @@ class HeadFit {
       case LabelFit::qk:
         return products();
       case LabelFit::pairs: {
-        std::vector<double> pairs = centred_worth_;
+        Doubles pairs = centred_worth_;
         for (std::int64_t c = 0; c < d_ / 2; ++c) pairs[c] = pairs[c + d_ / 2] = pairs[c] + pairs[c + d_ / 2];
         return pairs;
       }
@@ -236,8 +210,8 @@ class HeadFit {
   }
 
   /// |q k| of queries, where they stood, and the keys of the same positions.
-  std::vector<double> products() const {
-    std::vector<double> sums(d_);
+  Doubles products() const {
+    Doubles sums(d_);
     Floats q(group_ * d_), k(d_);
     for (std::int64_t i = 0; i < a_.queries; ++i) {
       const float* query =
@@ -249,133 +223,16 @@ class HeadFit {
     return sums;
   }
 
-  /// From scores to the group's combined probability of each key, as ordered keys.
-  void probabilities(std::vector<std::uint32_t>& keys) {
-    keys.resize(trials() * padded_);
-    parallel_for(trials(), 1, [&](std::int64_t begin, std::int64_t end) {
-      thread_local Scratch scratch;
-      float* factors = scratch.get<float>(group_);
-      for (std::int64_t t = begin; t < end; ++t) {
-        float* s = &scores_[t * group_ * padded_];
-        for (std::int64_t g = 0; g < group_; ++g) {
-          const float top = simd().top_score(s + g * padded_, count_);
-          factors[g] = 1 / (simd().exp_scores(s + g * padded_, top, count_) * static_cast<float>(group_));
-        }
-        simd().combine(s, padded_, factors, group_, false, &keys[t * padded_], count_);
-      }
-    });
-  }
-
-  /// What the trial queries attend to in truth.
-  void find_truth() {
-    scores_.resize(trials() * group_ * padded_);
-    for (std::int64_t form = 0; form < forms_; ++form)
-      multiply(
-          form, d_, [&](std::int64_t t) { return query(t, form); }, keys_.data(), true, d_);
-    probabilities(truth_);
-  }
-
-  /// scores = vectors of the trial queries, `dims` wide, times those of the keys, times scale; of an older form where
-  /// it is the one that asks.
-  template <class Query>
-  void multiply(std::int64_t form, std::int64_t dims, const Query& query, const float* keys, bool transposed,
-                std::int64_t stride) {
-    constexpr std::int64_t kPiece = 16;
-    parallel_for(ceil_div(trials(), kPiece), 1, [&](std::int64_t begin, std::int64_t end) {
-      thread_local Scratch scratch;
-      float* q = scratch.get<float>(kPiece * group_ * (dims + (form > 0 ? padded_ : 0)));
-      for (std::int64_t piece = begin; piece < end; ++piece) {
-        const std::int64_t first = piece * kPiece, n = std::min(kPiece, trials() - first);
-        float* const scores = &scores_[first * group_ * padded_];
-        float* const out = form == 0 ? scores : q + kPiece * group_ * dims;
-        for (std::int64_t t = 0; t < n; ++t)
-          simd().scale(query(first + t), a_.scale, q + t * group_ * dims, group_ * dims);
-        gemm({.a = q,
-              .a_type = DType::f32,
-              .lda = dims,
-              .b = keys,
-              .b_type = DType::f32,
-              .ldb = stride,
-              .b_transposed = transposed,
-              .c = out,
-              .ldc = padded_,
-              .accumulate = false,
-              .m = n * group_,
-              .n = count_,
-              .k = dims});
-        for (std::int64_t line = 0; form > 0 && line < n * group_; ++line)
-          sampled_.take(form, target_of(a_, trial(first + line / group_)), out + line * padded_,
-                        scores + line * padded_);
-      }
-    });
-  }
-
-  /// The share of the trial queries' attention that goes to the keys which their labels choose, after fit_range().
-  double kept_mass() {
-    const std::int64_t dims = a_.labels.dims;
-    const Floats labels = labels_.quantised();
-    Floats q(trials() * group_ * dims);
-    for (std::int64_t form = 0; form < forms_; ++form) {
-      for (std::int64_t t = 0; t < trials(); ++t)
-        for (std::int64_t g = 0; g < group_; ++g)
-          simd().dots(basis_.query_map, dims, d_, query(t, form) + g * d_, &q[(t * group_ + g) * dims]);
-      multiply(
-          form, dims, [&](std::int64_t t) { return &q[t * group_ * dims]; }, labels.data(), false, padded_);
-    }
-    add_beside(labels);
-    probabilities(estimate_);
-    std::vector<double> kept(trials());
-    parallel_for(trials(), 1, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<std::int32_t> rows(count_);
-      for (std::int64_t t = begin; t < end; ++t) {
-        const auto wanted = static_cast<std::int64_t>(std::ceil(a_.share * static_cast<double>(count_)));
-        TopRows top({.keys = &estimate_[t * padded_],
-                     .first = 0,
-                     .rows = count_,
-                     .chunk = count_,
-                     .lowest = 0,
-                     .wanted = std::clamp<std::int64_t>(wanted, 1, count_)});
-        for (int digit = 0; digit < kKeyDigits; ++digit) top.count(0, digit), top.pick(digit);
-        const std::int64_t n = top.place();
-        top.emit(0, rows.data());
-        for (std::int64_t i = 0; i < n; ++i) kept[t] += value_of_key(truth_[t * padded_ + rows[i]]);
-      }
-    });
-    double sum = 0;
-    for (double x : kept) sum += x;
-    return sum / static_cast<double>(trials());
-  }
-
-  /// What label scores lack of an older form more than of a query's own, as select() adds it.
-  void add_beside(const Floats& labels) {
-    if (forms_ == 1) return;
-    Floats beside(d_);
-    find_beside(sample(labels), beside.data());
-    for (std::int64_t line = 0; line < trials() * group_; ++line) {
-      const std::int64_t t = line / group_, first = line % group_ * d_;
-      sampled_.for_each(target_of(a_, trial(t)), [&](std::int64_t begin, std::int64_t end, std::int64_t form) {
-        float more = 0;
-        for (std::int64_t c = 0; c < d_; ++c)
-          more += (query(t, form)[first + c] - query(t, 0)[first + c]) * beside[c] * a_.scale;
-        for (std::int64_t key = begin; key < end; ++key) scores_[line * padded_ + key] += more;
-      });
-    }
-  }
-
   const FitLabelsArgs& a_;
   const KvTile& at_queries_;
   const FitKeys& sampled_;
-  const Floats& turns_;
-  std::int64_t head_, d_, group_, forms_;
-  std::int64_t count_, padded_;  // keys looked at
-  Floats keys_, values_;         // [count, d]
-  Floats turned_;                // [queries, group * d] of one form
-  Floats queries_;               // [forms, trials, group * d], turned
+  const TurnedQueries& queries_;
+  std::int64_t head_, d_, group_;
+  std::int64_t count_;             // keys looked at
+  std::vector<std::byte> sample_;  // where not every row is
+  FitRows rows_;
   Basis basis_;
-  KeyLabels labels_;
-  std::vector<double> q_moment_, k_moment_, q_abs_, k_abs_, centred_worth_, plain_worth_;
-  Floats scores_;                                // [trials * group, padded]
-  std::vector<std::uint32_t> truth_, estimate_;  // [trials, padded] combined probabilities as ordered keys
+  Doubles k_sums_, k_abs_, q_abs_, q_moment_, k_moment_, centred_worth_, plain_worth_;
 };
 
 }  // namespace
@@ -390,9 +247,9 @@ void fit_labels(const FitLabelsArgs& a, const KvTile& at_queries, std::int64_t r
   check_labels(a.labels, a.head_dim);
   check(a.fit == LabelFit::given || (a.queries > 0 && a.kv.rows > 0), "fit_labels: a basis is fitted to something");
   const FitKeys sampled{fit_keys(a.kv.rows), rows, a.chunk, a.reach};
-  const Floats turns = turns_of(a, sampled);
+  const TurnedQueries queries(a, sampled);
   parallel_for(a.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, sampled, turns, h).run();
+    for (std::int64_t h = begin; h < end; ++h) HeadFit(a, at_queries, sampled, queries, h).run();
   });
 }
 

@@ -1,4 +1,5 @@
-// The forms in which the queries of a fit ask its keys (QueryForms of ops.h): plain attention has one.
+// What a fit looks at: rows of one KV head that stand for all, and the forms in which its queries ask them (QueryForms
+// of ops.h): plain attention has one.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -31,6 +32,17 @@ struct FitKeys {
       if (of == form) std::copy(other + begin, other + end, scores + begin);
     });
   }
+};
+
+/// Those of one KV head, as activations: each a key and a value.
+struct FitRows {
+  const std::byte* data;
+  DType act;
+  std::int64_t count, padded, dim;  // padded: count, rounded up to whole blocks
+
+  std::int64_t stride() const { return 2 * dim; }
+  const std::byte* key(std::int64_t i) const { return at(data, act, i * stride()); }
+  const std::byte* value(std::int64_t i) const { return at(data, act, i * stride() + dim); }
 };
 
 /// Cosines, then sines, [head_dim], of turning by so many positions.

@@ -1,4 +1,5 @@
-// Second moments of many vectors: products in float32 over slabs, added up in double precision in the slabs' order.
+// Second moments of many vectors: sums in float32 over slabs, added up in double precision in the slabs' order. What a
+// centre leaves of a vector is rounded to the vectors' own type.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -10,10 +10,12 @@ namespace longhaul::cpu {
 struct Basis {
   float *key_map, *query_map, *zero, *step;
 };
+inline Basis basis_at(float* at, std::int64_t dims, std::int64_t head_dim) {
+  const std::int64_t map = dims * head_dim;
+  return {at, at + map, at + 2 * map, at + 2 * map + dims};
+}
 inline Basis basis_of(const LabelTile& l, std::int64_t head, std::int64_t head_dim) {
-  float* at = l.basis + head * label_basis_floats(l.dims, head_dim);
-  const std::int64_t map = l.dims * head_dim;
-  return {at, at + map, at + 2 * map, at + 2 * map + l.dims};
+  return basis_at(l.basis + head * label_basis_floats(l.dims, head_dim), l.dims, head_dim);
 }
 
 /// One session's labels of a tile that lies by slot.

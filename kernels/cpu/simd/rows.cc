@@ -67,4 +67,11 @@ void blend(float* into, float a, const float* from, float b, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) into[i] = into[i] * a + from[i] * b;
 }
 
+void add_sizes(const float* x, float factor, float* sums, float* sizes, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    sums[i] += x[i];
+    sizes[i] += factor * __builtin_fabsf(x[i]);
+  }
+}
+
 }  // namespace longhaul::cpu::LONGHAUL_ISA

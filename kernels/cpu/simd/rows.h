@@ -11,6 +11,7 @@ void silu_mul(const float* gate, const float* up, float* out, std::int64_t n);
 void rotate(float* x, const float* cosine, const float* sine, std::int64_t half);
 void scale(const float* x, float factor, float* out, std::int64_t n);
 void blend(float* into, float a, const float* from, float b, std::int64_t n);
+void add_sizes(const float* x, float factor, float* sums, float* sizes, std::int64_t n);
 void split_pairs(const float* x, float* out, std::int64_t n);
 void dot_rows(const bf16* w, std::int64_t rows, std::int64_t in, const float* x, std::int64_t tokens, float* out,
               std::int64_t out_stride, float* sums);

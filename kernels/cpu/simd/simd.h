@@ -97,6 +97,8 @@ struct Simd {
   void (*scale)(const float* x, float factor, float* out, std::int64_t n);
   /// into = into * a + from * b.
   void (*blend)(float* into, float a, const float* from, float b, std::int64_t n);
+  /// sums += x, sizes += factor * |x|.
+  void (*add_sizes)(const float* x, float factor, float* sums, float* sizes, std::int64_t n);
   /// x in the order that dot_rows reads it.
   void (*split_pairs)(const float* x, float* out, std::int64_t n);
   /// out[t * out_stride + r] = w[r] . x[t], x after split_pairs; the bits of a result depend on its own row and token

@@ -19,6 +19,7 @@ extern const Simd kTable{
     .rotate = rotate,
     .scale = scale,
     .blend = blend,
+    .add_sizes = add_sizes,
     .split_pairs = split_pairs,
     .dot_rows = dot_rows,
     .expand_4 = expand_4,
