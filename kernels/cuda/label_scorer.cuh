@@ -210,7 +210,7 @@ class Scorer {
     for (int i = blockIdx.x * kThreads + threadIdx.x; i < pieces; i += gridDim.x * kThreads) {
       HeadTally& tally = s_.tallies[i / kPieces];
       reinterpret_cast<uint4*>(tally.counts)[i % kPieces] = {0, 0, 0, 0};
-      if (i % kPieces == 0) tally.listed_parts = tally.written_parts = tally.found = 0;
+      if (i % kPieces == 0) tally.listed_parts = tally.written_parts = 0;
     }
 #pragma unroll 1
     for (int head = first_head_; head <= last_head_; ++head) {

@@ -5,16 +5,6 @@
 
 namespace longhaul::cuda::top {
 
-/// What a thread has written, and seen that others had, is there for who waits.
-__device__ inline void tell(std::uint32_t& flag) {
-  __threadfence();
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(&flag), "r"(1u) : "memory");
-}
-__device__ inline void wait_for(const std::uint32_t& flag) {
-  std::uint32_t is = 0;
-  while (is == 0) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(is) : "l"(&flag) : "memory");
-}
-
 template <bool Mass>
 struct SeekShared {
   Finder finder;
@@ -31,7 +21,7 @@ class Seeker {
   __device__ Seeker(const Selection& s, const Part& part, SeekShared<Mass>& shared)
       : s_(s), part_(part), shared_(shared), tally_(s.tallies[part.head]), keys_(s.keys + part.head * s.stride) {}
 
-  /// By the whole block, when all parts are listed: the threshold, and where each part's rows begin; told to all.
+  /// By the whole block, when all parts are listed: the threshold, and where each part's rows begin.
   __device__ void run(const Digit& first) {
     gather();
     seek(first);
@@ -163,9 +153,7 @@ class Seeker {
     sum_up(shared_.taken);
     const int t = static_cast<int>(threadIdx.x);
     if (t < static_cast<int>(gridDim.x)) tally_.parts[t].before = t > 0 ? shared_.taken[t - 1] : 0;
-    if (t == 0) tally_.key = threshold_.key, tally_.last = threshold_.last;
-    __syncthreads();
-    if (t == 0) tell(tally_.found);
+    if (t == 0) tally_.key = threshold_.key, tally_.last = threshold_.last, tally_.listed_parts = 0;
   }
 
   const Selection& s_;

@@ -37,7 +37,6 @@ struct alignas(16) HeadTally {
   std::uint32_t key;                          // the threshold: rows of a higher key are taken,
   int last;                                   // and those of this key up to this row
   std::uint32_t listed_parts, written_parts;  // blocks that have listed theirs, and written them
-  std::uint32_t found;                        // whether the threshold is there
 };
 
 /// The operator's arguments and its scratch in parts. A head's rows are `stride` apart.
