@@ -36,11 +36,11 @@ inline constexpr Edge kMissesLanded{"misses_landed"};          // compute waits 
 inline constexpr Edge kChunkWritten{"chunk_written"};  // store waits for compute: the chunk's rows have been appended
 inline constexpr Edge kLayerFree{"layer_free"};  // compute waits for store: the layer before has left the rows' places
 inline constexpr Edge kPrefillStored{"prefill_stored"};  // compute waits for store: prefix and window rows are in place
-// Prefill: labels, made aside. aside waits for compute: a layer's rows and recent queries are all there
+// Prefill: labels, on a stream of their own. labels waits for compute: a layer's rows and recent queries are all there
 inline constexpr Edge kLayerAppended{"layer_appended"};
-// compute waits for aside: labels have been made of the rows and queries that a layer overwrites
+// compute waits for labels: they have been made of the rows and queries that a layer overwrites
 inline constexpr Edge kLayerLabelled{"layer_labelled"};
-// compute waits for aside, when a step or a prompt begins: labels and resident sets are there, scratch has been left
+// compute waits for labels, when a session's first step or another prompt begins: they are there
 inline constexpr Edge kLabelsMade{"labels_made"};
 // Prefill: hidden states that live in host memory, a chunk at a time through two slots.
 inline constexpr Edge kHiddenFree{"hidden_free"};      // compute waits for store, in layer 0: the slot has been left

@@ -120,7 +120,7 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
 }
 
 KvPass& KvCache::begin_decode(std::span<const Span> spans, bool ahead) {
-  labels_->settle();
+  for (const Span& span : spans) labels_->settle(span.slot);
   decode_->begin(spans, ahead);
   return *decode_;
 }
@@ -162,6 +162,7 @@ void KvCache::adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_
     }
     labels_->build(slot, layer, tile, inv_freq);
   }
+  labels_->settle();  // they are made of the other's rows
   labels_->keep_mass(slot);
 }
 

@@ -1,6 +1,7 @@
 #include "offload/label_builder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "offload/edges.h"
 
@@ -37,18 +38,29 @@ std::int64_t first_of_last(std::int64_t rows, std::int64_t most) { return std::m
 
 LabelBuilder::LabelBuilder(Device& device, const Streams& streams, const KvBuffers& buffers)
     : compute_(streams.compute),
-      aside_(streams.aside),
+      stream_(streams.labels),
       buffers_(buffers),
       appended_(device.make_event()),
       labelled_{device.make_event(), device.make_event()} {}
 
 void LabelBuilder::settle() {
-  if (last_ != nullptr) compute_.wait(*last_, edge::kLabelsMade);
-  last_ = nullptr;
+  for (const Begun& begun : std::exchange(begun_, {})) finish(begun, edge::kLabelsMade);
+}
+
+void LabelBuilder::settle(std::int64_t slot) {
+  if (std::ranges::count(begun_, slot, &Begun::slot) > 0) settle();
 }
 
 void LabelBuilder::make_room(std::int64_t layer) {
-  if (last_ != nullptr) compute_.wait(labelled(layer), edge::kLayerLabelled);
+  const auto shares = [&](const Begun& begun) { return (layer - begun.layer) % buffers_.layers_held == 0; };
+  for (const Begun& begun : begun_)
+    if (shares(begun)) finish(begun, edge::kLayerLabelled);
+  std::erase_if(begun_, shares);
+}
+
+void LabelBuilder::finish(const Begun& begun, Edge edge) {
+  if (plan(begun.layer).labelled) compute_.wait(labelled(begun.layer), edge);
+  if (plan(begun.layer).selects && warms()) warm(begun.slot, begun.layer, begun.tile);
 }
 
 void LabelBuilder::begin(std::int64_t slot, std::int64_t rows) const {
@@ -140,14 +152,13 @@ void LabelBuilder::add_mass(std::int64_t layer, const Span& span, const Queries&
 }
 
 void LabelBuilder::build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) {
-  const bool warmed = plan(layer).selects && warms();
-  if (!plan(layer).labelled && !warmed) return;
-  compute_.record(*appended_);
-  aside_.wait(*appended_, edge::kLayerAppended);
-  if (plan(layer).labelled) label(slot, layer, tile, inv_freq);
-  if (warmed) warm(slot, layer, tile);
-  last_ = &labelled(layer);
-  aside_.record(*last_);
+  if (plan(layer).labelled) {
+    compute_.record(*appended_);
+    stream_.wait(*appended_, edge::kLayerAppended);
+    label(slot, layer, tile, inv_freq);
+    stream_.record(labelled(layer));
+  }
+  begun_.push_back({slot, layer, tile});
 }
 
 void LabelBuilder::label(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq) const {
@@ -156,7 +167,7 @@ void LabelBuilder::label(std::int64_t slot, std::int64_t layer, const KvTile& ti
   const LabelTile labels = buffers_.selection.labels(slot, layer);
   const LabelFit fit = buffers_.selection.given_bases() ? LabelFit::given : fit_of(buffers_.policy.labels);
   const bool fits = fit != LabelFit::given;
-  aside_.launch(
+  stream_.launch(
       FitLabelsArgs{.kv = tile,
                     .q = buffers_.selection.queries(slot, layer),
                     .queries = fits ? queries : 0,
@@ -178,10 +189,10 @@ void LabelBuilder::label(std::int64_t slot, std::int64_t layer, const KvTile& ti
                     .window = buffers_.policy.window,
                     .chunk = shape.chunk,
                     .reach = shape.reach});
-  aside_.launch(LabelRowsArgs{
+  stream_.launch(LabelRowsArgs{
       .kv = tile, .labels = labels, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
   if (float* mean = buffers_.selection.mean_values(slot, layer); mean != nullptr)
-    aside_.launch(MeanValuesArgs{
+    stream_.launch(MeanValuesArgs{
         .kv = tile, .out = mean, .act = shape.act, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
 }
 
@@ -209,11 +220,11 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
   const KvTile cache = selection.cache(layer);
   const bool keeps = layout.cache_rows > 0;
   if (float* sums = selection.sums(slot, layer); sums != nullptr)  // nothing competes in a short prompt
-    aside_.launch(FillArgs{reinterpret_cast<std::int32_t*>(sums), 0, shape.q_heads});
+    compute_.launch(FillArgs{reinterpret_cast<std::int32_t*>(sums), 0, shape.q_heads});
   if (keeps) {
-    aside_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
-    aside_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
-    aside_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
+    compute_.launch(FillArgs{own.slot_of, -1, shape.kv_heads * layout.capacity});
+    compute_.launch(FillArgs{own.row_of, -1, shape.kv_heads * layout.cache_rows});
+    compute_.launch(FillArgs{own.used_at, -1, shape.kv_heads * layout.cache_rows});
   }
   const std::int64_t kept = std::min(tile.rows, SelectionBuffers::kRecentQueries), queries = warming(tile.rows);
   const std::int64_t older = std::min(tile.rows, SelectionBuffers::kWarmingQueries) - queries,
@@ -224,21 +235,21 @@ void LabelBuilder::warm(std::int64_t slot, std::int64_t layer, const KvTile& til
                     shape.q_heads * shape.head_dim,
                     {shape.chunk, selection.older_queries(slot, layer) + (older + i) * bytes,
                      SelectionBuffers::kWarmingQueries * shape.q_heads * shape.head_dim}};
-    select_rows(aside_, buffers_, layer, one, q, /*foretold=*/false, selection.selected());
+    select_rows(compute_, buffers_, layer, one, q, /*foretold=*/false, selection.selected());
     if (!keeps) continue;
-    aside_.launch(RetainArgs{.batch = one,
-                             .rows = selection.selected(),
-                             .places = nullptr,
-                             .regions = {.prefix = {}, .ring = {}, .cache = cache, .staging = tile},
-                             .begin = layout.prefix_rows,
-                             .resident = selection.resident(layer),
-                             .kv_heads = shape.kv_heads,
-                             .row_bytes = 0});
+    compute_.launch(RetainArgs{.batch = one,
+                               .rows = selection.selected(),
+                               .places = nullptr,
+                               .regions = {.prefix = {}, .ring = {}, .cache = cache, .staging = tile},
+                               .begin = layout.prefix_rows,
+                               .resident = selection.resident(layer),
+                               .kv_heads = shape.kv_heads,
+                               .row_bytes = 0});
   }
   if (!keeps) return;
   KvTile slots = cache;
   slots.data += slot * cache.session_stride;
-  keep_rows(aside_, shape, slots, tile, own.row_of);
+  keep_rows(compute_, shape, slots, tile, own.row_of);
 }
 
 }  // namespace longhaul

@@ -1,11 +1,13 @@
 // What a layer's prefill leaves behind for selection, made while its rows are still on the device: labels in a basis
-// fitted to them, and a resident set and sums of softmaxes from the prompt's last queries. Made aside, from when the
-// layer's last rows are there on, while compute attends them and, where the prefill holds two layers, goes through the
-// next one: a fit is small steps, of the host's on a GPU.
+// fitted to them, and a resident set and sums of softmaxes from the prompt's last queries. Labels have a stream of
+// their own, from when the layer's last rows are there on, while compute attends them and, where the prefill holds two
+// layers, goes through the next one: a fit is small steps, of the host's on a GPU. What selects is compute's, later,
+// for steps select in the same scratch.
 #pragma once
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <vector>
 
 #include "offload/kv_buffers.h"
 #include "offload/kv_pass.h"
@@ -17,11 +19,12 @@ class LabelBuilder {
  public:
   LabelBuilder(Device& device, const Streams& streams, const KvBuffers& buffers);
 
-  /// What compute does from here on comes after the labels of all layers so far. Before a step, and before a prompt
-  /// overwrites what is not a layer's: scratch, rope table, spans.
+  /// Ends what has been begun for all layers so far: before another prompt overwrites what is not a layer's, its rope
+  /// table and spans.
   void settle();
-  /// What compute does from here on comes after the labels that are made of what this layer's rows and queries
-  /// overwrite.
+  /// The same if some of it is for this session, before its first step.
+  void settle(std::int64_t slot);
+  /// The same for what is made of what this layer's rows and queries overwrite.
   void make_room(std::int64_t layer);
   /// Before a prompt of `rows` rows: sends what its last queries' selections depend on.
   void begin(std::int64_t slot, std::int64_t rows) const;
@@ -33,8 +36,8 @@ class LabelBuilder {
   void take_shared_queries(std::int64_t slot, std::int64_t layer, std::int64_t rows, std::int64_t shared) const;
   /// Adds the attention mass that the span's queries give to the rows they see; buffers.state is their attention's.
   void add_mass(std::int64_t layer, const Span& span, const Queries& q, const KvTile& seen) const;
-  /// Of what compute has written by now. `tile`: all rows of the prompt on the device; inv_freq: [head_dim / 2] of its
-  /// rope.
+  /// Begins with what compute has written by now. `tile`: all rows of the prompt on the device; inv_freq: [head_dim /
+  /// 2] of its rope.
   void build(std::int64_t slot, std::int64_t layer, const KvTile& tile, const float* inv_freq);
   /// Notes the attention mass at the prompt's end, and goes back to it.
   void keep_mass(std::int64_t slot) const;
@@ -64,11 +67,17 @@ class LabelBuilder {
   /// Of the layers that are held at a time.
   Event& labelled(std::int64_t layer) { return *labelled_[static_cast<std::size_t>(layer % buffers_.layers_held)]; }
 
-  Stream &compute_, &aside_;
+  struct Begun {
+    std::int64_t slot, layer;
+    KvTile tile;
+  };
+  void finish(const Begun& begun, Edge edge);
+
+  Stream &compute_, &stream_;
   const KvBuffers& buffers_;
   std::unique_ptr<Event> appended_;
   std::array<std::unique_ptr<Event>, 2> labelled_;
-  Event* last_ = nullptr;  // of labelled_; null: there is nothing to wait for
+  std::vector<Begun> begun_;  // and not ended, the earliest first
 };
 
 }  // namespace longhaul

@@ -150,10 +150,8 @@ void PrefillPass::attend(std::int64_t layer, std::span<const Span> spans, const 
 void PrefillPass::keep(std::int64_t layer, const Span& span, const Queries& q) {
   if (in_shared_) labels_.keep_shared_queries(span, q, shared_);
   else labels_.keep_queries(layer, span, q, rows_);
-  if (!in_shared_ && span.pos + span.tokens == rows_ && !buffers_.selection.has_mass()) build_labels(layer);
+  if (!in_shared_ && span.pos + span.tokens == rows_) labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_);
 }
-
-void PrefillPass::build_labels(std::int64_t layer) { labels_.build(slot_, layer, rows(layer, 0, rows_), inv_freq_); }
 
 /// On the compute stream, from the buffer that the store stream copies: what has arrived is compared with it.
 void PrefillPass::sum_rows(std::int64_t layer) {
@@ -173,10 +171,7 @@ void PrefillPass::sum_rows(std::int64_t layer) {
   });
 }
 
-void PrefillPass::end_layer(std::int64_t layer) {
-  if (buffers_.selection.has_mass()) build_labels(layer);
-  sum_rows(layer);
-}
+void PrefillPass::end_layer(std::int64_t layer) { sum_rows(layer); }
 
 void PrefillPass::end() {
   for (const Prompt& prompt : prompts_) {

@@ -23,7 +23,7 @@ class PrefillPass final : public KvPass {
   void append(std::int64_t layer, std::span<const Span> spans, const void* qkv) override;
   void attend(std::int64_t layer, std::span<const Span> spans, const Queries& q, void* out, QueryPredictor&) override;
   /// In place of attend where the queries' attention is not asked for: what they leave behind for selection. Behind the
-  /// last rows of a layer that is all it takes, but for attention mass, and its labels are begun.
+  /// last rows of a layer its labels are begun.
   void keep(std::int64_t layer, const Span& span, const Queries& q);
   void end_layer(std::int64_t layer) override;
   void end() override;
@@ -31,7 +31,6 @@ class PrefillPass final : public KvPass {
  private:
   const LayerPlan& plan(std::int64_t layer) const { return buffers_.plan[static_cast<std::size_t>(layer)]; }
   KvTile rows(std::int64_t layer, std::int64_t first, std::int64_t count) const;
-  void build_labels(std::int64_t layer);
   void sum_rows(std::int64_t layer);
   void wait_for_all_stored();
   void wait_for_places(std::int64_t layer, std::int64_t first);

@@ -128,16 +128,7 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
   // attends listed rows, some prefetched, some missed. In f32 one wrong row shows.
   // The first attends what was foretold, so that look-ahead without its edges shows in that alone: two selections at
   // once would write where neither may. And nothing of it is missed, so that kRowsAttended alone holds its rows back.
-  // Before it one in which nothing but its labels is made aside, while the next layer is computed, so that kLabelsMade
-  // shows in that alone, for the same reason.
   std::vector<RunOptions> runs{
-      {.policy = "sparse-resident",
-       .sets = {"rows=48", "window=8", "label_dims=8"},
-       .activations = DType::f32,
-       .layers_held = 2,
-       .prompts = {300},
-       .steps = 2,
-       .device = {.poison = true}},
       {.policy = "published-offload",
        .sets = {"rows=48", "window=8", "label_dims=8", "dense_layers=[0]"},
        .cache = 1.0,
@@ -154,10 +145,19 @@ TEST_CASE("law 6: dropping any single wait makes the output wrong") {
        .activations = DType::f32,
        .prompts = {300},
        .steps = 6,
+       .device = {.poison = true}},
+      // And labels that are made while the next layer is computed.
+      {.policy = "sparse-resident",
+       .sets = {"rows=48", "window=8", "label_dims=8"},
+       .activations = DType::f32,
+       .layers_held = 2,
+       .prompts = {300},
+       .steps = 2,
        .device = {.poison = true}}};
   for (RunOptions& run : runs) run.kv_dtype = type;
   const Mutations mutations(runs, {{.stream = "compute", .microseconds = 150},
                                    {.stream = "aside", .microseconds = 1500},
+                                   {.stream = "labels", .microseconds = 1500},
                                    {.stream = "fetch", .microseconds = 1500},
                                    {.stream = "store", .microseconds = 20000}});
   CHECK(mutations.all_right(""));

@@ -94,7 +94,7 @@ TEST_CASE("prompts that begin alike are prefilled together to the same bits") {
     CAPTURE(i);
     const RunResult alone = run(o, prompts, false);
     CHECK(same(run(o, prompts, true), alone));
-    for (const char* slow : {"store", "compute", "fetch", "aside"}) {
+    for (const char* slow : {"store", "compute", "fetch", "labels"}) {
       o.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
       CHECK(same(run(o, prompts, true), alone));
     }

@@ -68,7 +68,7 @@ TEST_CASE("steps between the chunks of a prefill change no bit") {
   }
   run.turn = 1;
   run.scattered = true;
-  for (const char* slow : {"compute", "aside", "fetch", "store", "weights"}) {
+  for (const char* slow : {"compute", "labels", "fetch", "store", "weights"}) {
     run.device.delays = {{.stream = slow, .microseconds = 300, .random = true}};
     CAPTURE(slow);
     CHECK(same(run_tiny(run), expected));

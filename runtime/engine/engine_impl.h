@@ -36,6 +36,7 @@ struct Engine::Impl {
         memory(this->config, this->options, device_arena, host_arena),
         compute(device.make_stream("compute")),
         aside(device.make_stream("aside")),
+        labels(device.make_stream("labels")),
         fetch(device.make_stream("fetch")),
         store(device.make_stream("store")),
         token_ready(device.make_event()),
@@ -59,7 +60,8 @@ struct Engine::Impl {
     if (!length_dependent_rope()) send_frequencies(0, std::array{std::int64_t{0}});
   }
 
-  Streams kv_streams() const { return {*compute, *aside, *fetch, *store}; }
+  Streams kv_streams() const { return {*compute, *aside, *labels, *fetch, *store}; }
+  /// Of a step, which waits for labels by itself, where they are of one of its sessions.
   std::vector<Stream*> streams() const {
     std::vector<Stream*> all{compute.get(), aside.get(), fetch.get(), store.get()};
     if (weight_stream.stream() != nullptr) all.push_back(weight_stream.stream());
@@ -201,7 +203,7 @@ struct Engine::Impl {
   PinnedMemory host_memory;
   Arena device_arena, host_arena;
   EngineMemory memory;
-  std::unique_ptr<Stream> compute, aside, fetch, store;
+  std::unique_ptr<Stream> compute, aside, labels, fetch, store;
   std::unique_ptr<Event> token_ready, prefill_paused;
   std::array<std::unique_ptr<Event>, PrefillRun::kPaced> paced;
   KvCache cache;
