@@ -128,6 +128,7 @@ TEST_CASE("cuda: steps between a prefill's chunks, recorded or not, change no to
         for (bool recorded : {true, false}) {
           options.streamed_layers = streamed;
           options.replay_steps = recorded;
+          options.layers_held = recorded ? 2 : 1;
           CAPTURE(policy, packed, streamed, recorded);
           CHECK(answers_by_turns(*device, geometry.config, options) == expected);
         }
