@@ -41,7 +41,8 @@ class KvCache {
   bool has_room(std::span<const std::int64_t> most) const;
   /// The session in `slot` has ended: others may take its places in the host store.
   void release(std::int64_t slot);
-  /// Before a prompt, and before its rope table is sent: compute goes on when the labels of those before are made.
+  /// Compute goes on when the labels of all prompts so far are made. Before another prompt, and its rope table, is
+  /// sent.
   void settle();
   /// Prompts into their slots, replacing what those held; has_room() for them. One prompt: all its spans, layer by
   /// layer, then end(). Several whose first `shared` rows are alike, a whole number of chunks: in each layer those rows

@@ -44,6 +44,11 @@ TEST_CASE("fit_tail: the tail's weights come nearest to the queries' true output
     const Tensor values = random.normal(DType::f32, layer.kv.size);
     for (std::int64_t i = 0; i < layer.kv.size; ++i)
       if (i / kDim % 2 == 1) layer.kv.set(i, values.get(i));
+    for (std::int64_t h = 0; h < 2; ++h)  // a sink that is not the first row, and that queries go to
+      for (std::int64_t c = 0; c < kDim; ++c) {
+        const std::int64_t at = (h * kRows + 1) * 2 * kDim + c;
+        layer.kv.set(at, 4 * layer.kv.get(at));
+      }
     layer.fit(how);
     cpu::label_rows({layer.tile(), layer.labels.tile(), DType::f32, 2, kDim});
     const FitLabelsArgs args = layer.args(how);

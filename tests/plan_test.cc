@@ -114,11 +114,27 @@ TEST_CASE(
           if (!two) continue;
           CHECK(two->max_sessions == one->max_sessions);
           CHECK(plan_memory(config, *two).device_bytes <= budget.device_for_plan());
-          if (policy == std::string("stream") || !holds_two(config, options, budget)) CHECK(two->layers_held == 1);
+          if (policy == std::string("stream") || !holds_two(config, *one, budget)) CHECK(two->layers_held == 1);
         }
   EngineOptions options = options_of("offload", 32 << 10);
   options.may_hold_two = true;
   CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).layers_held == 2);
+}
+
+TEST_CASE("rows that are all resident stay so, whatever a faster prefill would take") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  bool seen = false;
+  for (double device = 22; device < 30; device += 0.25) {
+    EngineOptions options = options_of("offload", 128 << 10);
+    options.policy.kv_dtype = RowType::int8;  // not prefilled in place
+    const auto narrow = try_fit(config, options, gib(device, 64));
+    options.widens_chunk = options.may_hold_two = true;
+    const auto wide = try_fit(config, options, gib(device, 64));
+    CAPTURE(device, narrow->resident, wide->prefill_chunk, wide->layers_held);
+    CHECK((narrow->resident < 1 || wide->resident >= 1));
+    seen = seen || narrow->resident >= 1;
+  }
+  CHECK(seen);
 }
 
 TEST_CASE("bases of labels lie on multiples of 8 bytes, however many heads there are") {

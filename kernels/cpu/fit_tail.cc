@@ -251,7 +251,8 @@ class TailTrials {
     if (n == 0) return {};
     std::vector<std::uint32_t> keys(padded_);
     simd().combine(weights, padded_, factors.data(), group_, false, keys.data(), n);
-    std::fill_n(keys.begin(), std::min(sinks_, n), ~std::uint32_t{0});
+    constexpr std::uint32_t kFirst = 0xfffffffe;  // above every weight's; the highest is no key
+    std::fill_n(keys.begin(), std::min(sinks_, n), kFirst);
     TopRows top({.keys = keys.data(), .first = 0, .rows = n, .chunk = n, .lowest = 0, .wanted = std::min(wanted, n)});
     for (int digit = 0; digit < kKeyDigits; ++digit) top.count(0, digit), top.pick(digit);
     std::vector<std::int32_t> rows(n);

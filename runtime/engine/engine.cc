@@ -68,7 +68,7 @@ void Engine::Impl::step(std::span<Session* const> sessions) {
   const auto count = static_cast<std::int64_t>(sessions.size());
   check(count >= 1 && count <= options.max_sessions, "a step has between one and max_sessions sessions");
   const bool ahead = look_ahead.looks_ahead(count);
-  if (prefilling && look_ahead.is_tried(count)) finish_compute();  // so that nothing but the step is timed
+  if (prefilling && look_ahead.is_tried(count)) cache.settle(), finish_compute();  // nothing but the step is timed
   const auto begin = std::chrono::steady_clock::now();
   std::vector<Span> spans;
   std::vector<std::int64_t> lengths;

@@ -263,12 +263,13 @@ std::string smaller_rows(const ModelConfig& config, EngineOptions options, const
   return "";
 }
 
-/// What makes a prefill faster and takes memory, the fastest first.
-std::vector<EngineOptions> wider(const ModelConfig& config, const EngineOptions& options, const Budget& budget) {
+/// What makes a prefill faster and takes memory, the fastest first; narrow: the plan without.
+std::vector<EngineOptions> wider(const ModelConfig& config, const EngineOptions& options, const EngineOptions& narrow,
+                                 const Budget& budget) {
   std::vector<EngineOptions> out;
   const std::int64_t widest = options.widens_chunk ? widest_chunk(config, options, budget) : options.prefill_chunk;
   const bool labelled = options.policy.select == Select::labels;
-  const std::int64_t held = options.may_hold_two && labelled && holds_two(config, options, budget) ? 2 : 1;
+  const std::int64_t held = options.may_hold_two && labelled && holds_two(config, narrow, budget) ? 2 : 1;
   for (std::int64_t chunk = widest; chunk >= options.prefill_chunk; chunk /= 2)
     for (std::int64_t layers = held; layers >= 1; --layers) {
       out.push_back(options);
@@ -313,8 +314,10 @@ std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions op
       };
       const auto narrow = fitted(options);
       if (!narrow) continue;
-      for (const EngineOptions& wide : wider(config, options, budget))
-        if (const auto room = fitted(wide)) return room;
+      for (const EngineOptions& wide : wider(config, options, *narrow, budget)) {
+        const auto room = fitted(wide);
+        if (room && (room->resident >= 1 || narrow->resident < 1)) return room;  // no step pays for a prefill's speed
+      }
       return narrow;
     }
   return {};

@@ -118,8 +118,9 @@ struct Budget {
 /// sixteenth of its memory.
 std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
-/// Whether what it takes of the device to have the rows of two layers in a prefill is no more than a 32nd of its
-/// memory. Where a layer takes long the labels of the one before are made behind its last chunk alone.
+/// Whether what it takes of the device to have the rows of two layers in a prefill, placed as `options` says, is no
+/// more than a 32nd of its memory. Where a layer takes long the labels of the one before are made behind its last chunk
+/// alone.
 bool holds_two(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 /// Sets options.resident and options.cache (the policy's, or for "auto" the largest that fit) and lowers
