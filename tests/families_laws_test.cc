@@ -166,6 +166,7 @@ TEST_CASE("adopt and rewind with windowed layers") {
   run.policy = "dense";
   EngineOptions options = engine_options(run);
   options.probes.rewinds = options.probes.adoptable = true;
+  run.device.delays = {{.stream = "store", .microseconds = 5000}};  // what is adopted is there all the same
   auto device = make_cpu_device(run.device);
   Engine first(*device, config, weights, options), second(*device, config, weights, options);
   Session source(0, random_prompt(150, 3), {}, 100, {}), session(0, random_prompt(150, 3), {}, 100, {});

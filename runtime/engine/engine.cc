@@ -45,6 +45,7 @@ void Engine::Impl::adopt(Session& session, Impl& from, const Session& source) {
   check(table(session) == table(source) && temperature(session) == temperature(source),
         "adopt: the sessions are turned alike");
   check(!prefilling, "no prefill is under way");
+  from.cache.wait_stored(from.device, source.slot());
   cache.adopt(session.slot(), from.memory.kv, source.slot(), n, send_prefill_frequencies(session, n));
   send_seen(session, n);
   finish_compute();
