@@ -57,9 +57,11 @@ inline constexpr Edge kWeightsFree{"weights_free"};  // weights waits for comput
 inline constexpr Edge kTokenReady{"token_ready"};  // the one wait of a step: the sampled tokens are in host memory
 // host waits for compute: a prefill's chunks so far are done before a step of other sessions takes the weights' slots
 inline constexpr Edge kPrefillPaused{"prefill_paused"};
+// host waits for store: a prompt's rows are in place before another engine, on streams of its own, reads them
+inline constexpr Edge kRowsAdopted{"rows_adopted"};
 inline constexpr Edge kPrefillPaced{"prefill_paced"};  // bounds what the host enqueues ahead in prefill; orders no data
 
-/// The edges that order data: dropping any of them must change the output.
+/// The edges that order data within an engine: dropping any of them must change the output.
 inline constexpr std::array kAll{kTileReady,    kTileFree,      kRowsStored,    kRowWritten,       kRingFree,
                                  kChunkWritten, kLayerFree,     kPrefillStored, kPredictionListed, kPrefetchLanded,
                                  kMissesListed, kMissesLanded,  kForeseen,      kRowsAttended,     kAsideDone,

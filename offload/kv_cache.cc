@@ -6,6 +6,7 @@
 #include "kernels/base/error.h"
 #include "kernels/cpu/ops.h"
 #include "offload/decode_pass.h"
+#include "offload/edges.h"
 #include "offload/label_builder.h"
 #include "offload/prefill_pass.h"
 
@@ -117,6 +118,10 @@ std::int64_t KvCache::layers_not_stored(Device& device, std::int64_t slot) const
     wrong += stored != sums[static_cast<std::size_t>(layer)];
   }
   return wrong;
+}
+
+void KvCache::wait_stored(Device& device, std::int64_t slot) const {
+  device.host_wait(*slots_[static_cast<std::size_t>(slot)].prefilled, edge::kRowsAdopted);
 }
 
 KvPass& KvCache::begin_decode(std::span<const Span> spans, bool ahead) {

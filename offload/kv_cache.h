@@ -59,10 +59,8 @@ class KvCache {
   /// One token for each span. Spans must be attended in this order in each layer. Not `ahead`: no rows are foretold,
   /// but where they are what is attended.
   KvPass& begin_decode(std::span<const Span> spans, bool ahead);
-  /// Waits until the rows of the last prefill into `slot` are where they belong: for who reads them on other streams.
-  void wait_stored(Device& device, std::int64_t slot) const {
-    device.host_wait(*slots_[static_cast<std::size_t>(slot)].prefilled, {"adopted"});
-  }
+  /// Waits until the rows of the last prefill into `slot` are in place, for another engine to adopt.
+  void wait_stored(Device& device, std::int64_t slot) const;
   /// Makes `slot` what `from`'s slot `from_slot` is after a prefill of `rows` rows, with this cache's own labels. All
   /// rows of both are resident; `from` keeps the queries of all layers.
   void adopt(std::int64_t slot, const KvBuffers& from, std::int64_t from_slot, std::int64_t rows,

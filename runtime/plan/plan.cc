@@ -276,6 +276,7 @@ std::vector<EngineOptions> wider(const ModelConfig& config, const EngineOptions&
       out.back().prefill_chunk = chunk;
       out.back().layers_held = layers;
     }
+  out.pop_back();  // narrow itself
   return out;
 }
 
