@@ -30,6 +30,28 @@ TEST_CASE("cuda: select by labels agrees with the CPU", "[cuda][shared]") {
   CHECK(agreement.jaccard() >= 0.999);
 }
 
+TEST_CASE("cuda: select by labels agrees with the CPU however far scores range", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(175);
+  for (double deviation : {0.01, 1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5}) {
+    Agreement agreement;
+    for (std::int64_t group : {2, 3, 4, 8})
+      for (std::int64_t dims : {32, 64})
+        for (Combine combine : {Combine::mean, Combine::max}) {
+          Case c{2, 2, group, 64, random.integer(2000, 9000), dims, 4};
+          c.combine = combine;
+          for (std::int64_t slot : {1, 0}) c.add(slot, c.capacity - slot * 700, 20, slot, 3);
+          c.fill(random, deviation);
+          const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+          check_lists(c, got);
+          agreement.add(want, got);
+        }
+    CAPTURE(deviation);
+    CHECK(agreement.jaccard() >= 0.99);
+  }
+}
+
 TEST_CASE("cuda: select is exact where scores are: whole numbers, ties, all rows equal", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

@@ -6,24 +6,38 @@ namespace longhaul::cuda::labels {
 
 constexpr float kMostShare = 0x1.fffffep0f;  // below 2
 
+/// Adds 1 to a word of shared memory, without a branch.
+__device__ inline void count_one(std::uint32_t at, bool is) {
+  asm volatile("{\n\t.reg .pred is;\n\tsetp.ne.u32 is, %1, 0;\n\t@is red.shared.add.u32 [%0], 1;\n\t}" ::"r"(at),
+               "r"(static_cast<int>(is))
+               : "memory");
+}
+
 template <int K, int Quads, Keys Kind, bool Forms>
 template <bool Highest>
 __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_ring) {
   const int shift = kSoftmax ? kShareShift : s_.digit_shift;
   const int head = head_of(at_), row = at_.index * kUnitRows + lane_ * 2, rows = rows_from(at_);
   const Competition c = shared_.places[at_.place];
-  std::uint32_t* counts = shared_.counts[head - first];
-  std::uint32_t* to = s_.keys + head * s_.stride + row;
+  const std::uint32_t counts = shared_address(shared_.counts[head - first]);
   const HeadWeights& weights = weights_of(head, form_of(at_));
+  bool scaled = kTwice;  // what is kept is powers over a base; else scores
   float factor[kQueries], log_sum[kQueries];
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {
     factor[g] = weights.factor[g] * (lane_ < 16 ? 1.0f : 0.0625f);
     log_sum[g] = kSoftmax ? shared_.log_sum[head - first][g] : 0;
     if constexpr (Forms) log_sum[g] -= weights.offset[g];
+    if (kTwice && weights.base[g] == INFINITY) scaled = false;
   }
+  if (scaled)
+#pragma unroll
+    for (int g = 0; g < kQueries; ++g) factor[g] = exp2_fast(weights.base[g] - log_sum[g]);
   const int before = c.head - row;
   const auto competing = static_cast<unsigned>(c.tail - c.head);
+  const std::int64_t at = head * s_.stride + row;
+  std::uint32_t* const to = s_.keys + at;
+  std::uint32_t* const shares = s_.shares + at / 2 * group_;
 #pragma unroll
   for (int b = 0; b < S::kUnitBlocks; ++b) {
     if (b * kBlockRows >= rows) break;  // what lies past the last row, in its block, is for no one
@@ -37,24 +51,24 @@ __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_rin
     for (int r = 0; r < 2; ++r) {
       if constexpr (kSoftmax) {
 #pragma unroll
-        for (int g = 0; g < kQueries; ++g) x[r][g] = exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
+        for (int g = 0; g < kQueries; ++g)
+          x[r][g] = scaled ? x[r][g] * factor[g] : exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
         float share = fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f);
         if (!kTwice) share = fminf(share, kMostShare);  // of another query's sum it may be any part
         keys[r] = __float_as_uint(share) | 0x80000000u;
       } else {
         keys[r] = ordered(Forms ? fmaf(x[r][0], factor[0], -log_sum[0]) : x[r][0] * factor[0]);
       }
-      if (static_cast<unsigned>(b * kBlockRows + r - before) < competing)
-        atomicAdd(&counts[keys[r] >> shift & (kDigitBins - 1)], 1u);
+      count_one(counts + (keys[r] >> shift & (kDigitBins - 1)) * 4,
+                static_cast<unsigned>(b * kBlockRows + r - before) < competing);
     }
     *reinterpret_cast<uint2*>(to + b * kBlockRows) = {keys[0], keys[1]};
-    if constexpr (Kind == Keys::shares) write_shares(head, row + b * kBlockRows, x);
+    if constexpr (Kind == Keys::shares) write_shares(shares + b * (kBlockRows / 2) * group_, x);
   }
 }
 
 template <int K, int Quads, Keys Kind, bool Forms>
-__device__ void Scorer<K, Quads, Kind, Forms>::write_shares(int head, int row, const Scores& x) const {
-  std::uint32_t* shares = s_.shares + (head * s_.stride + row) / 2 * group_;
+__device__ void Scorer<K, Quads, Kind, Forms>::write_shares(std::uint32_t* shares, const Scores& x) const {
   std::uint32_t pairs[kQueries];
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {

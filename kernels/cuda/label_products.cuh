@@ -8,7 +8,7 @@
 
 namespace longhaul::cuda::labels {
 
-constexpr int kBlockRows = kAttendBlock, kGroupRows = 1024;
+constexpr int kBlockRows = kAttendBlock;
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kEmpty = -1e30f;     // the maximum of no scores
 constexpr int kWeightExponent = 15;  // of the largest weight, times the unit
@@ -19,7 +19,6 @@ struct Shape {
   static constexpr int kQueries = 4 * Quads;
   static constexpr int kWords = Quads * K * 2;  // of weights, a lane
   static constexpr int kUnitBlocks = 4 / (K > Quads ? K : Quads), kUnitRows = kUnitBlocks * kBlockRows;
-  static constexpr int kGroupUnits = kGroupRows / kUnitRows;
   static constexpr int kScoreBytes = 1024 * Quads;  // of a block
 };
 
@@ -71,12 +70,9 @@ __device__ inline void load_codes(Codes<K>& codes, const std::byte* block) {
 /// of each: 16 bytes. So that neither writing nor reading waits for a bank.
 __device__ inline int score_place(int pair, int heads) { return ((2 * pair + heads) ^ (pair >> 2 & 1)) * 16; }
 
-/// The scores of a block's rows, also in place of its codes: of each quad of heads 1 KiB.
+/// The scores of a block's rows.
 template <int K, int Quads>
-__device__ inline void score_block(std::byte* block, const Codes<K>& codes, const Weights<K, Quads>& w,
-                                   Products<Quads>& x) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, i = lane / 4, j = lane % 4;
-  std::byte* const at = block + score_place(i, j / 2) + j % 2 * 8;
+__device__ inline void score_block(const Codes<K>& codes, const Weights<K, Quads>& w, Products<Quads>& x) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     int sum[2][Quads][4] = {};  // low halves of bytes, then high
@@ -101,9 +97,20 @@ __device__ inline void score_block(std::byte* block, const Codes<K>& codes, cons
         float* two = x[n] + half * 4 + high * 2;
         two[0] = static_cast<float>(c[0] * 256 + c[1]);
         two[1] = static_cast<float>(c[2] * 256 + c[3]);
-        *reinterpret_cast<float2*>(at + n * 1024 + (half * 8 + high * 16) * 32) = {two[0], two[1]};
       }
   }
+}
+
+/// In place of the block's codes, once all lanes have read them: of each quad of heads 1 KiB.
+template <int Quads>
+__device__ inline void keep_scores(std::byte* block, const Products<Quads>& x) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, i = lane / 4, j = lane % 4;
+  std::byte* const at = block + score_place(i, j / 2) + j % 2 * 8;
+#pragma unroll
+  for (int n = 0; n < Quads; ++n)
+#pragma unroll
+    for (int two = 0; two < 8; two += 2)
+      *reinterpret_cast<float2*>(at + n * 1024 + (two / 4 * 8 + two / 2 % 2 * 16) * 32) = {x[n][two], x[n][two + 1]};
 }
 
 }  // namespace longhaul::cuda::labels

@@ -3,47 +3,10 @@
 #pragma once
 #include <climits>
 
-#include "kernels/cuda/label_weights.cuh"
+#include "kernels/cuda/label_team.cuh"
 #include "kernels/cuda/overlap.cuh"
 
 namespace longhaul::cuda::labels {
-
-constexpr int kSlotBytes = 4 << 10;  // of a unit: its codes, and its scores in their place
-
-/// What keys are: scores as they are, the group's softmax, or that and the softmax of each head beside it. Of a hint:
-/// scores, or a softmax by sums that are given.
-enum class Keys : std::uint8_t { scores, softmax, shares, hint_scores, hint };
-constexpr bool is_hint(Keys kind) { return kind == Keys::hint_scores || kind == Keys::hint; }
-
-/// How many work on it. A hint leaves a processor room for a product, beside which it runs.
-template <Keys Kind>
-struct Team {
-  static constexpr int kWarps = is_hint(Kind) ? 8 : 16, kThreads = kWarps * 32;
-  static constexpr int kBlocks = is_hint(Kind) ? 2 : 1;  // that registers are for
-  static constexpr int kSlots = is_hint(Kind) ? 2 : 3;   // units in a warp's ring
-  static constexpr int kHeads = is_hint(Kind) ? 1 : 2;   // KV heads that a block has counts of at once
-};
-
-struct Unit {
-  int place, head, index;  // head: of the session; index: of the head's units
-};
-
-template <int K, int Quads, Keys Kind, bool Forms>
-struct alignas(16) Shared {
-  static constexpr int kWarps = Team<Kind>::kWarps, kSlots = Team<Kind>::kSlots, kHeads = Team<Kind>::kHeads;
-  union {
-    std::uint32_t counts[kHeads][kDigitBins];
-    WeighSpace<K, Quads> weighing;
-  };
-  HeadWeights weights[kHeads][Forms ? kForms : 1];  // of the block's first heads; others have theirs in global memory
-  float log_sum[kHeads][4 * Quads];
-  FillBarrier filled[kWarps][kSlots];
-  Unit begin[kWarps], kept[kWarps];  // a warp's first unit, and the first whose scores are kept
-  Competition places[kDecodeTokens];
-  int slots[kDecodeTokens];            // of the sessions
-  int first_group[kDecodeTokens + 1];  // of each place
-  FormBorders borders[Forms ? kDecodeTokens : 1];
-};
 
 template <int K, int Quads, Keys Kind, bool Forms>
 class Scorer {
@@ -58,8 +21,6 @@ class Scorer {
   /// Of a block, in units of 1 / factor, 16 times that in the upper half of lanes, which have the high halves of bytes:
   /// of a lane two neighbouring rows.
   using Scores = float[2][kQueries];
-  /// The same as products leave them.
-  using Sums = Products<Quads>[S::kUnitBlocks];
 
   __device__ Scorer(const Selection& s, Space& shared, std::byte* rings)
       : s_(s),
@@ -75,10 +36,8 @@ class Scorer {
 
   __device__ void run() {
     divide();
-    start(0);
-    load_first(true, false);  // all labels but those of the newest rows are older than whatever may still run
     weigh();
-    if (Kind == Keys::scores) wait_for_all();  // for tallies; those of a hint are cleared before
+    if (Kind == Keys::scores) arrive(), wait_for_all();  // for tallies; those of a hint are cleared before
 #pragma unroll 1
     for (int walk = kTwice ? 0 : 1; walk < 2; ++walk) {
       const bool keys = walk == 1;
@@ -94,13 +53,13 @@ class Scorer {
         if (keys) flush(first);
       }
       if (keys) return;
-      join_groups();
+      arrive();
       wait_for_all();
     }
   }
 
  private:
-  /// Which units are the warp's: a run of those of all sessions and heads, as if each head had whole groups.
+  /// Which units are the warp's: a run of those of all sessions and heads.
   __device__ void divide() {
     const int t = static_cast<int>(threadIdx.x), count = static_cast<int>(a_.batch.count);
     if (t < kWarps * kSlots) init_fill(&shared_.filled[0][0] + t);
@@ -110,48 +69,48 @@ class Scorer {
     if (t == 0) {
       int next = 0;
       for (int p = 0; p < count; ++p) {
-        shared_.first_group[p] = next;
-        if (shared_.places[p].open()) next += kv_heads_ * groups_of_head(p);
+        shared_.first_unit[p] = next;
+        if (shared_.places[p].open()) next += kv_heads_ * units_of_head(p);
       }
-      shared_.first_group[count] = next;
+      shared_.first_unit[count] = next;
     }
     __syncthreads();
-    const std::int64_t all = shared_.first_group[count];
-    first_group_ = static_cast<int>(all * blockIdx.x / gridDim.x);
-    groups_ = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x) - first_group_;
-    const int units = groups_ * S::kGroupUnits, begin = units * warp_ / kWarps;
-    units_ = units * (warp_ + 1) / kWarps - begin;
+    const auto all = static_cast<unsigned>(shared_.first_unit[count]), each = all / gridDim.x, more = all % gridDim.x;
+    first_unit_ = static_cast<int>(each * blockIdx.x + min(blockIdx.x, more));
+    block_units_ = static_cast<int>(each + (blockIdx.x < more));
+    const int begin = block_units_ * warp_ / kWarps;
+    units_ = block_units_ * (warp_ + 1) / kWarps - begin;
     first_head_ = 0, last_head_ = -1;
-    if (groups_ == 0) return;
-    first_head_ = head_of(search(first_group_ * S::kGroupUnits));
-    last_head_ = head_of(search((first_group_ + groups_ - 1) * S::kGroupUnits));
-    const Unit first = search(first_group_ * S::kGroupUnits + begin);
+    if (block_units_ == 0) return;
+    first_head_ = head_of(search(first_unit_));
+    last_head_ = head_of(search(first_unit_ + block_units_ - 1));
+    const Unit first = search(first_unit_ + begin);
     if (lane_ == 0) shared_.begin[warp_] = first;
     __syncwarp();
   }
 
-  __device__ int groups_of_head(int place) const { return (shared_.places[place].tail + kGroupRows - 1) / kGroupRows; }
+  __device__ int units_of_head(int place) const { return (shared_.places[place].tail + kUnitRows - 1) / kUnitRows; }
   __device__ int head_of(const Unit& u) const { return u.place * kv_heads_ + u.head; }
   /// A unit's rows are of one chunk.
   __device__ int form_of(const Unit& u) const {
     static_assert(kChunkUnit % kUnitRows == 0);
     return Forms ? shared_.borders[u.place].form_of(u.index * kUnitRows) : 0;
   }
-  /// That compete or come before those that do, of the unit on; 0 or less where a head's last group is not full.
+  /// That compete or come before those that do, of the unit on.
   __device__ int rows_from(const Unit& u) const { return shared_.places[u.place].tail - u.index * kUnitRows; }
 
   __device__ __noinline__ Unit search(int unit) const {
     int low = 0, high = static_cast<int>(a_.batch.count) - 1;  // the last place that starts at or before it
     while (low < high) {
       const int middle = (low + high + 1) / 2;
-      if (shared_.first_group[middle] * S::kGroupUnits <= unit) low = middle;
+      if (shared_.first_unit[middle] <= unit) low = middle;
       else high = middle - 1;
     }
-    const int per_head = groups_of_head(low) * S::kGroupUnits, at = unit - shared_.first_group[low] * S::kGroupUnits;
+    const int per_head = units_of_head(low), at = unit - shared_.first_unit[low];
     return {low, at / per_head, at % per_head};
   }
   __device__ void advance(Unit& u) const {
-    if (++u.index < groups_of_head(u.place) * S::kGroupUnits) return;
+    if (++u.index < units_of_head(u.place)) return;
     u.index = 0;
     if (++u.head < kv_heads_) return;
     u.head = 0;
@@ -185,7 +144,6 @@ class Scorer {
   }
   __device__ void load(const Unit& u, int slot) const {
     const int blocks = min(S::kUnitBlocks, (rows_from(u) + kBlockRows - 1) / kBlockRows);
-    if (blocks <= 0) return;
     const LabelTile& l = a_.labels;
     const std::byte* from = l.codes + shared_.slots[u.place] * l.session_stride + u.head * l.head_stride +
                             std::int64_t{u.index} * S::kUnitBlocks * code_bytes_;
@@ -193,7 +151,8 @@ class Scorer {
     fill(ring_ + slot * kSlotBytes, block_bytes_, from, code_bytes_, blocks, once, &shared_.filled[warp_][slot]);
   }
 
-  /// What earlier kernels left is waited for here. Also clears what is counted of keys.
+  /// Asks for the first labels, too. What earlier kernels left is waited for here: maps and all labels but those of the
+  /// newest rows are older than whatever may still run. Also clears what is counted of keys.
   __device__ void weigh() {
     constexpr int kAhead = 2;
     MapPart<K, kThreads> maps[kAhead];
@@ -202,7 +161,14 @@ class Scorer {
     };
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) load_map(maps[i], first_head_ + i);
+    start(0);
+    load_first(true, false);
     wait_for_previous();
+    QueryPart<Quads, kThreads> queries;
+    auto load_queries = [&](int head, int form) {
+      if (head <= last_head_) queries.load(s_, head / kv_heads_, head % kv_heads_, form);
+    };
+    load_queries(first_head_, first_form(first_head_));
     load_first(false, true);
     constexpr int kPieces = kDigitBins / 4;
     const int pieces = is_hint(Kind) ? 0 : static_cast<int>(s_.heads()) * kPieces;
@@ -216,8 +182,12 @@ class Scorer {
     for (int head = first_head_; head <= last_head_; ++head) {
 #pragma unroll 1
       for (int form = first_form(head); form <= last_form(head); ++form)
-        weigh_queries<K, Quads, kThreads, Forms>(s_, head / kv_heads_, head % kv_heads_, form, maps[0],
-                                                 shared_.weighing, weights_of(head, form));
+        weigh_queries<K, Quads, kThreads, Forms>(s_, head / kv_heads_, head % kv_heads_, form, maps[0], queries,
+                                                 shared_.weighing, weights_of(head, form), [&] {
+                                                   if (form < last_form(head)) load_queries(head, form + 1);
+                                                   else if (head < last_head_)
+                                                     load_queries(head + 1, first_form(head + 1));
+                                                 });
       maps[0] = maps[1];
       if (head > first_head_) load_map(maps[0], head + 1);
     }
@@ -229,13 +199,13 @@ class Scorer {
   /// The forms that the head's units of this block ask with: those of its last row and of its first.
   __device__ int first_form(int head) const {
     if (!Forms) return 0;
-    const int place = head / kv_heads_, units = (first_group_ + groups_) * S::kGroupUnits;
-    const int end = head == last_head_ ? (search(units - 1).index + 1) * kUnitRows : INT_MAX;
+    const int place = head / kv_heads_;
+    const int end = head == last_head_ ? (search(first_unit_ + block_units_ - 1).index + 1) * kUnitRows : INT_MAX;
     return shared_.borders[place].form_of(min(end, shared_.places[place].tail) - 1);
   }
   __device__ int last_form(int head) const {
     if (!Forms) return 0;
-    const int row = head == first_head_ ? search(first_group_ * S::kGroupUnits).index * kUnitRows : 0;
+    const int row = head == first_head_ ? search(first_unit_).index * kUnitRows : 0;
     return shared_.borders[head / kv_heads_].form_of(row);
   }
 
@@ -245,20 +215,17 @@ class Scorer {
     for (; visit_ < units_; ++visit_) {
       if (head_of(at_) >= past_head) return;
       const bool in_ring = !held();
-      if (rows_from(at_) > 0) {
-        Sums sums;
-        if (visit_ >= kept_) {
-          wait_filled(&shared_.filled[warp_][slot_], parity_ >> slot_ & 1);
-          parity_ ^= 1u << slot_;
-          score(sums);
-        }
-        if (keys) {
-          if (kSoftmax && a_.combine == Combine::max) write_keys<true>(first, in_ring);
-          else write_keys<false>(first, in_ring);
-        } else {
-          sum_up(sums);
-          if (visit_ == units_ - kSlots - 1) hold();
-        }
+      if (visit_ >= kept_) {
+        wait_filled(&shared_.filled[warp_][slot_], parity_ >> slot_ & 1);
+        parity_ ^= 1u << slot_;
+        score(!keys);
+      }
+      if (!keys) {
+        if (visit_ == units_ - kSlots - 1) hold();
+      } else if (kSoftmax && a_.combine == Combine::max) {
+        write_keys<true>(first, in_ring);
+      } else {
+        write_keys<false>(first, in_ring);
       }
       if (kept_ == 0 && visit_ == max(0, units_ - kSlots - 1) && lane_ == 0) shared_.kept[warp_] = at_;
       if (visit_ + kSlots >= kept_ && visit_ + kSlots < units_) {
@@ -271,18 +238,28 @@ class Scorer {
       if (in_ring) slot_ = slot_ + 1 == kSlots ? 0 : slot_ + 1;
     }
   }
-  /// The unit's scores, also in place of its codes. A block's codes are read while the one before is worked on.
-  __device__ void score(Sums& sums) {
+  /// The unit's scores in place of its codes, or their powers of 2 over the base; if `sum`, those of the softmax.
+  __device__ void score(bool sum) {
     if (const int query = head_of(at_) * (Forms ? kForms : 1) + form_of(at_); query != weighed_) take_weights(query);
     std::byte* block = ring_ + slot_ * kSlotBytes;
+    const int rows = rows_from(at_);
     Codes<K> codes[2];
     load_codes(codes[0], block);
+    begin_sums();
 #pragma unroll
     for (int b = 0; b < S::kUnitBlocks; ++b, block += block_bytes_) {
+      // A block's codes are read while the one before is worked on.
       if (b + 1 < S::kUnitBlocks) load_codes(codes[(b + 1) % 2], block + block_bytes_);
+      Products<Quads> x;
+      score_block<K, Quads>(codes[b % 2], weights_, x);
+      if constexpr (kTwice) {
+        if (rows < (b + 1) * kBlockRows) leave_out(x, rows - b * kBlockRows);
+        add_powers(x);
+      }
       __syncwarp();  // all have read the block's codes
-      score_block<K, Quads>(block, codes[b % 2], weights_, sums[b]);
+      keep_scores<Quads>(block, x);
     }
+    if (kTwice && sum) put_sums();
     __syncwarp();
   }
   __device__ void take_weights(int query) {
@@ -291,12 +268,17 @@ class Scorer {
 #pragma unroll
     for (int n = 0; n < Quads; ++n) {
       factor_[n] = from.factor[n * 4 + lane_ % 4];
+      base_[n] = from.base[n * 4 + lane_ % 4];
       if constexpr (Forms) offset_[n] = from.offset[n * 4 + lane_ % 4];
 #pragma unroll
       for (int k = 0; k < K; ++k)
 #pragma unroll
         for (int i = 0; i < 2; ++i) weights_.b[n][k][i] = from.b[lane_ * S::kWords + (n * K + k) * 2 + i];
     }
+    bool far = false;
+#pragma unroll
+    for (int n = 0; n < Quads; ++n) far = far || base_[n] == INFINITY;
+    far_ = __any_sync(~0u, far);
   }
   __device__ void read(Scores& x, const std::byte* block) const {
 #pragma unroll
@@ -311,7 +293,7 @@ class Scorer {
   }
 
   // label_softmax.cuh
-  /// Of a unit and query head: the maximum of its rows' scores, and the sum of 2 to their distance from it.
+  /// Of rows and a query head: the maximum of their scores or the base, and the sum of 2 to the distance from it.
   struct Sum {
     float m, l;
   };
@@ -327,11 +309,11 @@ class Scorer {
   __device__ float2* unit_parts(int head, int g) const {
     return reinterpret_cast<float2*>(s_.work + (static_cast<std::int64_t>(head) * group_ + g) * s_.stride);
   }
-  __device__ float2* group_parts(int head, int g) const {
-    return unit_parts(head, g) + (s_.stride + kUnitRows - 1) / kUnitRows;
-  }
-  __device__ void sum_up(Sums& x);
-  __device__ void join_groups() const;
+  __device__ void leave_out(Products<Quads>& x, int from) const;
+  __device__ void begin_sums();
+  __device__ void add_powers(Products<Quads>& x);
+  __device__ void put_sums() const;
+  __device__ void arrive() const;
   __device__ void wait_for_all() const;
   /// log2 of each query head's sum.
   __device__ void add_up(int first);
@@ -362,7 +344,7 @@ class Scorer {
     return most;
   }
   /// Of the softmax, as bf16, two rows in a word.
-  __device__ void write_shares(int head, int row, const Scores& x) const;
+  __device__ void write_shares(std::uint32_t* shares, const Scores& x) const;
   /// The block's counts, to those of all.
   __device__ void flush(int first) const;
 
@@ -371,7 +353,7 @@ class Scorer {
   Space& shared_;
   int warp_, lane_, kv_heads_, group_, code_bytes_, block_bytes_;
   std::byte* ring_;
-  int first_group_, groups_;    // of the block
+  int first_unit_, block_units_;
   int first_head_, last_head_;  // of the block; over all places
   int units_;                   // of the warp
   int kept_, visit_, slot_;     // of the walk
@@ -379,7 +361,9 @@ class Scorer {
   unsigned parity_ = 0;         // of the next fill of each slot
   int weighed_ = -1;            // head and form
   Weights<K, Quads> weights_;
-  float factor_[Quads], offset_[Quads];  // of its query heads
+  float factor_[Quads], offset_[Quads], base_[Quads];  // of its query heads
+  bool far_ = false;                                   // there is no base for some of them: scores are kept
+  Sum sums_[Quads];                                    // of the lane's rows of a unit
   Scores held_[S::kUnitBlocks];
 };
 

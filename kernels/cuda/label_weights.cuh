@@ -32,6 +32,11 @@ struct MapPart {
   }
 };
 
+// With one base for all rows of a head, which its query alone gives, a power of 2 is taken once, whatever the maximum
+// turns out to be: no score is more than kBaseTop above the base, so a sum of 2^27 is finite, and where scores range no
+// further than kBaseRange, those that have any part of the softmax are normal numbers.
+constexpr float kBaseTop = 90, kBaseRange = 190;
+
 template <int K, int Quads>
 struct WeighSpace {
   float q[4 * Quads][256];
@@ -57,16 +62,23 @@ __device__ void split_weights(const float* weights, int g, bool softmax, HeadWei
   const int exponent = ilogbf(fmaxf(top * 1.00396f, 0x1p-90f)) + 1;
   const float scale = __int_as_float((127 + kWeightExponent - exponent) << 23);
   auto* bytes = reinterpret_cast<signed char*>(out.b);
+  int most = 0, least = 0;  // that 15 may be multiplied with
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const int x = finite ? __float2int_rn(w[k] * scale) : 0, high = (x + 128) >> 8;
+    most += max(x, 0), least += min(x, 0);
     const int word = (g / 4 * K + k) * 2 + lane / 16, element = lane % 16 / 8 * 2 + lane % 2;
     auto at = [&](int column) { return ((column * 4 + lane % 8 / 2) * Shape<K, Quads>::kWords + word) * 4 + element; };
     bytes[at(g % 4 * 2)] = static_cast<signed char>(high);
     bytes[at(g % 4 * 2 + 1)] = static_cast<signed char>(x - high * 256);
   }
   const float unit = __int_as_float((127 + exponent - kWeightExponent) << 23);
-  if (lane == 0) out.factor[g] = !finite ? NAN : softmax ? unit * kLog2e : unit;
+  const float factor = !finite ? NAN : softmax ? unit * kLog2e : unit;
+  most = __reduce_add_sync(~0u, most) * 15, least = __reduce_add_sync(~0u, least) * 15;
+  if (lane != 0) return;
+  out.factor[g] = factor;
+  out.base[g] =
+      static_cast<float>(most - least) * factor > kBaseRange ? INFINITY : static_cast<float>(most) * factor - kBaseTop;
 }
 
 /// What all rows' scores with this form of a query lack besides those with its first: the part that labels leave out,
@@ -88,28 +100,44 @@ __device__ inline float form_offset(const Selection& s, int place, int h, int g,
   return s.softmax ? sum * kLog2e : sum;
 }
 
-/// By the whole block, which meets before and after. Without `Forms` of form 0, which needs no offset.
-template <int K, int Quads, int Threads, bool Forms>
+/// A thread's part of a head's queries in one form.
+template <int Quads, int Threads>
+struct QueryPart {
+  static constexpr int kEach = 4 * Quads * 256 / Threads;
+  float x[kEach];
+
+  __device__ void load(const Selection& s, int place, int h, int form) {
+    const SelectArgs& a = s.a;
+    const int t = static_cast<int>(threadIdx.x), d = static_cast<int>(a.head_dim), group = static_cast<int>(s.group);
+    const std::int64_t from = form > 0 ? (form - 1) * a.forms.form_stride + (place * a.q_heads + h * group) * d
+                                       : place * a.q_stride + static_cast<std::int64_t>(h * group) * d;
+    const void* const q = form > 0 ? a.forms.older : a.q;
+#pragma unroll
+    for (int n = 0; n < kEach; ++n) {
+      const int g = (n * Threads + t) / 256, c = t % 256;
+      x[n] = 0;
+      if (g < group && c < d)
+        x[n] = a.act == DType::bf16 ? widen(static_cast<const bf16*>(q)[from + g * d + c])
+                                    : static_cast<const float*>(q)[from + g * d + c];
+    }
+  }
+};
+
+/// By the whole block, which meets before and after; `load_next` asks for what comes after this. Without `Forms` of
+/// form 0, which needs no offset.
+template <int K, int Quads, int Threads, bool Forms, class LoadNext>
 __device__ void weigh_queries(const Selection& s, int place, int h, int form, const MapPart<K, Threads>& part,
-                              WeighSpace<K, Quads>& space, HeadWeights& out) {
+                              const QueryPart<Quads, Threads>& queries, WeighSpace<K, Quads>& space, HeadWeights& out,
+                              LoadNext load_next) {
   using Part = MapPart<K, Threads>;
   constexpr int kQueries = 4 * Quads, kLanes = Part::kLanes;
   static_assert(kQueries * 32 <= Threads);
-  const SelectArgs& a = s.a;
-  const int t = static_cast<int>(threadIdx.x), d = static_cast<int>(a.head_dim), group = static_cast<int>(s.group);
-  const std::int64_t from = Forms && form > 0 ? (form - 1) * a.forms.form_stride + (place * a.q_heads + h * group) * d
-                                              : place * a.q_stride + static_cast<std::int64_t>(h * group) * d;
-  const void* const q = Forms && form > 0 ? a.forms.older : a.q;
+  const int t = static_cast<int>(threadIdx.x);
 #pragma unroll
-  for (int n = 0; n < kQueries * 256 / Threads; ++n) {
-    const int g = (n * Threads + t) / 256, c = t % 256;
-    float x = 0;
-    if (g < group && c < d)
-      x = a.act == DType::bf16 ? widen(static_cast<const bf16*>(q)[from + g * d + c])
-                               : static_cast<const float*>(q)[from + g * d + c];
-    space.q[g][c] = x * a.scale;
-  }
+  for (int n = 0; n < QueryPart<Quads, Threads>::kEach; ++n)
+    space.q[(n * Threads + t) / 256][t % 256] = queries.x[n] * s.a.scale;
   __syncthreads();
+  load_next();
 #pragma unroll
   for (int g = 0; g < kQueries; ++g) {
     float sum[Part::kEach] = {};

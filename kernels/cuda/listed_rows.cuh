@@ -142,8 +142,9 @@ class Seeker {
       if constexpr (Mass) atomicAdd(&shared_.bins.masses[bin], units_of(key, tally_.mass));
     });
     __syncthreads();
-    if constexpr (Mass) return find<true>(shared_.bins.counts, shared_.bins.masses, wanted, shared_.finder);
-    else return find<false>(shared_.bins.counts, nullptr, wanted, shared_.finder);
+    const uint4 n = counts_of_thread(shared_.bins.counts);
+    if constexpr (Mass) return find<true>(n, shared_.bins.masses, wanted, shared_.finder);
+    else return find<false>(n, nullptr, wanted, shared_.finder);
   }
 
   __device__ void place() {

@@ -19,6 +19,7 @@ struct alignas(16) HeadWeights {
   std::uint32_t b[256];
   float factor[8];
   float offset[8];  // of scores, in their units, where queries have forms
+  float base[8];    // that the softmax's powers are relative to; infinite where scores range too far for one base
 };
 
 /// What is known of a token's and KV head's keys.

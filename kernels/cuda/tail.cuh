@@ -11,27 +11,38 @@ __device__ inline float sum_lanes(float x) {
   return x;
 }
 
-/// By a warp, for a query head whose listed rows have `listed` of its softmax.
-__device__ inline float log_of_rest(const Selection& s, std::int64_t g, float listed) {
-  constexpr float kLn2 = 0.6931471805599453f;
-  const SelectArgs& a = s.a;
-  const std::int64_t token = g / a.q_heads, h = g % a.q_heads / s.group;
-  const int lane = threadIdx.x % 32, d = static_cast<int>(a.head_dim);
-  const TailFit fit =
-      tail_fit(a.labels.basis + a.batch.spans[token].slot * a.labels.basis_stride, a.kv_heads, d, a.labels.dims);
-  float beside = 0;
-  for (int c = lane; c < d; c += 32) {
-    const std::int64_t at = token * a.q_stride + g % a.q_heads * d + c;
-    const float q =
-        a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at]) : static_cast<const float*>(a.q)[at];
-    beside += q * fit.beside[h * d + c];
-  }
-  const float sum = s.log_sums[g] - (a.combine == Combine::mean ? log2f(static_cast<float>(s.group)) : 0.0f);
-  return (sum + log2f((1 - listed) * fit.weights[g % a.q_heads])) * kLn2 + sum_lanes(beside) * a.scale;
-}
+/// What a query head's tail needs besides the list: by a warp, which may ask when scores are there.
+struct TailBase {
+  float log_sum, beside, weight;
 
-__device__ inline void put_tail(const Selection& s, std::int64_t g, float listed) {
-  const float log = log_of_rest(s, g, listed * (s.a.combine == Combine::mean ? static_cast<float>(s.group) : 1.0f));
+  __device__ void load(const Selection& s, std::int64_t g) {
+    const SelectArgs& a = s.a;
+    const std::int64_t token = g / a.q_heads, h = g % a.q_heads / s.group;
+    const int lane = threadIdx.x % 32, d = static_cast<int>(a.head_dim);
+    const TailFit fit =
+        tail_fit(a.labels.basis + a.batch.spans[token].slot * a.labels.basis_stride, a.kv_heads, d, a.labels.dims);
+    beside = 0;
+    for (int c = lane; c < d; c += 32) {
+      const std::int64_t at = token * a.q_stride + g % a.q_heads * d + c;
+      const float q =
+          a.act == DType::bf16 ? widen(static_cast<const bf16*>(a.q)[at]) : static_cast<const float*>(a.q)[at];
+      beside += q * fit.beside[h * d + c];
+    }
+    beside = sum_lanes(beside) * a.scale;
+    weight = fit.weights[g % a.q_heads];
+    log_sum = s.log_sums[g] - log2f(shared_by(s));
+  }
+  /// What a softmax counts of a mean over a group's heads is this times as much of its own.
+  __device__ static float shared_by(const Selection& s) {
+    return s.a.combine == Combine::mean ? static_cast<float>(s.group) : 1.0f;
+  }
+};
+
+/// By a warp, for a query head whose listed rows have `listed` of what its keys count.
+__device__ inline void put_tail(const Selection& s, std::int64_t g, const TailBase& base, float listed) {
+  constexpr float kLn2 = 0.6931471805599453f;
+  const float rest = (1 - listed * TailBase::shared_by(s)) * base.weight;
+  const float log = (base.log_sum + log2f(rest)) * kLn2 + base.beside;
   if (threadIdx.x % 32 == 0) s.a.out.tail[g] = isfinite(log) ? log : kNoTail;
 }
 
@@ -77,15 +88,16 @@ struct ListedShares {
   }
 };
 
-/// Of a token's KV head, by the block that comes last, from what the parts' rows have.
-__device__ inline void write_tail(const Selection& s, std::int64_t head, int parts) {
+/// Of a token's KV head, by the block that comes last, from what the parts' rows have; `base`: of the warp's query
+/// head.
+__device__ inline void write_tail(const Selection& s, std::int64_t head, const TailBase& base, int parts) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = static_cast<int>(s.group);
   static_assert(kMostParts == 64);
   if (warp >= group) return;
   const auto& shares = s.tallies[head].shares;
   const float first = lane < parts ? __ldcg(&shares[lane][warp]) : 0;
   const float second = lane + 32 < parts ? __ldcg(&shares[lane + 32][warp]) : 0;
-  put_tail(s, head * group + warp, sum_lanes(first + second));
+  put_tail(s, head * group + warp, base, sum_lanes(first + second));
 }
 
 /// The same from scores and their sums, of the list that is there.
@@ -103,7 +115,11 @@ __device__ inline void write_tail_of_scores(const Selection& s, std::int64_t hea
     sum = sum_lanes(sum);
     if (lane == 0) warp_sums[warp] = sum;
     __syncthreads();
-    if (warp == 0) put_tail(s, q, sum_lanes(lane < kWarps ? warp_sums[lane] : 0));
+    if (warp == 0) {
+      TailBase base;
+      base.load(s, q);
+      put_tail(s, q, base, sum_lanes(lane < kWarps ? warp_sums[lane] : 0));
+    }
     __syncthreads();  // the sums have been read
   }
 }

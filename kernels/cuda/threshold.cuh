@@ -44,14 +44,20 @@ struct Finder {
   Units mass;
 };
 
-/// The highest bin from which on there is what is wanted. All threads get it; between two calls they meet.
+/// A thread's bins are this one and those below.
+constexpr int kEachBins = kDigitBins / kThreads;
+static_assert(kEachBins == 4);
+__device__ inline int top_bin() { return kDigitBins - 1 - kEachBins * static_cast<int>(threadIdx.x); }
+__device__ inline uint4 counts_of_thread(const std::uint32_t* counts) {
+  return *reinterpret_cast<const uint4*>(counts + top_bin() - 3);
+}
+
+/// The highest bin from which on there is what is wanted; `n`: counts_of_thread(). All threads get it; between two
+/// calls they meet.
 template <bool Mass>
-__device__ Digit find(const std::uint32_t* counts, const Units* masses, const Wanted& wanted, Finder& shared) {
-  constexpr int kEach = kDigitBins / kThreads;
-  static_assert(kEach == 4);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int top = kDigitBins - 1 - kEach * static_cast<int>(threadIdx.x);  // this thread's bins: it and those below
-  const uint4 n = *reinterpret_cast<const uint4*>(counts + top - 3);
+__device__ Digit find(const uint4& n, const Units* masses, const Wanted& wanted, Finder& shared) {
+  constexpr int kEach = kEachBins;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, top = top_bin();
   const std::uint32_t count_of[kEach] = {n.w, n.z, n.y, n.x};
   Units mass_of[kEach] = {}, mass_before = 0;
   std::uint32_t before = n.x + n.y + n.z + n.w;

@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(kThreads, Mass ? 2 : 4) list_digit(const __gri
   wait_for_previous();
   let_next_start();  // now, so that the next may read keys ahead
   if (!part.c.open()) return;
+  const uint4 counts = counts_of_thread(tally.counts);  // before keys, which are many
   TileKeys held;
   auto read = [&](int from) {
 #pragma unroll
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, Mass ? 2 : 4) list_digit(const __gri
   read(part.begin);
   const Wanted wanted = wanted_of<Mass>(s, part, shared.finder);
   Digit digit{-1, 0, {0, 0}};
-  if (wanted.mass > 0) digit = find<Mass>(tally.counts, tally.masses, wanted, shared.finder);
+  if (wanted.mass > 0) digit = find<Mass>(counts, tally.masses, wanted, shared.finder);
   std::uint32_t higher = 0;
 #pragma unroll 1
   for (int from = part.begin; wanted.mass > 0 && from < end; from += kTileRows) {
@@ -98,6 +99,9 @@ __global__ void __launch_bounds__(kThreads, Tail == Tails::none ? 4 : 2)
     for (int i = 0; i < kRuns; ++i) held.runs[i] = keys_at(keys, from + first + i * 128, scored);
   };
   read(part.begin);  // the launch before this one has waited for the keys
+  TailBase base;
+  if (const int group = static_cast<int>(s.group); Tail == Tails::codes && c.open() && warp < group)
+    base.load(s, part.head * group + warp);
   wait_for_previous();
   let_next_start();
   Threshold threshold;
@@ -174,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, Tail == Tails::none ? 4 : 2)
     }
     __syncthreads();
     if (!is_last) return;
-    if (Tail == Tails::codes) write_tail(s, part.head, static_cast<int>(gridDim.x));
+    if (Tail == Tails::codes) write_tail(s, part.head, base, static_cast<int>(gridDim.x));
     else write_tail_of_scores(s, part.head, part.place);
   }
 }
