@@ -114,13 +114,16 @@ struct SelectArgs {
   bool beside_gather = false;  // one may run meanwhile: the device leaves it its places
   QueryForms forms = {};
 };
-/// A score, half a word of its softmax, a key and a place in a list for every row of each token and head, and what is
+/// Words for a byte of each query head of a group.
+constexpr std::int64_t share_words(std::int64_t group) { return group == 1 ? 0 : (group + 3) / 4; }
+/// A score, a byte of its softmax, a key and a place in a list for every row of each token and head, and what is
 /// counted of a KV head's keys.
 constexpr std::int64_t select_floats(std::int64_t tokens, std::int64_t q_heads, std::int64_t kv_heads,
                                      std::int64_t capacity) {
   constexpr std::int64_t kCounts = 7424;  // 2,048 counts, as many masses of 8 bytes, and a thousand words
   const std::int64_t rows = (capacity + kAttendBlock - 1) / kAttendBlock * kAttendBlock;
-  return tokens * ((q_heads + 2 * kv_heads) * (rows + 16) + q_heads * rows / 2 + kv_heads * kCounts);
+  return tokens *
+         ((q_heads + 2 * kv_heads) * (rows + 16) + kv_heads * (share_words(q_heads / kv_heads) * rows + kCounts));
 }
 
 /// Where a listed row is: a region and an index into it, in 32 bits.

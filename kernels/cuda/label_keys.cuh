@@ -37,7 +37,7 @@ __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_rin
   const auto competing = static_cast<unsigned>(c.tail - c.head);
   const std::int64_t at = head * s_.stride + row;
   std::uint32_t* const to = s_.keys + at;
-  std::uint32_t* const shares = s_.shares + at / 2 * group_;
+  std::uint32_t* const shares = s_.shares + at * Quads;
 #pragma unroll
   for (int b = 0; b < S::kUnitBlocks; ++b) {
     if (b * kBlockRows >= rows) break;  // what lies past the last row, in its block, is for no one
@@ -63,27 +63,29 @@ __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_rin
                 static_cast<unsigned>(b * kBlockRows + r - before) < competing);
     }
     *reinterpret_cast<uint2*>(to + b * kBlockRows) = {keys[0], keys[1]};
-    if constexpr (Kind == Keys::shares) write_shares(shares + b * (kBlockRows / 2) * group_, x);
+    if constexpr (Kind == Keys::shares)
+      if (group_ > 1) write_shares(shares + b * kBlockRows * Quads, keys, x);
   }
 }
 
 template <int K, int Quads, Keys Kind, bool Forms>
-__device__ void Scorer<K, Quads, Kind, Forms>::write_shares(std::uint32_t* shares, const Scores& x) const {
-  std::uint32_t pairs[kQueries];
+__device__ void Scorer<K, Quads, Kind, Forms>::write_shares(std::uint32_t* shares, const std::uint32_t (&keys)[2],
+                                                            const Scores& x) const {
+  std::uint32_t words[2 * Quads];
 #pragma unroll
-  for (int g = 0; g < kQueries; ++g) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(x[0][g], x[1][g]);
-    pairs[g] = *reinterpret_cast<const std::uint32_t*>(&pair);
+  for (int r = 0; r < 2; ++r) {
+    const float scale = share_scale(keys[r]);
+#pragma unroll
+    for (int n = 0; n < Quads; ++n) {
+      std::uint32_t bytes[4];  // the lowest of each: what is added leaves no bits for less than 1
+#pragma unroll
+      for (int g = 0; g < 4; ++g) bytes[g] = __float_as_uint(fmaf(x[r][n * 4 + g], scale, 0x1.8p23f));
+      words[r * Quads + n] =
+          __byte_perm(__byte_perm(bytes[0], bytes[1], 0x40), __byte_perm(bytes[2], bytes[3], 0x40), 0x5410);
+    }
   }
-  if (group_ == kQueries) {  // whole stores: a lane's places follow the last lane's
-#pragma unroll
-    for (int g = 0; g < kQueries; g += 4)
-      *reinterpret_cast<uint4*>(shares + g) = {pairs[g], pairs[g + 1], pairs[g + 2], pairs[g + 3]};
-    return;
-  }
-#pragma unroll
-  for (int g = 0; g < kQueries; ++g)
-    if (g < group_) shares[g] = pairs[g];
+  if constexpr (Quads == 1) *reinterpret_cast<uint2*>(shares) = {words[0], words[1]};
+  else *reinterpret_cast<uint4*>(shares) = {words[0], words[1], words[2 * Quads - 2], words[2 * Quads - 1]};
 }
 
 template <int K, int Quads, Keys Kind, bool Forms>

@@ -44,7 +44,7 @@ class Scorer {
       const int batch = keys ? kHeads : INT_MAX / 2;
       if (kTwice && keys) {
         start(last_head_ - first_head_ < kHeads ? min(units_, kSlots + 1) : 0);
-        load_first(true, true);
+        load_first(0, kSlots, true, true);
       }
 #pragma unroll 1
       for (int first = first_head_; first <= last_head_; first += batch) {
@@ -129,15 +129,15 @@ class Scorer {
     ahead_ = first;
   }
   __device__ bool held() const { return kTwice && visit_ == 0 && kept_ > kSlots; }
-  /// The first units of a walk that keeps nothing: those without a newest row, and those with one.
-  __device__ void load_first(bool older, bool newest) {
+  /// The first units of a walk that keeps nothing, of slots [from, to): those without a newest row, and those with one.
+  __device__ void load_first(int from, int to, bool older, bool newest) {
     if (kept_ > 0) return;
     reuse_filled();
     Unit u = shared_.begin[warp_];
 #pragma unroll 1
-    for (int v = 0; v < kSlots && v < units_; ++v, advance(u)) {
+    for (int v = 0; v < to && v < units_; ++v, advance(u)) {
       const bool has_newest = (u.index + 1) * kUnitRows >= shared_.places[u.place].rows;
-      if (has_newest ? newest : older) load(u, v);
+      if (v >= from && (has_newest ? newest : older)) load(u, v);
       ahead_ = u;
     }
     if (units_ > 0) advance(ahead_);
@@ -154,7 +154,7 @@ class Scorer {
   /// Asks for the first labels, too. What earlier kernels left is waited for here: maps and all labels but those of the
   /// newest rows are older than whatever may still run. Also clears what is counted of keys.
   __device__ void weigh() {
-    constexpr int kAhead = 2;
+    constexpr int kAhead = 2, kEarly = kSlots > 2 ? kSlots - 1 : kSlots;
     MapPart<K, kThreads> maps[kAhead];
     auto load_map = [&](MapPart<K, kThreads>& map, int head) {
       if (head <= last_head_) map.load(a_, shared_.slots[head / kv_heads_], head % kv_heads_);
@@ -162,14 +162,14 @@ class Scorer {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) load_map(maps[i], first_head_ + i);
     start(0);
-    load_first(true, false);
+    load_first(0, kEarly, true, false);
     wait_for_previous();
     QueryPart<Quads, kThreads> queries;
     auto load_queries = [&](int head, int form) {
       if (head <= last_head_) queries.load(s_, head / kv_heads_, head % kv_heads_, form);
     };
     load_queries(first_head_, first_form(first_head_));
-    load_first(false, true);
+    load_first(0, kEarly, false, true);
     constexpr int kPieces = kDigitBins / 4;
     const int pieces = is_hint(Kind) ? 0 : static_cast<int>(s_.heads()) * kPieces;
 #pragma unroll 1
@@ -191,6 +191,7 @@ class Scorer {
       maps[0] = maps[1];
       if (head > first_head_) load_map(maps[0], head + 1);
     }
+    if (kEarly < kSlots) load_first(kEarly, kSlots, true, true);
   }
   __device__ HeadWeights& weights_of(int head, int form) const {
     HeadWeights* const beyond = Forms ? s_.tallies[head].forms + form : s_.weights + head;
@@ -343,8 +344,8 @@ class Scorer {
     for (int g = 1; g < kQueries; ++g) most = fmaxf(most, x[g]);
     return most;
   }
-  /// Of the softmax, as bf16, two rows in a word.
-  __device__ void write_shares(std::uint32_t* shares, const Scores& x) const;
+  /// What each query head has of the rows' keys.
+  __device__ void write_shares(std::uint32_t* shares, const std::uint32_t (&keys)[2], const Scores& x) const;
   /// The block's counts, to those of all.
   __device__ void flush(int first) const;
 

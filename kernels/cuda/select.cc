@@ -29,7 +29,7 @@ Selection::Selection(const SelectArgs& args, unsigned gather_blocks)
   keys = reinterpret_cast<std::uint32_t*>(weights + heads());
   work = reinterpret_cast<float*>(keys + heads() * stride);
   log_sums = work + a.batch.count * a.q_heads * stride;
-  lists = reinterpret_cast<std::int32_t*>(log_sums + a.batch.count * a.q_heads);
+  lists = reinterpret_cast<std::int32_t*>(log_sums + round_up(a.batch.count * a.q_heads, 4));  // words of 16 bytes
   shares = reinterpret_cast<std::uint32_t*>(lists + heads() * stride);
 }
 

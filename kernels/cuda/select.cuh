@@ -29,6 +29,16 @@ __device__ inline std::uint32_t ordered(float x) {
 }
 __device__ inline float value_of(std::uint32_t key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
 
+/// A row's share of each query head's softmax is kept as a byte, of this times its share: 255 for twice the key's power
+/// of 2. So a listed row's shares are right to a 256th of its key.
+__device__ inline std::uint32_t share_exponent(std::uint32_t key) { return max(key & 0x7f800000u, 27u << 23); }
+__device__ inline float share_scale(std::uint32_t key) {
+  return __uint_as_float((260u << 23 | 0x7f0000u) - share_exponent(key));
+}
+__device__ inline float share_unit(std::uint32_t key) {
+  return __uint_as_float(share_exponent(key) - (7u << 23)) * (256.0f / 255);
+}
+
 /// Of 2^40 for all the mass there is. NaN and what is not above 0 weigh nothing.
 __device__ __noinline__ inline Units units_of(std::uint32_t key, double mass) {
   const double x = value_of(key) / mass * 0x1p40;

@@ -58,8 +58,8 @@ struct Selection {
   std::uint32_t* keys;    // [count, kv_heads, stride]
   float* work;            // [count, q_heads, stride] scores or parts of their softmax
   std::int32_t* lists;    // [count, kv_heads, stride] rows that have the threshold's first digit
-  std::uint32_t* shares;  // [count, kv_heads, stride / 2, group] of score_codes' softmax, over the group's size where
-                          // a mean is wanted: bf16, of two rows; written where there is a tail
+  std::uint32_t* shares;  // [count, kv_heads, stride, share_words] bytes of a row's query heads (share_scale), of
+                          // score_codes' softmax; written where there is a tail and more than one head in a group
   float* log_sums;        // [count, q_heads] log2 of the softmax's sum, in base 2
 
   constexpr std::int64_t heads() const { return a.batch.count * a.kv_heads; }

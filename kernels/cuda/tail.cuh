@@ -50,25 +50,19 @@ __device__ inline void put_tail(const Selection& s, std::int64_t g, const TailBa
 struct ListedShares {
   float sums[8] = {};
 
-  __device__ void add(const std::uint32_t* shares, int group, std::int64_t row) {
-    const std::uint32_t* pair = shares + row / 2 * group;
-    auto add = [&](int g, std::uint32_t both) {
-      sums[g] += __uint_as_float(row % 2 == 0 ? both << 16 : both & 0xffff0000u);
-    };
-    if (group % 4 == 0) {
-#pragma unroll
-      for (int g = 0; g < 8; g += 4) {
-        if (g >= group) break;
-        const uint4 four = __ldcg(reinterpret_cast<const uint4*>(pair + g));
-        add(g, four.x), add(g + 1, four.y), add(g + 2, four.z), add(g + 3, four.w);
-      }
+  /// `shares`, `keys`: of the KV head.
+  __device__ void add(const std::uint32_t* shares, const std::uint32_t* keys, int group, std::int64_t row) {
+    const std::uint32_t key = __ldcg(keys + row);
+    if (group == 1) {
+      sums[0] += value_of(key);
       return;
     }
+    const float unit = share_unit(key);
+    uint2 words{};
+    if (group > 4) words = __ldcg(reinterpret_cast<const uint2*>(shares) + row);
+    else words.x = __ldcg(shares + row);
 #pragma unroll
-    for (int g = 0; g < 8; ++g) {
-      if (g >= group) break;
-      add(g, __ldcg(pair + g));
-    }
+    for (int g = 0; g < 8; ++g) sums[g] += static_cast<float>((g < 4 ? words.x : words.y) >> 8 * (g % 4) & 255) * unit;
   }
   /// Of the whole block, which meets, to one place a head.
   __device__ void store(int group, float* out) {

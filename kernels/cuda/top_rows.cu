@@ -163,11 +163,11 @@ __global__ void __launch_bounds__(kThreads, Tail == Tails::none ? 4 : 2)
     HeadTally& tally = s.tallies[part.head];
     if constexpr (Tail == Tails::codes) {
       const int group = static_cast<int>(s.group);
-      const std::uint32_t* shares = s.shares + part.head * s.stride / 2 * group;
+      const std::uint32_t* shares = s.shares + part.head * s.stride * share_words(s.group);
       ListedShares listed;
       __syncthreads();  // the part's rows are written
       for (int i = part_at + static_cast<int>(threadIdx.x); i < at; i += kThreads)
-        if (const int row = out[i]; row < c.tail) listed.add(shares, group, row);
+        if (const int row = out[i]; row < c.tail) listed.add(shares, keys, group, row);
       listed.store(group, tally.shares[part.index]);
     }
     __threadfence();
