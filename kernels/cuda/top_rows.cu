@@ -14,6 +14,14 @@ namespace {
 
 using namespace top;
 
+/// How many blocks have come before. By one thread, when its block has met: what it and they have written is seen by
+/// the block once it meets again.
+__device__ inline std::uint32_t come_after(std::uint32_t* count) {
+  std::uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+  return before;
+}
+
 /// A thread's keys of a tile: 4 neighbours of each of its runs.
 struct TileKeys {
   uint4 runs[kPerThread / 4];
@@ -71,9 +79,7 @@ __global__ void __launch_bounds__(kThreads, Mass ? 2 : 4) list_digit(const __gri
   __syncthreads();
   if (threadIdx.x == 0) {
     tally.parts[part.index].above = above, tally.parts[part.index].listed = listed;
-    __threadfence();
-    finished = atomicAdd(&tally.listed_parts, 1u) + 1;
-    __threadfence();
+    finished = come_after(&tally.listed_parts) + 1;
   }
   __syncthreads();
   if (finished == gridDim.x) Seeker<Mass>(s, part, shared).run(digit);
@@ -170,12 +176,8 @@ __global__ void __launch_bounds__(kThreads, Tail == Tails::none ? 4 : 2)
         if (const int row = out[i]; row < c.tail) listed.add(shares, keys, group, row);
       listed.store(group, tally.shares[part.index]);
     }
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) {
-      is_last = atomicAdd(&tally.written_parts, 1u) + 1 == gridDim.x;
-      __threadfence();
-    }
+    if (threadIdx.x == 0) is_last = come_after(&tally.written_parts) + 1 == gridDim.x;
     __syncthreads();
     if (!is_last) return;
     if (Tail == Tails::codes) write_tail(s, part.head, base, static_cast<int>(gridDim.x));
