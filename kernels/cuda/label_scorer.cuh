@@ -44,6 +44,7 @@ class Scorer {
       const int batch = keys ? kHeads : INT_MAX / 2;
       if (kTwice && keys) {
         start(last_head_ - first_head_ < kHeads ? min(units_, kSlots + 1) : 0);
+        reuse_filled();
         load_first(0, kSlots, true, true);
       }
 #pragma unroll 1
@@ -132,7 +133,6 @@ class Scorer {
   /// The first units of a walk that keeps nothing, of slots [from, to): those without a newest row, and those with one.
   __device__ void load_first(int from, int to, bool older, bool newest) {
     if (kept_ > 0) return;
-    reuse_filled();
     Unit u = shared_.begin[warp_];
 #pragma unroll 1
     for (int v = 0; v < to && v < units_; ++v, advance(u)) {

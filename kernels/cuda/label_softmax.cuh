@@ -71,10 +71,7 @@ template <int K, int Quads, Keys Kind, bool Forms>
 __device__ void Scorer<K, Quads, Kind, Forms>::arrive() const {
   __syncwarp();
   if (lane_ != 0) return;
-  unsigned before;
-  asm volatile("atom.inc.acq_rel.gpu.global.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(&arrived_warps), "r"(gridDim.x * kWarps - 1)
+  asm volatile("red.release.gpu.global.inc.u32 [%0], %1;" ::"l"(&arrived_warps), "r"(gridDim.x * kWarps - 1)
                : "memory");
 }
 
