@@ -122,6 +122,31 @@ TEST_CASE("cuda: select by mass, with rows given up, NaN, ties and zeros of both
   }
 }
 
+TEST_CASE("cuda: select is exact for rows of any number, many of one digit", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(180);
+  // Of one head, of as many as have teams of fewer blocks, and of more than a device has processors.
+  for (const auto& [sessions, heads, most] :
+       {std::tuple{1, 1, 700'000}, {2, 4, 300'000}, {3, 16, 90'000}, {3, 48, 50'000}})
+    for (int kinds : {1, 2, 300, 1 << 20}) {
+      Case c{sessions, heads, 1, 8, random.integer(most * 3 / 4, most), 4, 4};
+      c.by = SelectBy::mass;
+      c.top_p = random.integer(0, 2) ? 1 : 0.7f;
+      for (std::int64_t slot = sessions - 1; slot >= 0; --slot) {
+        const std::int64_t rows = random.integer(c.capacity / 2, c.capacity);
+        const std::int64_t sinks = random.integer(0, 40), window = random.integer(0, 9000);
+        c.add(slot, rows, sinks + window + rows / random.integer(2, 20), sinks, window);
+      }
+      c.fill(random);
+      for (std::int64_t i = 0; i < sessions * heads * (c.capacity + 5); ++i)
+        c.mass.push_back(1000 + static_cast<float>(random.integer(1, kinds)) / 8);
+      CAPTURE(kinds, heads, c.capacity, c.top_p, c.spans[0].rows, c.spans[0].budget);
+      const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+      CHECK(got == want);
+    }
+}
+
 TEST_CASE("cuda: select with queries that are not numbers takes the lowest rows, as the CPU does", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
