@@ -121,7 +121,7 @@ void ListAttention::look_ahead(std::int64_t layer, const StepBatch& batch, Query
   streams_.aside.wait(*foreseen_, edge::kForeseen);
   aside_ = true;
   select_rows(streams_.aside, buffers_, next, batch, predictor.predict(streams_.aside, next),
-              /*foretold=*/true, rows);
+              /*foretold=*/true, rows, /*beside_gather=*/moves() && !plan(next).corrected);
   if (!moves()) return;
   locate(streams_.aside, next, batch, rows, /*ahead=*/true);
   streams_.aside.record(*ahead_listed_);

@@ -110,6 +110,30 @@ TEST_CASE("cuda: select with three forms and the sums that they have left lists 
       }
 }
 
+TEST_CASE("cuda: select with three forms agrees with the CPU however far their scores lie apart", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(276);
+  for (double deviation : {4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5}) {
+    Agreement agreement;
+    for (std::int64_t group : {2, 4, 8})
+      for (std::int64_t dims : {1, 32, 64})
+        for (Combine combine : {Combine::mean, Combine::max}) {
+          Case c{4, 2, group, 64, random.integer(2000, 5000), dims, 4};
+          c.combine = combine;
+          add_sessions(c, random, 256);
+          c.fill(random, deviation);
+          c.fill_forms(random, 256, false, deviation);
+          CAPTURE(group, dims, c.capacity);
+          const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+          check_lists(c, got);
+          agreement.add(want, got);
+        }
+    CAPTURE(deviation);
+    CHECK(agreement.jaccard() >= 0.99);
+  }
+}
+
 TEST_CASE("cuda: select with three forms for more heads than there are processors", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

@@ -34,7 +34,7 @@ TEST_CASE("cuda: select by labels agrees with the CPU however far scores range",
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(175);
-  for (double deviation : {0.01, 1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5}) {
+  for (double deviation : {0.01, 1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5, 1e31}) {
     Agreement agreement;
     for (std::int64_t group : {2, 3, 4, 8})
       for (std::int64_t dims : {32, 64})
@@ -42,13 +42,14 @@ TEST_CASE("cuda: select by labels agrees with the CPU however far scores range",
           Case c{2, 2, group, 64, random.integer(2000, 9000), dims, 4};
           c.combine = combine;
           for (std::int64_t slot : {1, 0}) c.add(slot, c.capacity - slot * 700, 20, slot, 3);
+          if (deviation > 1e30) c.act = DType::f32;
           c.fill(random, deviation);
           const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
           check_lists(c, got);
           agreement.add(want, got);
         }
     CAPTURE(deviation);
-    CHECK(agreement.jaccard() >= 0.99);
+    if (deviation < 1e30) CHECK(agreement.jaccard() >= 0.99);  // beyond, rounding decides; a list it is
   }
 }
 

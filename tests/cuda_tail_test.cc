@@ -105,6 +105,18 @@ std::vector<double> doubles(const Tensor& t) {
 
 }  // namespace
 
+TEST_CASE("cuda: where no row competes there is no tail, as on the CPU", "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(183);
+  const Case c{DType::bf16, 2, 4, 64, 1000, 32, 4};
+  Input in = input_of(c, random);
+  in.span.budget = in.span.sinks + in.span.window;
+  const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return run(rig, c, in); });
+  for (const double x : want[0].values()) CHECK(static_cast<float>(x) == kNoTail);
+  for (const double x : got[0].values()) CHECK(static_cast<float>(x) == kNoTail);
+}
+
 TEST_CASE("cuda: the tail of a list and attention with the mean value", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;

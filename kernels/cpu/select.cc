@@ -265,7 +265,8 @@ void select_rows(const SelectArgs& a, std::int64_t t) {
   const RowList out = list_of(a.out, t * a.kv_heads);
   if (a.out.tail != nullptr) std::fill_n(a.out.tail + t * a.q_heads, a.q_heads, kNoTail);
   if (span.budget >= span.rows) return select_ends(out, a.kv_heads, span.rows, 0, span.rows);
-  if (a.by == SelectBy::none) return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
+  if (a.by == SelectBy::none || span.budget == span.sinks + span.window)  // none competes
+    return select_ends(out, a.kv_heads, span.rows, span.sinks, span.budget - span.sinks);
   Selection(a, t).run();
 }
 

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) count_rows(const __grid_constant__ S
         const float p = exp2_fast(scores[g * s.stride + r] - log_sums[g]);
         sum = a.combine == Combine::max ? fmaxf(sum, p) : sum + p;
       }
-      key = __float_as_uint(fmaxf(sum, 0.0f)) | 0x80000000u;
+      key = share_key(sum);
     }
     keys[r] = key;
     if (r < c.head || key < s.lowest) continue;

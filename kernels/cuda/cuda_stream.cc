@@ -190,6 +190,9 @@ void CudaStream::launch(const RetainArgs& a) {
 void CudaStream::launch(const SelectArgs& a) {
   cpu::check_forms(a.forms);
   longhaul::check(a.labels.basis_stride % 2 == 0, "select: bases lie on multiples of 8 bytes");
+  longhaul::check(a.batch.count <= kDecodeTokens, "select: no batch is larger than a decode step's");
+  longhaul::check(!a.sums_given || (a.sums != nullptr && a.out.tail == nullptr),
+                  "select: given sums are there, without a tail");
   begin_launch(), select(a, machine_.gatherer.blocks(), stream_.get());
 }
 

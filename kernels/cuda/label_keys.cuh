@@ -4,8 +4,6 @@
 
 namespace longhaul::cuda::labels {
 
-constexpr float kMostShare = 0x1.fffffep0f;  // below 2
-
 /// Adds 1 to a word of shared memory, without a branch.
 __device__ inline void count_one(std::uint32_t at, bool is) {
   asm volatile("{\n\t.reg .pred is;\n\tsetp.ne.u32 is, %1, 0;\n\t@is red.shared.add.u32 [%0], 1;\n\t}" ::"r"(at),
@@ -32,7 +30,8 @@ __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_rin
   }
   if (scaled)
 #pragma unroll
-    for (int g = 0; g < kQueries; ++g) factor[g] = exp2_fast(weights.base[g] - log_sum[g]);
+    for (int g = 0; g < kQueries; ++g)  // in two halves where forms have bases that may lie far from the sum
+      factor[g] = exp2_fast((weights.base[g] - log_sum[g]) * (Forms ? 0.5f : 1.0f));
   const int before = c.head - row;
   const auto competing = static_cast<unsigned>(c.tail - c.head);
   const std::int64_t at = head * s_.stride + row;
@@ -52,10 +51,10 @@ __device__ void Scorer<K, Quads, Kind, Forms>::write_keys(int first, bool in_rin
       if constexpr (kSoftmax) {
 #pragma unroll
         for (int g = 0; g < kQueries; ++g)
-          x[r][g] = scaled ? x[r][g] * factor[g] : exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]));
-        float share = fmaxf(Highest ? most_of(x[r]) : sum_of(x[r]), 0.0f);
-        if (!kTwice) share = fminf(share, kMostShare);  // of another query's sum it may be any part
-        keys[r] = __float_as_uint(share) | 0x80000000u;
+          x[r][g] = !scaled ? exp2_fast(fmaf(x[r][g], factor[g], -log_sum[g]))
+                    : Forms ? x[r][g] * factor[g] * factor[g]
+                            : x[r][g] * factor[g];
+        keys[r] = share_key(Highest ? most_of(x[r]) : sum_of(x[r]));
       } else {
         keys[r] = ordered(Forms ? fmaf(x[r][0], factor[0], -log_sum[0]) : x[r][0] * factor[0]);
       }

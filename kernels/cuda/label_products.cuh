@@ -3,6 +3,8 @@
 // half-precision numbers does not promise that: sums are cut at a place that depends on the other factors' exponents.)
 // Device code only.
 #pragma once
+#include <cfloat>
+
 #include "kernels/cuda/fill.cuh"
 #include "kernels/cuda/select.cuh"
 
@@ -10,7 +12,7 @@ namespace longhaul::cuda::labels {
 
 constexpr int kBlockRows = kAttendBlock;
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr float kEmpty = -1e30f;     // the maximum of no scores
+constexpr float kEmpty = -FLT_MAX;   // the maximum of no scores
 constexpr int kWeightExponent = 15;  // of the largest weight, times the unit
 
 /// Labels of up to 32 K dimensions and groups of up to 4 Quads query heads.

@@ -202,7 +202,7 @@ class Scorer {
     if (!Forms) return 0;
     const int place = head / kv_heads_;
     const int end = head == last_head_ ? (search(first_unit_ + block_units_ - 1).index + 1) * kUnitRows : INT_MAX;
-    return shared_.borders[place].form_of(min(end, shared_.places[place].tail) - 1);
+    return shared_.borders[place].form_of(max(0, min(end, shared_.places[place].tail) - 1));
   }
   __device__ int last_form(int head) const {
     if (!Forms) return 0;

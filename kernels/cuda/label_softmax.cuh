@@ -60,8 +60,17 @@ __device__ void Scorer<K, Quads, Kind, Forms>::put_sums() const {
     float sum = sums_[n].l;
 #pragma unroll
     for (int o = 4; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-    if (const int g = n * 4 + lane_; lane_ < 4 && g < group_)
-      unit_parts(head_of(at_), g)[at_.index] = {Forms ? sums_[n].m + offset_[n] : sums_[n].m, sum};
+    float most = sums_[n].m;
+    if constexpr (Forms) {
+      // Relative to its own power of 2: the form's base may lie far from what the sum is, and from other forms' bases.
+      const auto bits = __float_as_uint(sum);
+      const int exponent = static_cast<int>(bits >> 23) - 127;
+      most += offset_[n];
+      if (exponent == -127) most = kEmpty, sum = 0;
+      else if (exponent < 128)
+        most += static_cast<float>(exponent), sum = __uint_as_float((bits & 0x7fffffu) | 127u << 23);
+    }
+    if (const int g = n * 4 + lane_; lane_ < 4 && g < group_) unit_parts(head_of(at_), g)[at_.index] = {most, sum};
   }
 }
 

@@ -1,5 +1,7 @@
 // Scores by labels of any width, dimensions and group, in float32: the wide labels that accuracy is compared with, and
 // shapes that score_codes does not have.
+#include <cfloat>
+
 #include "kernels/cuda/forms.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/select.cuh"
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(1024) sum_scores(const __grid_constant__ Selec
   if (!c.open()) return;
   const float* scores = s.work + head * s.stride;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float m = -1e30f, l = 0;
+  float m = -FLT_MAX, l = 0;
   auto add = [&](float their_m, float their_l) {
     const float to = fmaxf(m, their_m);
     l = l * exp2_fast(m - to) + their_l * exp2_fast(their_m - to);

@@ -27,6 +27,11 @@ __device__ inline std::uint32_t ordered(float x) {
   const std::uint32_t bits = __float_as_uint(x + 0.0f);
   return x == x ? bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u) : 0;
 }
+/// Of a share of the softmax. Below 2, whatever the sum says (that of another query, or one that overflows): keys and
+/// their digits are in one order.
+__device__ inline std::uint32_t share_key(float share) {
+  return __float_as_uint(fminf(fmaxf(share, 0.0f), 0x1.fffffep0f)) | 0x80000000u;
+}
 __device__ inline float value_of(std::uint32_t key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
 
 /// A row's share of each query head's softmax is kept as a byte, of this times its share: 255 for twice the key's power

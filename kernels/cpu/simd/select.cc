@@ -29,7 +29,7 @@ void combine_heads(const float* s, std::int64_t stride, const float* factors, st
     F<N> x = load<N>(s + r) * factors[0];
     for (std::int64_t h = 1; h < heads; ++h) {
       const F<N> y = load<N>(s + h * stride + r) * factors[h];
-      if constexpr (Highest) x = max<N>(x, y);
+      if constexpr (Highest) x = (y > x) | (x != x) ? y : x;  // a head of NaN has no say
       else x += y;
     }
     const U key = ordered(x);
