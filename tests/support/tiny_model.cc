@@ -164,6 +164,12 @@ RunResult run_tiny(Device& device, const RunOptions& o, const RunResult* forced)
     sessions.emplace_back(slot_of(o, i), random_prompt(o.prompts[i], i), SampleParams{}, o.steps + 1,
                           std::vector<std::int32_t>{});
 
+  if (o.probes.lists)
+    engine.set_step_tap([&](const StepProbe& probe, std::span<Session* const>) {
+      for (std::int64_t i = 0; i < probe.sessions * probe.layers * probe.kv_heads; ++i)
+        result.lists.emplace_back(probe.rows + i * probe.stride, probe.rows + i * probe.stride + probe.counts[i]);
+    });
+
   auto force = [&](std::size_t i) {
     const auto at = sessions[i].tokens().size() - 1;
     if (forced != nullptr) sessions[i].force(forced->tokens[i][at]);

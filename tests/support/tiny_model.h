@@ -63,6 +63,8 @@ struct RunOptions {
 struct RunResult {
   std::vector<std::vector<std::int32_t>> tokens;  // [session] prompt and answer
   std::vector<std::vector<float>> logits;         // [session] of every sampled position, [steps + 1, vocab] flat
+  /// Of every step, session, layer and KV head the rows that were selected; with probes.lists.
+  std::vector<std::vector<std::int32_t>> lists = {};
 };
 
 /// Prefills every session, then decodes greedily. Bits of all logits that tokens were sampled from are kept.
