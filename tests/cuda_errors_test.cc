@@ -145,7 +145,8 @@ TEST_CASE("planted: a barrier in divergent code, for synccheck", "[.planted][syn
   commit(Mistake::divergence);
 }
 
-TEST_CASE("planted: after an illegal address nothing is computed, and nothing hangs", "[.planted][fatal]") {
+TEST_CASE("planted: after an illegal address nothing is computed or hangs, and the command ends with one line",
+          "[.planted][fatal]") {
   if (!has_device()) return;
   auto device = make_cuda_device(0, std::int64_t{1} << 30);
   auto stream = device->make_stream("compute");
@@ -155,7 +156,7 @@ TEST_CASE("planted: after an illegal address nothing is computed, and nothing ha
   LosingOutput cut_short;
   check_lost(run_here(cut_short));
   REQUIRE(cut_short.writes == 1);  // the word before the loss
-  std::stringbuf nothing;
+  std::stringbuf nothing;          // of a run that begins on the lost device
   check_lost(run_here(nothing));
   CHECK(nothing.str().empty());
 

@@ -1,5 +1,7 @@
 #include "kernels/cuda/check.h"
 
+#include <string_view>
+
 #include "kernels/base/error.h"
 #include "kernels/cuda/allocate.h"
 
