@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <iostream>
+#include <memory>
 
 #include "apps/config_file.h"
 #include "apps/labels.h"
@@ -179,7 +180,8 @@ bool finish_options(CLI::App& verb, const Options& o, bool opens_device) {
     say(print_config(verb));
     return false;
   }
-  auto log = spdlog::stderr_color_mt("longhaul");
+  // Not spdlog's own function for this, which can be called once in a process.
+  auto log = std::make_shared<spdlog::logger>("longhaul", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   log->set_pattern("%^%l%$: %v");
   log->set_level(spdlog::level::from_str(o.log_level));
   spdlog::set_default_logger(std::move(log));

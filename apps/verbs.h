@@ -1,4 +1,4 @@
-// Each verb adds itself to the command. What it throws ends the process (apps/main.cc); else `exit` is how it ended.
+// Each verb adds itself to the command. What it throws ends the process (apps/command.cc); else `exit` is how it ended.
 #pragma once
 #include <CLI/CLI.hpp>
 

@@ -123,15 +123,21 @@ TEST_CASE("an event never recorded has passed, and a wait does not see later rec
   auto event = device->make_event(), turn = device->make_event();
   device->host_wait(*event, kEnd);
   // Each record of `event` on b stands behind a's wait for the record before it. A wait that took in the later record
-  // would stand for ever.
-  for (int i = 0; i < 3; ++i) {
+  // would stand for ever, and one that took in an earlier one would see an older number.
+  const std::vector<std::int32_t> numbers = numbered(3);
+  std::vector<std::int32_t> seen(3, -1);
+  std::int32_t newest = 0;
+  for (std::size_t i = 0; i < 3; ++i) {
     a->wait(*event, kReady);
+    put(*a, &seen[i], &newest, 4);
     a->record(*turn);
     b->wait(*turn, kDone);
+    put(*b, &newest, &numbers[i], 4);
     b->record(*event);
   }
   device->host_wait(*event, kEnd);
-  SUCCEED();
+  CHECK(seen == std::vector<std::int32_t>{0, 1, 2});
+  CHECK(newest == 3);
 }
 
 TEST_CASE("a wait refers to the latest record before it", "[device]") {

@@ -38,7 +38,7 @@ class OutOfMemory : public std::runtime_error {
  public:
   OutOfMemory(std::string where, std::int64_t asked, std::int64_t left);
   std::string where;
-  std::int64_t asked, left;  // bytes
+  std::int64_t asked, left;  // bytes; below 0: not known, and not told
 };
 
 /// The device failed; nothing computed after it counts.

@@ -1,13 +1,22 @@
 #include "kernels/cuda/check.h"
 
+#include <string_view>
+
 #include "kernels/base/error.h"
+#include "kernels/cuda/allocate.h"
 
 namespace longhaul::cuda {
 namespace {
 
-std::string where(const std::source_location& at) {
-  return fmt::format("{}:{} ({})", at.file_name(), at.line(), at.function_name());
+/// A user reads what happened and what to do; who looks for the cause finds the call behind it.
+std::string told(std::string_view happened, const std::string& advice, const char* name,
+                 const std::source_location& at) {
+  return fmt::format("{}{}{} [{} at {}:{}]", happened, advice.empty() ? "" : "; ", advice, name, at.file_name(),
+                     at.line());
 }
+
+constexpr const char* kAgain =
+    "start again, a batch goes on where it stood; if it comes back, test the GPU with longhaul doctor";
 
 /// What a user can do, by error; else by severity.
 std::string advice(cudaError_t error) {
@@ -29,7 +38,7 @@ std::string advice(cudaError_t error) {
   }
   switch (severity_of(error)) {
     case Severity::fatal:
-      return "the device is lost to this process";
+      return fmt::format("the GPU is lost to this process: {}", kAgain);
     case Severity::retryable:
       return "it may succeed when tried again";
     case Severity::refused:
@@ -78,16 +87,16 @@ Severity severity_of(cudaError_t error) {
 void check(cudaError_t error, std::source_location at) {
   if (error == cudaSuccess) return;
   if (severity_of(error) != Severity::fatal) cudaGetLastError();  // so that a later call does not report it again
-  if (error == cudaErrorMemoryAllocation) throw OutOfMemory(fmt::format("the CUDA runtime, at {}", where(at)), 0, 0);
-  const std::string help = advice(error);
-  throw DeviceError(fmt::format("{}: {}: {}{}{}", where(at), cudaGetErrorName(error), cudaGetErrorString(error),
-                                help.empty() ? "" : "; ", help));
+  if (error == cudaErrorMemoryAllocation) throw_gpu_full(-1, at);
+  throw DeviceError(
+      told(fmt::format("CUDA: {}", cudaGetErrorString(error)), advice(error), cudaGetErrorName(error), at));
 }
 
 void check(cublasStatus_t status, std::source_location at) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) throw_gpu_full(-1, at);
   throw DeviceError(
-      fmt::format("{}: {}: {}", where(at), cublasLtGetStatusName(status), cublasLtGetStatusString(status)));
+      told(fmt::format("cuBLASLt: {}", cublasLtGetStatusString(status)), kAgain, cublasLtGetStatusName(status), at));
 }
 
 }  // namespace longhaul::cuda

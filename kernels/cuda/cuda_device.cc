@@ -5,6 +5,7 @@
 #include "kernels/base/error.h"
 #include "kernels/cuda/cuda_recording.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda_absence.h"
 
 namespace longhaul {
 namespace cuda {
@@ -171,19 +172,14 @@ int cuda_device_count() {
 }
 
 std::string cuda_absence() {
-  if (cuda_device_count() > 0) return {};
-  int driver = 0;
-  const cudaError_t asked = cudaDriverGetVersion(&driver);
-  auto version = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
-  if (asked != cudaSuccess || driver == 0) return "this machine has no NVIDIA driver: install one";
-  if (driver / 1000 < CUDART_VERSION / 1000)
-    return fmt::format("the NVIDIA driver has CUDA {} and this build needs {}: update the driver", version(driver),
-                       version(CUDART_VERSION));
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  cudaGetLastError();
-  return fmt::format("the NVIDIA driver shows no GPU ({}): see nvidia-smi and CUDA_VISIBLE_DEVICES",
-                     cudaGetErrorString(error));
+  CudaAnswers answers{.runtime = CUDART_VERSION};
+  if (cudaDriverGetVersion(&answers.driver) != cudaSuccess) answers.driver = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&answers.devices); error != cudaSuccess) {
+    answers.devices = 0;
+    answers.failed = cudaGetErrorString(error);
+  }
+  cudaGetLastError();  // told by what is returned
+  return absence_of_cuda(answers);
 }
 
 std::int64_t cuda_free_memory(int ordinal) {

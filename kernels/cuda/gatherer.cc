@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <thread>
 
+#include "kernels/cuda/allocate.h"
+
 namespace longhaul::cuda {
 namespace {
 
 GatherQueue* make_queue() {
-  void* queue = nullptr;
-  check(cudaMalloc(&queue, sizeof(GatherQueue)));
+  void* queue = allocate_device(sizeof(GatherQueue));
   check(cudaMemset(queue, 0, sizeof(GatherQueue)));
   check(cudaDeviceSynchronize());  // streams do not wait for the default one
   return static_cast<GatherQueue*>(queue);

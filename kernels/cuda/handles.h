@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "kernels/cuda/allocate.h"
 #include "kernels/cuda/check.h"
 
 namespace longhaul::cuda {
@@ -92,10 +93,7 @@ class BlasHandle {
 template <class T>
 class HostWord {
  public:
-  HostWord() {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&word_), sizeof(T), cudaHostAllocMapped | cudaHostAllocPortable));
-    *word_ = 0;
-  }
+  HostWord() : word_(static_cast<T*>(allocate_pinned(sizeof(T)))) { *word_ = 0; }
   HostWord(HostWord&& other) noexcept : word_(std::exchange(other.word_, nullptr)) {}
   HostWord& operator=(HostWord&&) = delete;
   ~HostWord() {
@@ -105,7 +103,7 @@ class HostWord {
   T read() const { return *static_cast<volatile T*>(word_); }
 
  private:
-  T* word_ = nullptr;
+  T* word_;
 };
 
 }  // namespace longhaul::cuda

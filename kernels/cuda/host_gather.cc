@@ -1,11 +1,13 @@
 #include "kernels/cuda/host_gather.h"
 
+#include <cuda_runtime_api.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 
 #include "kernels/base/bytes.h"
-#include "kernels/cuda/check.h"
+#include "kernels/cuda/allocate.h"
 
 namespace longhaul::cuda {
 namespace {
@@ -30,10 +32,8 @@ void gather_job(const GatherJob& job, std::byte* out) {
 
 HostGather::HostGather(int threads, int slots) : taken_(static_cast<std::size_t>(slots)) {
   const std::int64_t words = round_up(slots * 4, kLine), jobs = round_up(slots * sizeof(GatherJob), 4096);
-  void* memory = nullptr;
   const std::int64_t bytes = slots * kChunkBytes + jobs + 2 * words;
-  check(cudaHostAlloc(&memory, static_cast<std::size_t>(bytes), cudaHostAllocMapped | cudaHostAllocPortable));
-  pinned_ = static_cast<std::byte*>(memory);
+  pinned_ = static_cast<std::byte*>(allocate_pinned(bytes));
   std::memset(pinned_, 0, static_cast<std::size_t>(bytes));
   ring_.slots = slots;
   ring_.data = pinned_;
