@@ -79,12 +79,6 @@ void add_flags(CLI::App& app, Flags& f) {
       "  bench_cuda_figures --sections step --geometry llama-2-70b --context 128K --set policy.rows=2048");
 }
 
-std::string command_line(int argc, char** argv) {
-  std::string text = std::filesystem::path(argv[0]).filename().string();
-  for (int i = 1; i < argc; ++i) text += std::string(" ") + argv[i];
-  return text;
-}
-
 Exit figures_main(int argc, char** argv) {
   CLI::App app{"Measures the figures in bench/results."};
   Flags f;
@@ -101,7 +95,7 @@ Exit figures_main(int argc, char** argv) {
   if (!f.kv_dtype.empty()) section.setting.sets.push_back("kv_dtype=" + f.kv_dtype);
   if (f.brief) section.pin_bytes = std::int64_t{8} << 30, section.steps = 8, section.warm = 3;
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();
-  Figures figures(f.results, {command_line(argc, argv), kCommit, device}, f.figures);
+  Figures figures(f.results, {command_line({argv, static_cast<std::size_t>(argc)}), kCommit, device}, f.figures);
   fmt::print("{}, commit {}\n", device, kCommit);
   for (const Section& known : kSections)
     if (f.sections.empty() ? known.by_default : std::ranges::find(f.sections, known.name) != f.sections.end())

@@ -1,6 +1,6 @@
 #include "bench/figures.h"
 
-#include <limits>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -72,4 +72,18 @@ TEST_CASE("results are filed by the device's name") {
   CHECK(results_name("NVIDIA H100 PCIe (79.18 GiB)") == "h100");
   CHECK(results_name("CPU (2 threads)") == "cpu");
   CHECK(results_name("NVIDIA GeForce RTX 4090 (23.99 GiB)") == "nvidia-geforce-rtx-4090");
+}
+
+TEST_CASE("a figure's command is what a shell reads as the same arguments") {
+  const char* const plain[] = {"/root/gpu/bench_cuda_figures", "--sections", "step", "--set", "policy.share=1/16"};
+  CHECK(command_line(plain) == "bench_cuda_figures --sections step --set policy.share=1/16");
+  const std::vector<std::string> words{
+      "27m with 1/16: 0.895 at 128K", "it's", "$HOME `id`", "~/a*", "", "a\\b\"c", "x\ny"};
+  std::vector<const char*> arguments{"printf", "%s|"};
+  std::string expected;
+  for (const std::string& word : words) arguments.push_back(word.c_str()), expected += word + "|";
+  const test::ScratchDir dir;
+  const std::string out = (dir.path() / "out").string();
+  REQUIRE(std::system((command_line(arguments) + " >'" + out + "'").c_str()) == 0);
+  CHECK(read_file(out) == expected);
 }
