@@ -2,59 +2,34 @@
 // none.
 #include <optional>
 
+#include "bench/bounds.h"
 #include "bench/figure_sections.h"
-#include "kernels/base/bytes.h"
-#include "runtime/plan/peaks.h"
 
 namespace longhaul::bench {
 namespace {
 
-/// Runs each setting once and keeps its times: several figures compare the same runs.
+/// Steps behind rows that were filled in.
 class DecodeRuns {
  public:
-  struct Run {
-    StepTimes times;
-    StepBytes bytes;
-    std::string setting;
-  };
-
   explicit DecodeRuns(const SectionFlags& flags) : flags_(flags) {}
 
   /// `sets` under those of the command line.
-  Run measure(const std::string& policy, const std::vector<std::string>& sets,
-              std::shared_ptr<const Replay> replay = nullptr) const {
+  StepRun measure(const std::string& policy, const std::vector<std::string>& sets,
+                  std::shared_ptr<const Replay> replay = nullptr) const {
     SyntheticSetting setting = flags_.setting;
     setting.policy = policy;
     setting.sets.insert(setting.sets.begin(), sets.begin(), sets.end());
     setting.replay = std::move(replay);
     SyntheticRun run(setting);
     run.fill();
-    // A step that streams all rows takes long and hardly varies.
-    const bool streams = run.bytes().streamed + run.bytes().streamed_weights > 0;
-    const StepTimes times = run.step(streams ? 2 : flags_.warm, streams ? 5 : flags_.steps);
-    std::string text = run.describe();
-    if (times.rows > 0)
-      text += fmt::format(", hits {:.3f}, staged {:.3f}, missed {:.3f} of {:.0f} rows", times.hits / times.rows,
-                          times.staged / times.rows, times.missed / times.rows, times.rows);
-    text += fmt::format(", {:.3f} ms", times.seconds * 1e3);
-    fmt::print("  {}\n", text);
-    return {times, run.bytes(), std::move(text)};
+    return run.step(flags_.warm, flags_.steps);
   }
 
  private:
   const SectionFlags& flags_;
 };
 
-struct Peaks {
-  double copy, link;
-};
-
-Peaks measure_peaks(const SectionFlags& flags) {
-  const auto device = open_device(flags.setting.device, std::int64_t{8} << 30, 0);
-  return {copy_bandwidth(*device), link_bandwidth(*device, CopyKind::host_to_device)};
-}
-
-std::string beside(const DecodeRuns::Run& of, const char* what, const DecodeRuns::Run& other) {
+std::string beside(const StepRun& of, const char* what, const StepRun& other) {
   return fmt::format("{}; {} {:.3f} ms ({})", of.setting, what, other.times.seconds * 1e3, other.setting);
 }
 
@@ -68,7 +43,7 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                                      "decode_offload_vs_stream_reuse",
                                      "decode_offload_k2048_vs_stream_reuse"};
   if (!figures.wants_any(all)) return;
-  const Peaks peaks = measure_peaks(flags);
+  const Peaks peaks = measure_peaks(flags.setting.device);
   const DecodeRuns runs(flags);
   const std::int64_t context = flags.setting.context;
   const std::string sixteenth = "share=1/16", few = fmt::format("rows={}", flags.k);
@@ -78,7 +53,7 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
     return {budget, "resident=0.0", "cache=8.0"};
   };
 
-  std::optional<DecodeRuns::Run> stream;
+  std::optional<StepRun> stream;
   if (figures.wants_any({all[0], all[3], all[4], all[5]})) {
     stream = runs.measure("stream", {"resident=0.0"});
     const double bytes = static_cast<double>(stream->bytes.streamed);
@@ -91,7 +66,7 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                        static_cast<double>(stream->bytes.attended) / static_cast<double>(offload.bytes.attended),
                        beside(offload, "stream", *stream) + "; the bound is the ratio of bytes"));
   }
-  std::optional<DecodeRuns::Run> sparse;
+  std::optional<StepRun> sparse;
   if (figures.wants_any({all[1], all[2], all[5]})) {
     sparse = runs.measure("sparse-resident", {few});
     const double bytes = static_cast<double>(sparse->bytes.weights + sparse->bytes.labels);
@@ -135,18 +110,15 @@ void step_figure(Figures& figures, const SectionFlags& flags) {
   const SyntheticSetting& s = flags.setting;
   const std::string name = "step_" + name_of(s);
   if (!figures.wants(name)) return;
-  const Peaks peaks = measure_peaks(flags);
+  const Peaks peaks = measure_peaks(flags.setting.device);
   std::shared_ptr<const Replay> replay;
   const KvPolicy policy = load_policy(s.policy, s.sets);
   if (!flags.trace.empty()) replay = load_replay(flags.trace, 256, policy.budget(s.context), flags.recall);
   const auto run = DecodeRuns(flags).measure(s.policy, {}, replay);
-  const auto row = static_cast<double>(kv_shape(s.geometry.config, {.policy = policy}).row_bytes());
-  const double link = static_cast<double>(run.bytes.streamed + run.bytes.streamed_weights) + run.times.missed * row;
-  const double device = static_cast<double>(run.bytes.weights + run.bytes.labels + run.bytes.attended);
-  const double bound = std::max(link / peaks.link, device / peaks.copy);
-  figures.add(figure(name, run.times.seconds * 1e3, "ms", bound * 1e3,
-                     fmt::format("{}; {:.1f} tokens/s; the bound: {:.0f} bytes of device memory, {:.0f} over the link",
-                                 run.setting, static_cast<double>(s.batch) / run.times.seconds, device, link)));
+  const StepBound bound = step_bound(run, peaks);
+  figures.add(figure(name, run.times.seconds * 1e3, "ms", bound.seconds * 1e3,
+                     fmt::format("{}; {:.1f} tokens/s; {}", run.setting,
+                                 static_cast<double>(s.batch) / run.times.seconds, bound.text)));
 }
 
 }  // namespace longhaul::bench

@@ -32,6 +32,14 @@ std::string name_of(const SyntheticSetting& setting);
 struct StepTimes {
   double seconds;                     // median of the steps
   double rows, hits, staged, missed;  // of a step, mean: listed rows of layers whose rows move, and where they were
+  double h2d_bytes;                   // of a step, mean: all that came over the link to the device
+};
+
+struct StepRun {
+  StepTimes times;
+  StepBytes bytes;
+  std::int64_t row_bytes;  // K and V of one head
+  std::string setting;     // all that the time depends on, where the listed rows were, and the time
 };
 
 class SyntheticRun {
@@ -41,7 +49,8 @@ class SyntheticRun {
 
   /// Fills every session to `context` rows.
   void fill() { sessions_->fill(); }
-  StepTimes step(int warm, int timed);
+  /// Steps of all sessions, `timed` of them after `warm`; fewer where they stream all rows.
+  StepRun step(int warm, int timed);
   /// A real prefill of `context` random tokens into each session; seconds.
   double prefill() { return sessions_->prefill().total(); }
   std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_->session(0)); }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "bench/bounds.h"
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "tests/support/catch.h"
@@ -86,4 +87,19 @@ TEST_CASE("a figure's command is what a shell reads as the same arguments") {
   const std::string out = (dir.path() / "out").string();
   REQUIRE(std::system((command_line(arguments) + " >'" + out + "'").c_str()) == 0);
   CHECK(read_file(out) == expected);
+}
+
+TEST_CASE("a step must bring the listed rows that were not on the device, foretold or not") {
+  const Peaks peaks{.copy = 1000, .link = 10};
+  StepRun run{.times = {.rows = 100, .hits = 60, .staged = 25, .missed = 5, .h2d_bytes = 450},
+              .bytes = {.weights = 700, .labels = 100, .attended = 200, .streamed = 40, .listed_rows = 100},
+              .row_bytes = 8};
+  const StepBound bound = step_bound(run, peaks);
+  CHECK(bound.device == 1000);
+  CHECK(bound.link == 40 + (25 + 5) * 8);
+  CHECK(bound.seconds == 28);
+  CHECK(bound.text == "the bound: 1000 bytes of device memory, 280 over the link (450 came)");
+  run.times.staged = run.times.missed = 0;
+  run.bytes.streamed = 0;
+  CHECK(step_bound(run, peaks).seconds == 1);
 }
