@@ -65,7 +65,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--k", f.section.k, "rows of the figures at a fixed number of rows")->capture_default_str();
   app.add_option("--recall", f.section.recall, "look-ahead's share of right rows, as measured with the traces")
       ->capture_default_str();
-  app.add_option("--accuracy", f.section.accuracy, "of the traced model at these k, for the figures' settings");
+  app.add_option("--accuracy", f.section.accuracy, "of the traced model with --trace's rows, for figures' settings");
+  app.add_option("--accuracy-k", f.section.accuracy_k, "the same with --trace-k's rows");
   app.add_option("--steps", f.section.steps, "timed steps of each run")->capture_default_str();
   app.add_option("--results", f.results, "folder of the results")->capture_default_str();
   std::string known;

@@ -11,9 +11,9 @@ struct SectionFlags {
   SyntheticSetting setting;    // geometry, device, context, batch, budgets; policy and sets for `step`
   std::string trace, trace_k;  // of 1/16 of the rows, and of k rows; empty: figures that replay one are left out
   std::int64_t k = 2048;
-  double recall = 1;         // of look-ahead, as measured with the traces
-  std::string accuracy;      // of the traced model at these k, for the figures' settings
-  int warm = 8, steps = 24;  // of each timing
+  double recall = 1;                 // of look-ahead, as measured with the traces
+  std::string accuracy, accuracy_k;  // of the traced model with these rows, for the figures' settings
+  int warm = 8, steps = 24;          // of each timing
   std::int64_t pin_bytes = std::int64_t{32} << 30;
 };
 

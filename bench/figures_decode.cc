@@ -33,6 +33,10 @@ std::string beside(const StepRun& of, const char* what, const StepRun& other) {
   return fmt::format("{}; {} {:.3f} ms ({})", of.setting, what, other.times.seconds * 1e3, other.setting);
 }
 
+std::string told(const std::string& trace, const std::string& accuracy) {
+  return fmt::format("; trace {}{}{}", trace, accuracy.empty() ? "" : ", ", accuracy);
+}
+
 }  // namespace
 
 void decode_figures(Figures& figures, const SectionFlags& flags) {
@@ -75,9 +79,6 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                                    "GB/s of a device copy",
                                    sparse->setting, bytes / peaks.copy * 1e3, bytes, peaks.copy / 1e9)));
   }
-  auto told = [&](const std::string& trace) {
-    return fmt::format("; trace {}{}{}", trace, flags.accuracy.empty() ? "" : ", ", flags.accuracy);
-  };
   if (!flags.trace.empty() && figures.wants("decode_offload_vs_stream_reuse")) {
     KvPolicy policy = load_policy("offload", {sixteenth});
     const auto resident = runs.measure("sparse-resident", {sixteenth});
@@ -86,23 +87,23 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
     figures.add(figure("decode_offload_vs_stream_reuse", stream->times.seconds / offload.times.seconds, "x",
                        stream->times.seconds / resident.times.seconds,
                        fmt::format("{}; the bound is sparse-resident ({}){}", beside(offload, "stream", *stream),
-                                   resident.setting, told(flags.trace))));
+                                   resident.setting, told(flags.trace, flags.accuracy))));
     if (flags.setting.gpu_memory) {  // the same with as many rows resident as the budget holds
       const auto same = runs.measure("stream", {});
       figures.add(figure("decode_offload_vs_stream_same_memory", same.times.seconds / offload.times.seconds, "x",
                          stream->times.seconds / resident.times.seconds,
-                         beside(offload, "stream", same) + told(flags.trace)));
+                         beside(offload, "stream", same) + told(flags.trace, flags.accuracy)));
     }
   }
   if (!flags.trace_k.empty() && figures.wants_any({all[2], all[5]})) {
     const auto offload =
         runs.measure("offload", offloaded(few), load_replay(flags.trace_k, 256, flags.k, flags.recall));
     figures.add(figure("decode_offload_vs_sparse_resident", offload.times.seconds / sparse->times.seconds, "x", 1,
-                       beside(offload, "sparse-resident", *sparse) + told(flags.trace_k)));
+                       beside(offload, "sparse-resident", *sparse) + told(flags.trace_k, flags.accuracy_k)));
     if (stream)
       figures.add(figure("decode_offload_k2048_vs_stream_reuse", stream->times.seconds / offload.times.seconds, "x",
                          stream->times.seconds / sparse->times.seconds,
-                         beside(offload, "stream", *stream) + told(flags.trace_k)));
+                         beside(offload, "stream", *stream) + told(flags.trace_k, flags.accuracy_k)));
   }
 }
 
