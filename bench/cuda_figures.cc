@@ -55,7 +55,9 @@ void add_flags(CLI::App& app, Flags& f) {
   add_parsed(app, "--context", s.context, parse_tokens, "rows of each session; 256K unless given");
   app.add_option("--batch", s.batch, "sessions that decode together")->capture_default_str();
   app.add_option("--prefill-chunk", s.prefill_chunk, "tokens that go through a layer at a time")->capture_default_str();
-  add_parsed(app, "--gpu-memory", s.gpu_memory, parse_bytes, "budget of device memory; what is free unless given");
+  add_parsed(
+      app, "--gpu-memory", s.gpu_memory, parse_bytes,
+      "budget of device memory; what is free unless given; with it decode gives decode_offload_vs_stream_same_memory");
   add_parsed(app, "--host-memory", s.host_memory, parse_bytes, "budget of host memory");
   app.add_option("--weights", f.weights, "auto, resident, stream or stream:LAYERS")->capture_default_str();
   app.add_option("--weight-format", f.weight_format, "auto, packed or bf16")->capture_default_str();

@@ -17,7 +17,8 @@ struct SectionFlags {
   std::int64_t pin_bytes = std::int64_t{32} << 30;
 };
 
-/// decode_*, stream_vs_link: whole steps through the engine.
+/// decode_*, stream_vs_link: whole steps through the engine; under a budget of device memory
+/// decode_offload_vs_stream_same_memory alone.
 void decode_figures(Figures& figures, const SectionFlags& flags);
 /// score_vs_bandwidth, topk_*_us: selection by labels.
 void select_figures(Figures& figures, const SectionFlags& flags);

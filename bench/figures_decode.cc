@@ -8,26 +8,19 @@
 namespace longhaul::bench {
 namespace {
 
-/// Steps behind rows that were filled in.
-class DecodeRuns {
- public:
-  explicit DecodeRuns(const SectionFlags& flags) : flags_(flags) {}
+constexpr const char* kSixteenth = "share=1/16";
 
-  /// `sets` under those of the command line.
-  StepRun measure(const std::string& policy, const std::vector<std::string>& sets,
-                  std::shared_ptr<const Replay> replay = nullptr) const {
-    SyntheticSetting setting = flags_.setting;
-    setting.policy = policy;
-    setting.sets.insert(setting.sets.begin(), sets.begin(), sets.end());
-    setting.replay = std::move(replay);
-    SyntheticRun run(setting);
-    run.fill();
-    return run.step(flags_.warm, flags_.steps);
-  }
-
- private:
-  const SectionFlags& flags_;
-};
+/// Steps behind rows that were filled in; `sets` under those of the command line.
+StepRun decode(const SectionFlags& flags, const std::string& policy, const std::vector<std::string>& sets,
+               std::shared_ptr<const Replay> replay = nullptr) {
+  SyntheticSetting setting = flags.setting;
+  setting.policy = policy;
+  setting.sets.insert(setting.sets.begin(), sets.begin(), sets.end());
+  setting.replay = std::move(replay);
+  SyntheticRun run(setting);
+  run.fill();
+  return run.step(flags.warm, flags.steps);
+}
 
 std::string beside(const StepRun& of, const char* what, const StepRun& other) {
   return fmt::format("{}; {} {:.3f} ms ({})", of.setting, what, other.times.seconds * 1e3, other.setting);
@@ -37,9 +30,26 @@ std::string told(const std::string& trace, const std::string& accuracy) {
   return fmt::format("; trace {}{}{}", trace, accuracy.empty() ? "" : ", ", accuracy);
 }
 
+/// Both policies as they place rows under --gpu-memory.
+void same_memory_figure(Figures& figures, const SectionFlags& flags) {
+  const std::string name = "decode_offload_vs_stream_same_memory";
+  if (!figures.wants(name) || flags.trace.empty()) return;
+  const Peaks peaks = measure_peaks(flags.setting.device);
+  const KvPolicy policy = load_policy("offload", {kSixteenth});
+  const StepRun stream = decode(flags, "stream", {});
+  const StepRun offload = decode(flags, "offload", {kSixteenth},
+                                 load_replay(flags.trace, 256, policy.budget(flags.setting.context), flags.recall));
+  const StepBound bound = step_bound(offload, peaks);
+  figures.add(figure(
+      name, stream.times.seconds / offload.times.seconds, "x", stream.times.seconds / bound.seconds,
+      fmt::format("{}; {}{}", beside(offload, "stream", stream), bound.text, told(flags.trace, flags.accuracy))));
+}
+
 }  // namespace
 
 void decode_figures(Figures& figures, const SectionFlags& flags) {
+  // The other figures need every row on the device, or place rows as no budget would.
+  if (flags.setting.gpu_memory) return same_memory_figure(figures, flags);
   const std::vector<std::string> all{"stream_vs_link",
                                      "decode_sparse_resident_vs_bound",
                                      "decode_offload_vs_sparse_resident",
@@ -48,9 +58,8 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                                      "decode_offload_k2048_vs_stream_reuse"};
   if (!figures.wants_any(all)) return;
   const Peaks peaks = measure_peaks(flags.setting.device);
-  const DecodeRuns runs(flags);
   const std::int64_t context = flags.setting.context;
-  const std::string sixteenth = "share=1/16", few = fmt::format("rows={}", flags.k);
+  const std::string few = fmt::format("rows={}", flags.k);
   // Nothing but sinks, window and a resident set of eight times the budget, the most that plans give, stays on the
   // device, whatever would fit.
   auto offloaded = [](const std::string& budget) -> std::vector<std::string> {
@@ -59,20 +68,20 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
 
   std::optional<StepRun> stream;
   if (figures.wants_any({all[0], all[3], all[4], all[5]})) {
-    stream = runs.measure("stream", {"resident=0.0"});
+    stream = decode(flags, "stream", {"resident=0.0"});
     const double bytes = static_cast<double>(stream->bytes.streamed);
     figures.add(figure("stream_vs_link", bytes / stream->times.seconds / 1e9, "GB/s", peaks.link / 1e9,
                        fmt::format("{}, {:.0f} bytes a step", stream->setting, bytes)));
   }
   if (figures.wants("decode_offload_vs_stream_noreuse")) {
-    const auto offload = runs.measure("offload", offloaded(sixteenth), no_reuse(flags.recall));
+    const auto offload = decode(flags, "offload", offloaded(kSixteenth), no_reuse(flags.recall));
     figures.add(figure("decode_offload_vs_stream_noreuse", stream->times.seconds / offload.times.seconds, "x",
                        static_cast<double>(stream->bytes.attended) / static_cast<double>(offload.bytes.attended),
                        beside(offload, "stream", *stream) + "; the bound is the ratio of bytes"));
   }
   std::optional<StepRun> sparse;
   if (figures.wants_any({all[1], all[2], all[5]})) {
-    sparse = runs.measure("sparse-resident", {few});
+    sparse = decode(flags, "sparse-resident", {few});
     const double bytes = static_cast<double>(sparse->bytes.weights + sparse->bytes.labels);
     figures.add(figure("decode_sparse_resident_vs_bound", sparse->times.seconds / (bytes / peaks.copy), "x", 1,
                        fmt::format("{}; the bound is {:.3f} ms: weights and labels, {:.0f} bytes, once at the {:.0f} "
@@ -80,24 +89,18 @@ void decode_figures(Figures& figures, const SectionFlags& flags) {
                                    sparse->setting, bytes / peaks.copy * 1e3, bytes, peaks.copy / 1e9)));
   }
   if (!flags.trace.empty() && figures.wants("decode_offload_vs_stream_reuse")) {
-    KvPolicy policy = load_policy("offload", {sixteenth});
-    const auto resident = runs.measure("sparse-resident", {sixteenth});
-    const auto offload = runs.measure("offload", offloaded(sixteenth),
-                                      load_replay(flags.trace, 256, policy.budget(context), flags.recall));
+    KvPolicy policy = load_policy("offload", {kSixteenth});
+    const auto resident = decode(flags, "sparse-resident", {kSixteenth});
+    const auto offload = decode(flags, "offload", offloaded(kSixteenth),
+                                load_replay(flags.trace, 256, policy.budget(context), flags.recall));
     figures.add(figure("decode_offload_vs_stream_reuse", stream->times.seconds / offload.times.seconds, "x",
                        stream->times.seconds / resident.times.seconds,
                        fmt::format("{}; the bound is sparse-resident ({}){}", beside(offload, "stream", *stream),
                                    resident.setting, told(flags.trace, flags.accuracy))));
-    if (flags.setting.gpu_memory) {  // the same with as many rows resident as the budget holds
-      const auto same = runs.measure("stream", {});
-      figures.add(figure("decode_offload_vs_stream_same_memory", same.times.seconds / offload.times.seconds, "x",
-                         stream->times.seconds / resident.times.seconds,
-                         beside(offload, "stream", same) + told(flags.trace, flags.accuracy)));
-    }
   }
   if (!flags.trace_k.empty() && figures.wants_any({all[2], all[5]})) {
     const auto offload =
-        runs.measure("offload", offloaded(few), load_replay(flags.trace_k, 256, flags.k, flags.recall));
+        decode(flags, "offload", offloaded(few), load_replay(flags.trace_k, 256, flags.k, flags.recall));
     figures.add(figure("decode_offload_vs_sparse_resident", offload.times.seconds / sparse->times.seconds, "x", 1,
                        beside(offload, "sparse-resident", *sparse) + told(flags.trace_k, flags.accuracy_k)));
     if (stream)
@@ -115,7 +118,7 @@ void step_figure(Figures& figures, const SectionFlags& flags) {
   std::shared_ptr<const Replay> replay;
   const KvPolicy policy = load_policy(s.policy, s.sets);
   if (!flags.trace.empty()) replay = load_replay(flags.trace, 256, policy.budget(s.context), flags.recall);
-  const auto run = DecodeRuns(flags).measure(s.policy, {}, replay);
+  const auto run = decode(flags, s.policy, {}, replay);
   const StepBound bound = step_bound(run, peaks);
   figures.add(figure(name, run.times.seconds * 1e3, "ms", bound.seconds * 1e3,
                      fmt::format("{}; {:.1f} tokens/s; {}", run.setting,
