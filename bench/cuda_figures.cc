@@ -17,9 +17,10 @@ struct Section {
   void (*run)(Figures&, const SectionFlags&);
   bool by_default = true;
 };
-constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select_figures},  {"attend", attend_figures},
-                                 {"dense", dense_figures},     {"gather", gather_figures},  {"decode", decode_figures},
-                                 {"prefill", prefill_figures}, {"step", step_figure, false}};
+constexpr Section kSections[] = {
+    {"pin", pin_figures},         {"select", select_figures},      {"attend", attend_figures},
+    {"dense", dense_figures},     {"gather", gather_figures},      {"decode", decode_figures},
+    {"prefill", prefill_figures}, {"batch", batch_figures, false}, {"step", step_figure, false}};
 
 struct Flags {
   SectionFlags section;
@@ -62,7 +63,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--weights", f.weights, "auto, resident, stream or stream:LAYERS")->capture_default_str();
   app.add_option("--weight-format", f.weight_format, "auto, packed or bf16")->capture_default_str();
   app.add_option("--hidden-states", f.hidden_states, "auto, device or host")->capture_default_str();
-  app.add_option("--trace", f.section.trace, "rows to replay at 1/16 of the rows, or at the policy's for `step`");
+  app.add_option("--trace", f.section.trace,
+                 "rows to replay at 1/16 of the rows, or at the policy's for `step` and `batch`");
   app.add_option("--trace-k", f.section.trace_k, "rows to replay at --k rows");
   app.add_option("--k", f.section.k, "rows of the figures at a fixed number of rows")->capture_default_str();
   app.add_option("--recall", f.section.recall, "look-ahead's share of right rows, as measured with the traces")
@@ -73,12 +75,14 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--results", f.results, "folder of the results")->capture_default_str();
   std::string known;
   for (const Section& section : kSections) known += std::string(section.name) + ", ";
-  app.add_option("--sections", f.sections, known + "comma-separated; all but step unless given")->delimiter(',');
+  app.add_option("--sections", f.sections, known + "comma-separated; all but batch and step unless given")
+      ->delimiter(',');
   app.add_option("--figures", f.figures, "names; all of the sections' unless given")->delimiter(',');
   app.add_flag("--short", f.brief, "a short form: less memory to pin, fewer steps");
   app.footer(
       "Examples:\n"
       "  bench_cuda_figures --figures prefill_256k_s\n"
+      "  bench_cuda_figures --sections batch --context 64K --batch 8 --gpu-memory 24GiB\n"
       "  bench_cuda_figures --sections step --geometry llama-2-70b --context 128K --set policy.rows=2048");
 }
 

@@ -33,6 +33,9 @@ void prefill_figures(Figures& figures, const SectionFlags& flags);
 void gather_figures(Figures& figures, const SectionFlags& flags);
 /// pin_GiBps: from nothing to pinned host memory.
 void pin_figures(Figures& figures, const SectionFlags& flags);
+/// batch_8x64k_offload_docs_per_hour, ..._tokens_per_second, and the same of stream; of other batches likewise:
+/// documents that are prefilled, and then decode together under a budget.
+void batch_figures(Figures& figures, const SectionFlags& flags);
 /// step_GEOMETRY_POLICY_CONTEXT_BATCH...: one setting's step beside its bound, for all that has no figure of its own.
 void step_figure(Figures& figures, const SectionFlags& flags);
 

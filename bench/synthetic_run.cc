@@ -9,8 +9,6 @@
 namespace longhaul::bench {
 namespace {
 
-constexpr std::int64_t kAnswer = 256;  // most steps that are timed
-
 /// "256K" where it is a round number.
 std::string tokens_text(std::int64_t tokens) {
   return tokens % 1024 == 0 ? fmt::format("{}K", tokens / 1024) : fmt::format("{}", tokens);
