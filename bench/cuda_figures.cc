@@ -17,9 +17,10 @@ struct Section {
   void (*run)(Figures&, const SectionFlags&);
   bool by_default = true;
 };
-constexpr Section kSections[] = {{"pin", pin_figures},         {"select", select_figures},  {"attend", attend_figures},
-                                 {"dense", dense_figures},     {"gather", gather_figures},  {"decode", decode_figures},
-                                 {"prefill", prefill_figures}, {"step", step_figure, false}};
+constexpr Section kSections[] = {
+    {"pin", pin_figures},         {"select", select_figures},      {"attend", attend_figures},
+    {"dense", dense_figures},     {"gather", gather_figures},      {"decode", decode_figures},
+    {"prefill", prefill_figures}, {"batch", batch_figures, false}, {"step", step_figure, false}};
 
 struct Flags {
   SectionFlags section;
@@ -55,34 +56,34 @@ void add_flags(CLI::App& app, Flags& f) {
   add_parsed(app, "--context", s.context, parse_tokens, "rows of each session; 256K unless given");
   app.add_option("--batch", s.batch, "sessions that decode together")->capture_default_str();
   app.add_option("--prefill-chunk", s.prefill_chunk, "tokens that go through a layer at a time")->capture_default_str();
-  add_parsed(app, "--gpu-memory", s.gpu_memory, parse_bytes, "budget of device memory; what is free unless given");
+  add_parsed(
+      app, "--gpu-memory", s.gpu_memory, parse_bytes,
+      "budget of device memory; what is free unless given; with it decode gives decode_offload_vs_stream_same_memory");
   add_parsed(app, "--host-memory", s.host_memory, parse_bytes, "budget of host memory");
   app.add_option("--weights", f.weights, "auto, resident, stream or stream:LAYERS")->capture_default_str();
   app.add_option("--weight-format", f.weight_format, "auto, packed or bf16")->capture_default_str();
   app.add_option("--hidden-states", f.hidden_states, "auto, device or host")->capture_default_str();
-  app.add_option("--trace", f.section.trace, "rows to replay at 1/16 of the rows, or at the policy's for `step`");
+  app.add_option("--trace", f.section.trace,
+                 "rows to replay at 1/16 of the rows, or at the policy's for `step` and `batch`");
   app.add_option("--trace-k", f.section.trace_k, "rows to replay at --k rows");
   app.add_option("--k", f.section.k, "rows of the figures at a fixed number of rows")->capture_default_str();
   app.add_option("--recall", f.section.recall, "look-ahead's share of right rows, as measured with the traces")
       ->capture_default_str();
-  app.add_option("--accuracy", f.section.accuracy, "of the traced model at these k, for the figures' settings");
+  app.add_option("--accuracy", f.section.accuracy, "of the traced model with --trace's rows, for figures' settings");
+  app.add_option("--accuracy-k", f.section.accuracy_k, "the same with --trace-k's rows");
   app.add_option("--steps", f.section.steps, "timed steps of each run")->capture_default_str();
   app.add_option("--results", f.results, "folder of the results")->capture_default_str();
   std::string known;
   for (const Section& section : kSections) known += std::string(section.name) + ", ";
-  app.add_option("--sections", f.sections, known + "comma-separated; all but step unless given")->delimiter(',');
+  app.add_option("--sections", f.sections, known + "comma-separated; all but batch and step unless given")
+      ->delimiter(',');
   app.add_option("--figures", f.figures, "names; all of the sections' unless given")->delimiter(',');
   app.add_flag("--short", f.brief, "a short form: less memory to pin, fewer steps");
   app.footer(
       "Examples:\n"
       "  bench_cuda_figures --figures prefill_256k_s\n"
+      "  bench_cuda_figures --sections batch --context 64K --batch 8 --gpu-memory 24GiB\n"
       "  bench_cuda_figures --sections step --geometry llama-2-70b --context 128K --set policy.rows=2048");
-}
-
-std::string command_line(int argc, char** argv) {
-  std::string text = std::filesystem::path(argv[0]).filename().string();
-  for (int i = 1; i < argc; ++i) text += std::string(" ") + argv[i];
-  return text;
 }
 
 Exit figures_main(int argc, char** argv) {
@@ -101,7 +102,7 @@ Exit figures_main(int argc, char** argv) {
   if (!f.kv_dtype.empty()) section.setting.sets.push_back("kv_dtype=" + f.kv_dtype);
   if (f.brief) section.pin_bytes = std::int64_t{8} << 30, section.steps = 8, section.warm = 3;
   const std::string device = open_device(section.setting.device, std::int64_t{1} << 30, 0)->describe();
-  Figures figures(f.results, {command_line(argc, argv), kCommit, device}, f.figures);
+  Figures figures(f.results, {command_line({argv, static_cast<std::size_t>(argc)}), kCommit, device}, f.figures);
   fmt::print("{}, commit {}\n", device, kCommit);
   for (const Section& known : kSections)
     if (f.sections.empty() ? known.by_default : std::ranges::find(f.sections, known.name) != f.sections.end())

@@ -11,13 +11,14 @@ struct SectionFlags {
   SyntheticSetting setting;    // geometry, device, context, batch, budgets; policy and sets for `step`
   std::string trace, trace_k;  // of 1/16 of the rows, and of k rows; empty: figures that replay one are left out
   std::int64_t k = 2048;
-  double recall = 1;         // of look-ahead, as measured with the traces
-  std::string accuracy;      // of the traced model at these k, for the figures' settings
-  int warm = 8, steps = 24;  // of each timing
+  double recall = 1;                 // of look-ahead, as measured with the traces
+  std::string accuracy, accuracy_k;  // of the traced model with these rows, for the figures' settings
+  int warm = 8, steps = 24;          // of each timing
   std::int64_t pin_bytes = std::int64_t{32} << 30;
 };
 
-/// decode_*, stream_vs_link: whole steps through the engine.
+/// decode_*, stream_vs_link: whole steps through the engine; under a budget of device memory
+/// decode_offload_vs_stream_same_memory alone.
 void decode_figures(Figures& figures, const SectionFlags& flags);
 /// score_vs_bandwidth, topk_*_us: selection by labels.
 void select_figures(Figures& figures, const SectionFlags& flags);
@@ -32,6 +33,9 @@ void prefill_figures(Figures& figures, const SectionFlags& flags);
 void gather_figures(Figures& figures, const SectionFlags& flags);
 /// pin_GiBps: from nothing to pinned host memory.
 void pin_figures(Figures& figures, const SectionFlags& flags);
+/// batch_8x64k_offload_docs_per_hour, ..._tokens_per_second, and the same of stream; of other batches likewise:
+/// documents that are prefilled, and then decode together under a budget.
+void batch_figures(Figures& figures, const SectionFlags& flags);
 /// step_GEOMETRY_POLICY_CONTEXT_BATCH...: one setting's step beside its bound, for all that has no figure of its own.
 void step_figure(Figures& figures, const SectionFlags& flags);
 

@@ -16,8 +16,27 @@ namespace longhaul::bench {
 
 using nlohmann::ordered_json;
 
+namespace {
+
+/// In single quotes, if a shell would read it as anything but itself.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) c == '\'' ? text += "'\\''" : text += c;
+  return text += '\'';
+}
+
+}  // namespace
+
 Figure figure(std::string name, double value, std::string unit, double bound, std::string setting) {
   return {std::move(name), value, std::move(unit), bound, value / bound, std::move(setting)};
+}
+
+std::string command_line(std::span<const char* const> arguments) {
+  std::string text = quoted(std::filesystem::path(arguments[0]).filename().string());
+  for (const char* argument : arguments.subspan(1)) (text += ' ') += quoted(argument);
+  return text;
 }
 
 std::string results_name(const std::string& device) {

@@ -2,6 +2,7 @@
 // run counts. Only a run writes them.
 #pragma once
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ class Figures {
   std::string file_;
   std::set<std::string> wanted_, added_;
 };
+
+/// A program's arguments as a line that a POSIX shell reads as the same arguments; of the program its name alone.
+std::string command_line(std::span<const char* const> arguments);
 
 /// "h200" for "NVIDIA H200 (139.80 GiB, ...)"; of other devices all of the name, in lower case.
 std::string results_name(const std::string& device);

@@ -1,4 +1,5 @@
 // Prefill of all layers, and its arithmetic against a large product's rate.
+#include "bench/bounds.h"
 #include "bench/figure_sections.h"
 #include "kernels/base/error.h"
 #include "runtime/plan/peaks.h"
@@ -22,14 +23,12 @@ void prefill_figures(Figures& figures, const SectionFlags& flags) {
   const std::int64_t wrong = run.layers_not_stored();
   if (wrong > 0)
     throw DeviceError(fmt::format("prefill: {} layers of the host store are not what was computed", wrong));
-  const ModelConfig& c = setting.geometry.config;
-  const double n = static_cast<double>(setting.context),
-               products = static_cast<double>(run.bytes().weights) / 2 - static_cast<double>(c.vocab * c.hidden);
-  const double flops = 2 * products * n + 2.0 * n * n * static_cast<double>(c.layers * c.q_heads * c.head_dim);
+  const ModelConfig& config = setting.geometry.config;
+  const double flops = prefill_flops(config, run.bytes(), setting.context);
   figures.add({name, seconds, "s", flops / rate, seconds / (flops / rate),
                fmt::format("{}, {:.4g} FLOP at the {:.0f} TFLOP/s of an 8192^3 bf16 product is the bound; host store: "
                            "{} layers of rows, checksums equal",
-                           run.describe(), flops, rate / 1e12, c.layers)});
+                           run.describe(), flops, rate / 1e12, config.layers)});
 }
 
 }  // namespace longhaul::bench

@@ -9,8 +9,6 @@
 namespace longhaul::bench {
 namespace {
 
-constexpr std::int64_t kAnswer = 256;  // most steps that are timed
-
 /// "256K" where it is a round number.
 std::string tokens_text(std::int64_t tokens) {
   return tokens % 1024 == 0 ? fmt::format("{}K", tokens / 1024) : fmt::format("{}", tokens);
@@ -56,15 +54,26 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
   sessions_ = std::make_unique<TimedSessions>(*engine_, setting.context, kAnswer);
 }
 
-StepTimes SyntheticRun::step(int warm, int timed) {
+StepRun SyntheticRun::step(int warm, int timed) {
+  const StepBytes bytes = this->bytes();
+  // A step that streams all rows takes long and hardly varies.
+  if (bytes.streamed + bytes.streamed_weights > 0) warm = 2, timed = 5;
   Timed times = sessions_->step(std::max(warm, static_cast<int>(engine_->steps_to_settle(setting_.batch))), timed);
   std::ranges::sort(times.seconds);
   auto mean = [&](std::int64_t count) { return static_cast<double>(count) / timed; };
-  return {.seconds = times.seconds[times.seconds.size() / 2],
-          .rows = mean(times.rows.listed),
-          .hits = mean(times.rows.cache_hits),
-          .staged = mean(times.rows.staged_hits),
-          .missed = mean(times.rows.missed)};
+  const StepTimes t{.seconds = times.seconds[times.seconds.size() / 2],
+                    .rows = mean(times.rows.listed),
+                    .hits = mean(times.rows.cache_hits),
+                    .staged = mean(times.rows.staged_hits),
+                    .missed = mean(times.rows.missed),
+                    .h2d_bytes = mean(times.h2d_bytes())};
+  std::string text = describe();
+  if (t.rows > 0)
+    text += fmt::format(", hits {:.3f}, staged {:.3f}, missed {:.3f} of {:.0f} rows", t.hits / t.rows,
+                        t.staged / t.rows, t.missed / t.rows, t.rows);
+  text += fmt::format(", {:.3f} ms", t.seconds * 1e3);
+  fmt::print("  {}\n", text);
+  return {t, bytes, kv_shape(engine_->config(), engine_->options()).row_bytes(), std::move(text)};
 }
 
 StepBytes SyntheticRun::bytes() const { return step_bytes(engine_->config(), engine_->options(), setting_.context); }

@@ -1,5 +1,6 @@
 // A model of a geometry with random weights, sessions filled with random rows, and the time of its steps.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,8 @@
 #include "runtime/plan/step_bytes.h"
 
 namespace longhaul::bench {
+
+constexpr std::int64_t kAnswer = 256;  // tokens that a session may answer, its first from the prefill
 
 struct SyntheticSetting {
   Geometry geometry;
@@ -32,6 +35,14 @@ std::string name_of(const SyntheticSetting& setting);
 struct StepTimes {
   double seconds;                     // median of the steps
   double rows, hits, staged, missed;  // of a step, mean: listed rows of layers whose rows move, and where they were
+  double h2d_bytes;                   // of a step, mean: all that came over the link to the device
+};
+
+struct StepRun {
+  StepTimes times;
+  StepBytes bytes;
+  std::int64_t row_bytes;  // K and V of one head
+  std::string setting;     // all that the time depends on, where the listed rows were, and the time
 };
 
 class SyntheticRun {
@@ -41,7 +52,12 @@ class SyntheticRun {
 
   /// Fills every session to `context` rows.
   void fill() { sessions_->fill(); }
-  StepTimes step(int warm, int timed);
+  /// Steps of all sessions, `timed` of them after `warm`; fewer where they stream all rows.
+  StepRun step(int warm, int timed);
+  /// A short prefill: libraries choose their kernels at the first one.
+  void warm_prefill() {
+    TimedSessions(*engine_, std::min(setting_.context, engine_->options().prefill_chunk), 1).prefill();
+  }
   /// A real prefill of `context` random tokens into each session; seconds.
   double prefill() { return sessions_->prefill().total(); }
   std::int64_t layers_not_stored() const { return engine_->layers_not_stored(sessions_->session(0)); }

@@ -1,9 +1,10 @@
 #include "bench/figures.h"
 
-#include <limits>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "bench/bounds.h"
 #include "kernels/base/error.h"
 #include "kernels/base/file.h"
 #include "tests/support/catch.h"
@@ -72,4 +73,33 @@ TEST_CASE("results are filed by the device's name") {
   CHECK(results_name("NVIDIA H100 PCIe (79.18 GiB)") == "h100");
   CHECK(results_name("CPU (2 threads)") == "cpu");
   CHECK(results_name("NVIDIA GeForce RTX 4090 (23.99 GiB)") == "nvidia-geforce-rtx-4090");
+}
+
+TEST_CASE("a figure's command is what a shell reads as the same arguments") {
+  const char* const plain[] = {"/root/gpu/bench_cuda_figures", "--sections", "step", "--set", "policy.share=1/16"};
+  CHECK(command_line(plain) == "bench_cuda_figures --sections step --set policy.share=1/16");
+  const std::vector<std::string> words{
+      "27m with 1/16: 0.895 at 128K", "it's", "$HOME `id`", "~/a*", "", "a\\b\"c", "x\ny"};
+  std::vector<const char*> arguments{"printf", "%s|"};
+  std::string expected;
+  for (const std::string& word : words) arguments.push_back(word.c_str()), expected += word + "|";
+  const test::ScratchDir dir;
+  const std::string out = (dir.path() / "out").string();
+  REQUIRE(std::system((command_line(arguments) + " >'" + out + "'").c_str()) == 0);
+  CHECK(read_file(out) == expected);
+}
+
+TEST_CASE("a step must bring the listed rows that were not on the device, foretold or not") {
+  const Peaks peaks{.copy = 1000, .link = 10};
+  StepRun run{.times = {.rows = 100, .hits = 60, .staged = 25, .missed = 5, .h2d_bytes = 450},
+              .bytes = {.weights = 700, .labels = 100, .attended = 200, .streamed = 40, .listed_rows = 100},
+              .row_bytes = 8};
+  const StepBound bound = step_bound(run, peaks);
+  CHECK(bound.device == 1000);
+  CHECK(bound.link == 40 + (25 + 5) * 8);
+  CHECK(bound.seconds == 28);
+  CHECK(bound.text == "the bound: 1000 bytes of device memory, 280 over the link (450 came)");
+  run.times.staged = run.times.missed = 0;
+  run.bytes.streamed = 0;
+  CHECK(step_bound(run, peaks).seconds == 1);
 }

@@ -1,16 +1,20 @@
 #!/bin/bash
-# What can only be checked on a GPU machine; that needs no network and none of our libraries.
+# What can only be checked on a GPU machine. `build` runs where the CUDA toolkit and our libraries are, a GPU or not;
+# the folder that it packs needs neither network nor our libraries.
 #   tests/gpu.sh build                    here: builds the preset cuda and packs it into build-cuda/gpu
 #   tests/gpu.sh pack BUILD FOLDER        here: copies the programs of a cuda build, stripped, and the libraries they need
 #   FOLDER/gpu.sh run [FILTER]            there, in the project's folder: the tests, the golden families, then the four
 #                                         sanitizers on operators' cases, each with a planted error first (15 min)
 #   FOLDER/gpu.sh figures [ARGS]          there: bench_cuda_figures; results go to FOLDER/results, or $OUT
 #   FOLDER/gpu.sh short                   there: all of it within ten minutes, sanitizers on an eighth of the cases
-# A table comes last; the exit code is 1 when anything in it failed.
+# A table comes last; the exit code is 1 when anything in it failed, had no time left or saw no device. Without a GPU
+# nothing begins.
 # cuBLASLt and cuDNN are not packed (half a gigabyte each): they are looked for on the GPU machine.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 rows=()
+# What a row of the table quotes.
+told_by='All tests passed|test cases:|ERROR SUMMARY|RACECHECK SUMMARY|skipped: no CUDA device|out of time, or killed'
 
 build() {
   (cd "$here/.." && cmake --preset cuda && cmake --build --preset cuda \
@@ -48,15 +52,36 @@ find_tools() {
   export PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 }
 
+need_device() {  # the cases skip where there is none, and would pass
+  nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && return
+  echo "gpu.sh: no CUDA device here: nvidia-smi -L lists none" >&2
+  exit 1
+}
+
+# within LIMIT COMMAND...: no longer than LIMIT seconds, nor beyond $deadline (seconds since 1970; none: empty).
+within() {
+  local limit=$1 left=$((${deadline:-9999999999} - $(date +%s))) code=124
+  shift
+  ((left < limit)) && limit=$left
+  if ((limit > 0)); then  # timeout takes 0 for no limit
+    timeout -k 5 "$limit" "$@"
+    code=$?
+  fi
+  # 137: killed, by timeout or for memory.
+  ((code == 124 || code == 137)) && echo "out of time, or killed, within $((limit > 0 ? limit : 0)) s"
+  return $code
+}
+
 # measured NAME WANTED LIMIT COMMAND...: runs it with its output in $log/NAME, and writes its row of the table there, too.
 measured() {
   local name=$1 wanted=$2 limit=$3 start
   shift 3
   start=$(date +%s)
-  timeout "$limit" "$@" >"$log/$name" 2>&1
+  within "$limit" "$@" >"$log/$name" 2>&1
   local code=$?
+  grep -q 'skipped: no CUDA device' "$log/$name" && code=77  # they pass
   printf '%-16s | %-6s | %4ss | %s\n' "$name" "$([ $code = "$wanted" ] && echo ok || echo "rc $code")" \
-    $(($(date +%s) - start)) "$(grep -hE 'All tests passed|test cases:|ERROR SUMMARY|RACECHECK SUMMARY' "$log/$name" |
+    $(($(date +%s) - start)) "$(grep -hE "$told_by" "$log/$name" | sort -u |
     tr '\n' ' ')" >"$log/$name.row"
 }
 
@@ -73,18 +98,20 @@ told() {  # told LINES NAME...: the ends of their outputs, and their rows for th
 # sanitizer TOOL AT_ONCE FILTER ARGS...: a tool must find the error planted for it (exit code 9), and none in the tests.
 # Each case is a process, several at once: in one, racecheck takes hours. What does not end in time is not clean.
 sanitizer() {
-  local tool=$1 at_once=$2 filter=$3 start cases clean
+  local tool=$1 at_once=$2 filter=$3 start cases clean late
   shift 3
   measured "$tool-planted" 9 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" "$tests" "[planted][$tool]"
   start=$(date +%s)
   "$tests" --list-test-names-only "$filter" | awk -v every="${every:-1}" 'NR % every == 0' |
     sed 's/,/\\,/g' >"$log/$tool-names"
-  xargs -d '\n' -P "$at_once" -I{} timeout 600 compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" "$tests" {} \
+  xargs -d '\n' -P "$at_once" -I{} bash -c 'within 600 "$@"' within \
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" "$tests" {} \
     <"$log/$tool-names" >"$log/$tool" 2>&1
   cases=$(wc -l <"$log/$tool-names")
   clean=$(grep -cE 'ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards' "$log/$tool")
+  late=$(grep -c 'out of time, or killed' "$log/$tool")
   printf '%-16s | %-6s | %4ss | %s\n' "$tool" "$([ "$clean" = "$cases" ] && echo ok || echo "rc 1")" \
-    $(($(date +%s) - start)) "$clean of $cases cases without an error" >"$log/$tool.row"
+    $(($(date +%s) - start)) "$clean of $cases cases without an error, $late out of time" >"$log/$tool.row"
 }
 
 run_tests() {
@@ -112,9 +139,9 @@ run_tests() {
   # for errors.
   local small="$filter~[engine]~[planted]~[large]" tool
   sanitizer memcheck 4 "$small" --report-api-errors no &
-  sanitizer racecheck 7 "$small[shared]" --report-api-errors no &
+  sanitizer racecheck 7 "${small}[shared]" --report-api-errors no &
   sanitizer initcheck 3 "$small" --report-api-errors no &
-  sanitizer synccheck 2 "$small[shared]" --report-api-errors no --num-cuda-barriers 64 &
+  sanitizer synccheck 2 "${small}[shared]" --report-api-errors no --num-cuda-barriers 64 &
   wait
   for tool in memcheck racecheck initcheck synccheck; do told 8 $tool-planted; told 25 $tool; done
 }
@@ -137,6 +164,10 @@ case $verb in
   build) build ;;
   pack) pack "$1" "$2" ;;
   run | figures | short)
+    need_device
+    [ "$verb" = short ] && deadline=$(($(date +%s) + 590))  # ten minutes, with the end of what is stopped and the table
+    export deadline
+    export -f within
     find_tools
     log=$(mktemp -d)
     trap 'rm -rf "$log"' EXIT
@@ -147,5 +178,5 @@ case $verb in
     esac
     table
     ;;
-  *) sed -n '2,11p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,12p' "$0" >&2; exit 2 ;;
 esac
