@@ -72,8 +72,8 @@ void fit_labels(benchmark::State& state) {
   measure(state, "GFLOP/s", moments, sgemm_peak(), [&] { cpu::fit_labels(args); });
 }
 
-/// What a layer's prefill leaves to the host: the fit to a document, with the tail's weights. Work is what the definition takes: moments,
-/// true scores and values of the trials.
+/// What a layer's prefill leaves to the host: the fit to a document, with the tail's weights. Work is what the
+/// definition takes: moments, true scores and values of the trials.
 void fit_document(benchmark::State& state) {
   const std::int64_t kv_heads = state.range(0), q_heads = kv_heads * state.range(1), rows = 8192, queries = 2048;
   const std::int64_t dims = 32;
