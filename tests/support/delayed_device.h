@@ -1,5 +1,6 @@
-// A device in front of another that makes streams late: before their copies and operators, small fills of memory that
-// nobody reads. The CPU device has delays of its own (CpuDelay); this one is for devices that have not.
+// A device in front of another that makes streams late: before their copies and operators, sums over memory that nobody
+// writes. Fresh memory reads as NaN, not as what the run before has left there. The CPU device has both of its own
+// (CpuDeviceOptions); this one is for devices that have not.
 #pragma once
 #include <map>
 #include <memory>
@@ -14,15 +15,17 @@ namespace longhaul::test {
 
 struct Delays {
   std::string stream = {};  // the one that is late; empty: all
-  int most = 20;            // fills before a copy or an operator: any number up to it, each some microseconds
+  int most = 3;             // sums before a copy or an operator: any number up to it, each some 60 us of a GPU
   std::uint64_t seed = 0;
   std::string drop = {};  // name of an edge whose waits streams do not make
 };
 
+constexpr std::int64_t kIdleBytes = std::int64_t{256} << 20, kRowBytes = 1024;
+
 class DelayedStream final : public Stream {
  public:
-  DelayedStream(std::unique_ptr<Stream> inner, std::byte* scratch, int most, std::uint64_t seed, std::string drop)
-      : inner_(std::move(inner)), scratch_(scratch), fills_(0, most), random_(seed), drop_(std::move(drop)) {}
+  DelayedStream(std::unique_ptr<Stream> inner, std::byte* idle, int most, std::uint64_t seed, std::string drop)
+      : inner_(std::move(inner)), idle_(idle), sums_(0, most), random_(seed), drop_(std::move(drop)) {}
   Stream& inner() { return *inner_; }
 
   void copy(const CopyArgs& a) override { delay(), inner_->copy(a); }
@@ -67,9 +70,12 @@ class DelayedStream final : public Stream {
   void launch(const ChecksumArgs& a) override { late(a); }
 
  private:
+  /// Few launches that take long, so that what is enqueued next elsewhere comes first.
   void delay() {
-    for (int n = fills_(random_); n > 0; --n)
-      inner_->launch(RandomFillArgs{.out = scratch_, .type = DType::f32, .count = kScratchFloats, .seed = random_()});
+    const KvTile tile{idle_, 0, 0, kIdleBytes / kRowBytes};
+    auto* sum = reinterpret_cast<std::uint64_t*>(idle_ + kIdleBytes);
+    for (int n = sums_(random_); n > 0; --n)
+      inner_->launch(ChecksumArgs{.kv = tile, .kv_heads = 1, .row_bytes = kRowBytes, .sum = sum});
   }
   template <class Args>
   void late(const Args& a) {
@@ -77,13 +83,9 @@ class DelayedStream final : public Stream {
     inner_->launch(a);
   }
 
- public:
-  static constexpr std::int64_t kScratchFloats = 1024;
-
- private:
   std::unique_ptr<Stream> inner_;
-  std::byte* scratch_;
-  std::uniform_int_distribution<int> fills_;
+  std::byte* idle_;
+  std::uniform_int_distribution<int> sums_;
   std::mt19937_64 random_;
   std::string drop_;
 };
@@ -91,14 +93,16 @@ class DelayedStream final : public Stream {
 class DelayedDevice final : public Device {
  public:
   DelayedDevice(std::unique_ptr<Device> inner, Delays delays)
-      : Device(inner->budget()), inner_(std::move(inner)), delays_(std::move(delays)) {}
+      : Device(inner->budget()),
+        inner_(std::move(inner)),
+        delays_(std::move(delays)),
+        idle_(inner_->allocate(kIdleBytes + 8, "delays")) {}
 
   std::string describe() const override { return inner_->describe(); }
   std::unique_ptr<Stream> make_stream(std::string_view name) override {
     const bool late = delays_.stream.empty() || delays_.stream == name;
-    scratch_.push_back(inner_->allocate(DelayedStream::kScratchFloats * 4, "delays"));
-    return std::make_unique<DelayedStream>(inner_->make_stream(name), scratch_.back().data(), late ? delays_.most : 0,
-                                           delays_.seed * 100 + scratch_.size(), delays_.drop);
+    return std::make_unique<DelayedStream>(inner_->make_stream(name), idle_.data(), late ? delays_.most : 0,
+                                           delays_.seed * 100 + ++streams_, delays_.drop);
   }
   std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
   void host_wait(const Event& event, Edge edge) override { inner_->host_wait(event, edge); }
@@ -116,15 +120,25 @@ class DelayedDevice final : public Device {
   std::byte* raw_allocate(std::int64_t bytes) override {
     Buffer buffer = inner_->allocate(bytes, "test");
     std::byte* const data = buffer.data();
+    poison(data, bytes / 4);
     buffers_.emplace(data, std::move(buffer));
     return data;
   }
   void raw_free(std::byte* data, std::int64_t) noexcept override { buffers_.erase(data); }
 
  private:
+  void poison(std::byte* data, std::int64_t words) {
+    const auto stream = inner_->make_stream("poison");
+    const auto done = inner_->make_event();
+    stream->launch(FillArgs{.out = reinterpret_cast<std::int32_t*>(data), .value = -1, .count = words});
+    stream->record(*done);
+    inner_->host_wait(*done, {"test"});
+  }
+
   std::unique_ptr<Device> inner_;
   Delays delays_;
-  std::vector<Buffer> scratch_;
+  Buffer idle_;
+  std::uint64_t streams_ = 0;
   std::map<std::byte*, Buffer> buffers_;
 };
 
