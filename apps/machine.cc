@@ -105,6 +105,7 @@ std::unique_ptr<Device> open_device(const std::string& name, std::int64_t budget
                       format_bytes(budget), format_bytes(kLeast));
     return make_cuda_device(*ordinal, budget - kCudaContextBytes, profile ? profile->link.gather : GatherChoice{});
   }
+  if (name == "auto" && has_cuda_driver()) spdlog::warn("no GPU is used: {}", cuda_absence());
   if (link > 0 && link < 1e-3)
     throw UserError(Exit::usage, "--cpu-link {}: a link has at least 0.001 GB/s; 0 is as fast as memory", link);
   CpuDeviceOptions cpu;

@@ -12,7 +12,9 @@ namespace longhaul {
 
 /// CUDA devices that this process can use; 0 without a driver.
 int cuda_device_count();
-/// Why there is none, and what to do: no driver, one too old, no GPU. Empty where there is one.
+/// Whether there is a driver, of whatever age.
+bool has_cuda_driver();
+/// Why there is no device, and what to do: no driver, one too old, no GPU. Empty where there is one.
 std::string cuda_absence();
 
 /// Bytes of device memory free now, this process's CUDA context already taken off. Throws DeviceError.

@@ -12,6 +12,8 @@ constexpr const char* kAbsent = "this build has no CUDA device; configure with t
 
 int cuda_device_count() { return 0; }
 
+bool has_cuda_driver() { return false; }
+
 std::string cuda_absence() { return kAbsent; }
 
 std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }

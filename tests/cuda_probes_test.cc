@@ -145,10 +145,10 @@ TEST_CASE("cuda: add_mass", "[cuda][shared]") {
   if (cuda == nullptr) return;
   Random random(51);
   for (DType act : kTypes)
-    for (std::int64_t d : {8, 80, 128, 256})
+    for (std::int64_t d : {8, 80, 256})
       for (std::int64_t group : {1, 3})
         for (std::int64_t tokens : {1, 20, 270})
-          for (std::int64_t chunk : {0, 256, 512}) {
+          for (std::int64_t chunk : {0, 256}) {
             const std::int64_t before = random.integer(0, chunk > 0 ? 4 * chunk : 500), rows = before + tokens,
                                kv_heads = 2;
             const std::int64_t q_heads = group * kv_heads, q_stride = q_heads * d + 8, stride = rows + 3;
@@ -219,7 +219,7 @@ TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks",
   for (DType act : kTypes)
     for (std::int64_t d : {24, 64, 128, 256})
       for (std::int64_t group : {1, 5, 8})
-        for (std::int64_t chunk : {256, 512, 1024}) {
+        for (std::int64_t chunk : {256, 512}) {
           const std::int64_t rows = 3 * chunk + random.integer(1, chunk), kv_heads = 2, count = 4;
           Judgement j{Batch(random, count, rows + 5),
                       {count * kv_heads, rows + 1},

@@ -171,6 +171,11 @@ int cuda_device_count() {
   return 0;
 }
 
+bool has_cuda_driver() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess && version > 0;
+}
+
 std::string cuda_absence() {
   CudaAnswers answers{.runtime = CUDART_VERSION};
   if (cudaDriverGetVersion(&answers.driver) != cudaSuccess) answers.driver = 0;
