@@ -30,6 +30,9 @@ inline constexpr std::int64_t kCudaWorkspaceBytes = (std::int64_t{32} << 20) + (
 /// "NVIDIA H200 (139.80 GiB, compute capability 9.0)": what a device's description begins with. Throws DeviceError.
 std::string cuda_name(int ordinal);
 
+/// NUMA node of the host's memory next to it; -1: one node, or not told. Throws DeviceError.
+int cuda_host_node(int ordinal);
+
 struct CudaFacts {
   std::string name, pci_id;  // "0000:3b:00.0"
   int major = 0, minor = 0;  // compute capability
@@ -37,7 +40,7 @@ struct CudaFacts {
   std::int64_t free_bytes = 0, total_bytes = 0;
   std::string driver;                     // "580.95.05"; empty: not told
   int driver_cuda = 0, runtime_cuda = 0;  // 13000 is CUDA 13.0
-  int numa_node = -1;                     // of the host's memory next to it; -1: one node, or not told
+  int numa_node = -1;                     // cuda_host_node()
   PcieLink link;                          // as it runs now
 };
 /// Throws DeviceError.

@@ -153,6 +153,8 @@ class Device {
   /// what is recorded is not measured. The CPU device measures always, and operators too.
   virtual void measure_streams(bool /*on*/) {}
   virtual DeviceCounters counters() const = 0;
+  /// NUMA node of the host's memory next to it, where host memory is best; -1: one node, or not told.
+  virtual int host_node() const { return -1; }
 
   /// Debits the budget. Throws OutOfMemory{what, bytes, left}.
   Buffer allocate(std::int64_t bytes, std::string_view what);

@@ -20,6 +20,8 @@ std::int64_t cuda_free_memory(int) { throw DeviceError(kAbsent); }
 
 std::string cuda_name(int) { throw DeviceError(kAbsent); }
 
+int cuda_host_node(int) { throw DeviceError(kAbsent); }
+
 CudaFacts cuda_facts(int) { throw DeviceError(kAbsent); }
 
 std::unique_ptr<Device> make_cuda_device(int, std::int64_t, const GatherChoice&) { throw DeviceError(kAbsent); }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -105,5 +106,18 @@ TEST_CASE("available memory is the least of the machine's and the cgroups'", "[h
     system.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
     system.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "777\n");
     CHECK(available() == 4000);
+  }
+}
+
+TEST_CASE("a thread asked onto a node stays usable, whatever nodes there are") {
+  for (int node : {-1, 0, 1000}) {
+    int done = 0;
+    std::thread([&] {
+      run_on_node(node);
+      const HostMemory memory(1 << 20, "test", {.numa_node = node, .touch = true});
+      done = memory.data()[12345] == std::byte{0};
+    }).join();
+    CAPTURE(node);
+    CHECK(done == 1);
   }
 }

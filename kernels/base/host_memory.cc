@@ -60,6 +60,11 @@ HostMemory::HostMemory(std::int64_t bytes, std::string_view what, HostMemoryOpti
 HostMemory::HostMemory(HostMemory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
+void run_on_node(int numa_node) {
+  if (numa_node < 0 || numa_available() < 0 || numa_node > numa_max_node()) return;
+  numa_run_on_node(numa_node);
+}
+
 void trim_heap() {
   if (mi_collect != nullptr) mi_collect(true);
   else malloc_trim(0);

@@ -30,6 +30,9 @@ class HostMemory {
   std::int64_t size_;
 };
 
+/// The calling thread runs on this node from now on; -1, and where the system has one node or refuses: as before.
+void run_on_node(int numa_node);
+
 /// Bytes the system could still give this process: MemAvailable, under the cgroup's limit where there is one (its
 /// reclaimable file cache counts as free). `root` is where proc/ and sys/ lie; tests bring their own.
 std::int64_t available_host_memory(std::string_view root = "/");

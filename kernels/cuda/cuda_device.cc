@@ -24,8 +24,9 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, std::int64_t budget, const GatherChoice& choice)
       : Device(budget),
         ordinal_(use(ordinal)),
+        host_node_(cuda_host_node(ordinal)),
         workspace_(allocate(Machine::kWorkspaceBytes, "workspace of the libraries")),
-        machine_(ordinal, workspace_.data(), choice) {}
+        machine_(ordinal, host_node_, workspace_.data(), choice) {}
   ~CudaDevice() override {
     cudaSetDevice(ordinal_);
     cudaDeviceSynchronize();
@@ -67,6 +68,7 @@ class CudaDevice final : public Device {
     return std::make_unique<CudaRecording>(machine_, streams, enqueue);
   }
   void measure_streams(bool on) override { machine_.clock.turn(on); }
+  int host_node() const override { return host_node_; }
   DeviceCounters counters() const override {
     DeviceCounters counters = machine_.counters;
     counters.h2d_bytes += machine_.gatherer.bytes();
@@ -92,7 +94,7 @@ class CudaDevice final : public Device {
   }
 
  private:
-  int ordinal_;
+  int ordinal_, host_node_;
   Buffer workspace_;
   Machine machine_;
 };
@@ -117,7 +119,7 @@ const char* fault_text(Fault fault) {
 
 }  // namespace
 
-Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
+Machine::Machine(int ordinal, int host_node, std::byte* workspace, const GatherChoice& choice)
     : matmul(workspace),
       attention(workspace + Matmul::kWorkspaceBytes),
       pins({.add =
@@ -138,7 +140,7 @@ Machine::Machine(int ordinal, std::byte* workspace, const GatherChoice& choice)
                   cudaHostUnregister(data);
                 }},
            kPinnedChunk),
-      gatherer(choice),
+      gatherer(choice, host_node),
       ordinal_(ordinal) {
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, ordinal));
 }

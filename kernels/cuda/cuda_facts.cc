@@ -36,6 +36,12 @@ std::string cuda_name(int ordinal) {
                      format_bytes(static_cast<std::int64_t>(p.totalGlobalMem)), p.major, p.minor);
 }
 
+int cuda_host_node(int ordinal) {
+  int node = -1;
+  cuda::check(cudaDeviceGetAttribute(&node, cudaDevAttrHostNumaId, ordinal));
+  return node < 0 ? numa_node_of_pci(pci_id(ordinal)) : node;
+}
+
 CudaFacts cuda_facts(int ordinal) {
   const cudaDeviceProp p = properties_of(ordinal);
   CudaFacts facts{.name = p.name, .pci_id = pci_id(ordinal), .major = p.major, .minor = p.minor};
@@ -44,8 +50,7 @@ CudaFacts cuda_facts(int ordinal) {
   facts.free_bytes = cuda_free_memory(ordinal);
   cuda::check(cudaDriverGetVersion(&facts.driver_cuda));
   cuda::check(cudaRuntimeGetVersion(&facts.runtime_cuda));
-  cuda::check(cudaDeviceGetAttribute(&facts.numa_node, cudaDevAttrHostNumaId, ordinal));
-  if (facts.numa_node < 0) facts.numa_node = numa_node_of_pci(facts.pci_id);
+  facts.numa_node = cuda_host_node(ordinal);
   const cuda::NvmlFacts nvml = cuda::nvml_facts(facts.pci_id);
   facts.driver = nvml.driver.empty() ? first_line("/sys/module/nvidia/version") : nvml.driver;
   facts.link = nvml.link.known() ? nvml.link : pcie_link(facts.pci_id);

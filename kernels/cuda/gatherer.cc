@@ -17,11 +17,11 @@ GatherQueue* make_queue() {
 
 }  // namespace
 
-Gatherer::Gatherer(const GatherChoice& choice) : queue_(make_queue()) {
+Gatherer::Gatherer(const GatherChoice& choice, int host_node) : queue_(make_queue()) {
   constexpr int kSlots = 4 * kHostBlocks;
   if (choice.route != GatherRoute::zero_copy) {
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    host_.emplace(choice.host_threads > 0 ? choice.host_threads : std::max(1, cores - 2), kSlots);
+    host_.emplace(choice.host_threads > 0 ? choice.host_threads : std::max(1, cores - 2), kSlots, host_node);
   }
   const double share = choice.route == GatherRoute::zero_copy ? 0
                        : choice.route == GatherRoute::host    ? 1

@@ -13,7 +13,8 @@ namespace longhaul::cuda {
 
 class Gatherer {
  public:
-  explicit Gatherer(const GatherChoice&);
+  /// Host threads, if any, run on `host_node`, where the rows are.
+  Gatherer(const GatherChoice&, int host_node);
 
   void run(const GatherArgs&, int* fault, cudaStream_t);
   /// The stream ends, its work done.

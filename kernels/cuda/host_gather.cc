@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/base/bytes.h"
+#include "kernels/base/host_memory.h"
 #include "kernels/cuda/allocate.h"
 
 namespace longhaul::cuda {
@@ -30,7 +31,7 @@ void gather_job(const GatherJob& job, std::byte* out) {
 
 }  // namespace
 
-HostGather::HostGather(int threads, int slots) : taken_(static_cast<std::size_t>(slots)) {
+HostGather::HostGather(int threads, int slots, int node) : taken_(static_cast<std::size_t>(slots)) {
   const std::int64_t words = round_up(slots * 4, kLine), jobs = round_up(slots * sizeof(GatherJob), 4096);
   const std::int64_t bytes = slots * kChunkBytes + jobs + 2 * words;
   pinned_ = static_cast<std::byte*>(allocate_pinned(bytes));
@@ -40,7 +41,11 @@ HostGather::HostGather(int threads, int slots) : taken_(static_cast<std::size_t>
   ring_.jobs = reinterpret_cast<GatherJob*>(pinned_ + slots * kChunkBytes);
   ring_.requested = reinterpret_cast<unsigned*>(pinned_ + slots * kChunkBytes + jobs);
   ring_.ready = reinterpret_cast<unsigned*>(pinned_ + slots * kChunkBytes + jobs + words);
-  for (int t = 0; t < threads; ++t) threads_.emplace_back([this, t, threads] { serve(t * ring_.slots / threads); });
+  for (int t = 0; t < threads; ++t)
+    threads_.emplace_back([this, t, threads, node] {
+      run_on_node(node);
+      serve(t * ring_.slots / threads);
+    });
 }
 
 HostGather::~HostGather() {

@@ -11,8 +11,8 @@ namespace longhaul::cuda {
 
 class HostGather {
  public:
-  /// Throws OutOfMemory when the ring cannot be pinned.
-  HostGather(int threads, int slots);
+  /// `node`: of NUMA, that threads run on; -1: anywhere. Throws OutOfMemory when the ring cannot be pinned.
+  HostGather(int threads, int slots, int node);
   HostGather(HostGather&&) = delete;
   ~HostGather();
 

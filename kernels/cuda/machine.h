@@ -18,8 +18,8 @@ class Machine {
   static constexpr std::int64_t kWorkspaceBytes = Matmul::kWorkspaceBytes + FusedAttention::kWorkspaceBytes;
   static constexpr std::int64_t kPinnedChunk = std::int64_t{4} << 30;
 
-  /// `workspace`: kWorkspaceBytes of device memory, the caller's.
-  Machine(int ordinal, std::byte* workspace, const GatherChoice& choice);
+  /// `workspace`: kWorkspaceBytes of device memory, the caller's. `host_node`: Device::host_node().
+  Machine(int ordinal, int host_node, std::byte* workspace, const GatherChoice& choice);
 
   /// Before any CUDA call: the device becomes the calling thread's. Throws DeviceError when a kernel has found a fault
   /// in its operands; a lost context is told by the CUDA call that follows.

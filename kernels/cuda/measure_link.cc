@@ -62,7 +62,7 @@ LinkProfile measure_link(int ordinal, std::int64_t store_bytes) {
   // The host's threads cost cores that others may want: they must bring more than this.
   constexpr double kWorthwhile = 1.05;
   HostMemory store(std::max(store_bytes / kLayerBytes, std::int64_t{1}) * kLayerBytes, "link measurement",
-                   {.touch = true});
+                   {.numa_node = cuda_host_node(ordinal), .touch = true});
   LinkProfile profile;
   double best = 0;
   auto consider = [&](const GatherChoice& choice, double rate, double least) {

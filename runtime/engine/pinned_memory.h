@@ -1,4 +1,4 @@
-// Host memory that a device can reach by DMA: touched, then pinned, with progress. The device outlives it.
+// Host memory that a device can reach by DMA: next to it, touched, then pinned, with progress. The device outlives it.
 #pragma once
 #include <chrono>
 
@@ -10,7 +10,7 @@ namespace longhaul {
 class PinnedMemory {
  public:
   PinnedMemory(Device& device, std::int64_t bytes, const PinReport& report)
-      : device_(device), memory_(bytes, "host memory", {.touch = true}) {
+      : device_(device), memory_(bytes, "host memory", {.numa_node = device.host_node(), .touch = true}) {
     if (bytes > 0) device_.pin(memory_.data(), bytes, report);
     seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
   }

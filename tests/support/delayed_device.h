@@ -115,6 +115,7 @@ class DelayedDevice final : public Device {
   }
   void measure_streams(bool on) override { inner_->measure_streams(on); }
   DeviceCounters counters() const override { return inner_->counters(); }
+  int host_node() const override { return inner_->host_node(); }
 
  protected:
   std::byte* raw_allocate(std::int64_t bytes) override {
