@@ -3,10 +3,11 @@
 # usage: bench/traces.sh DOCUMENT MODEL OUT [-- FLAGS of longhaul run]
 # Writes OUT/share (a sixteenth of the rows) and OUT/rows (2,048 of them). Under a minute each on an H200.
 # DOCUMENT is one text of some 260,000 tokens; that of bench/results, of the books in ../shared/texts:
-#   bench/make_documents.py --texts ../shared/texts --tokens 65000 --count 4 --seed 5 --out /tmp/documents
+#   bench/make_documents.py --texts ../shared/texts --tokens 65000 --count 4 --seed 5 --out /tmp/documents \
+#     --longhaul build/longhaul --model ../shared/models/longbook-27m
 #   cat /tmp/documents/documents/*.txt > /tmp/document.txt
 set -euo pipefail
-if (($# < 3)); then sed -n '2,8p' "$0" >&2; exit 2; fi
+if (($# < 3)); then sed -n '2,9p' "$0" >&2; exit 2; fi
 document=$1 model=$2 out=$3
 shift 3
 [[ ${1:-} == -- ]] && shift
