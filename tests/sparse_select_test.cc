@@ -203,7 +203,7 @@ TEST_CASE("select: combined scores are the group's softmax over label scores") {
                    rows,
                    random.integer(0, 3),
                    random.integer(0, 5),
-                   random.integer(8, 19),
+                   random.integer(9, 19),
                    random.integer(1, 8),
                    bits,
                    act,
