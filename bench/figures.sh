@@ -19,7 +19,7 @@ failed=0 accuracy=() accuracy_k=()
 figures() {
   "$program" --results "$results" "$@" || { echo "failed: $*" >&2; failed=1; }
 }
-share=(--trace "$traces/share" --recall 0.89) rows=(--trace "$traces/rows" --recall 0.89 --set policy.rows=2048)
+share=(--trace "$traces/share" --recall 0.89)
 for part in "$@"; do
   case $part in
     operators) figures --sections pin,select,attend,dense,gather ;;
@@ -33,8 +33,9 @@ for part in "$@"; do
       done
       ;;
     shapes)
-      figures --sections step --policy sparse-resident "${rows[@]}"
-      figures --sections step --policy on-demand "${rows[@]}" --set policy.resident=0.0 --set policy.cache=4.0
+      figures --sections step --policy sparse-resident --set policy.rows=2048
+      figures --sections step --policy on-demand --set policy.rows=2048 --set policy.resident=0.0 \
+        --set policy.cache=4.0 --trace "$traces/rows" --recall 0.89
       figures --sections step --geometry llama-2-7b --context 128K --gpu-memory 40GiB
       figures --sections step --geometry llama-2-7b --context 256K --gpu-memory 40GiB --kv-dtype int8
       figures --sections step --geometry llama-2-70b --context 128K --set policy.rows=2048

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Records which rows each step of an answer at 256K tokens selects: what bench_cuda_figures replays (--trace, --trace-k).
 # usage: bench/traces.sh DOCUMENT MODEL OUT [-- FLAGS of longhaul run]
-# Writes OUT/share (a sixteenth of the rows) and OUT/rows (2,048 of them). Under a minute each on an H200.
+# Writes OUT/share (a sixteenth of the rows) and OUT/rows (2,048 of them).
 # DOCUMENT is one text of some 260,000 tokens; that of bench/results, of the books in ../shared/texts:
 #   bench/make_documents.py --texts ../shared/texts --tokens 65000 --count 4 --seed 5 --out /tmp/documents \
 #     --longhaul build/longhaul --model ../shared/models/longbook-27m

@@ -140,50 +140,57 @@ TEST_CASE("cuda: add_list_mass", "[cuda]") {
     }
 }
 
-TEST_CASE("cuda: add_mass", "[cuda][shared]") {
+namespace {
+
+void add_masses(DType act) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(51);
-  for (DType act : kTypes)
-    for (std::int64_t d : {8, 80, 256})
-      for (std::int64_t group : {1, 3})
-        for (std::int64_t tokens : {1, 20, 270})
-          for (std::int64_t chunk : {0, 256}) {
-            const std::int64_t before = random.integer(0, chunk > 0 ? 4 * chunk : 500), rows = before + tokens,
-                               kv_heads = 2;
-            const std::int64_t q_heads = group * kv_heads, q_stride = q_heads * d + 8, stride = rows + 3;
-            const Tensor q = random.normal(act, tokens * q_stride), kv = random.normal(act, kv_heads * rows * 2 * d);
-            const Tensor older = random.normal(act, 2 * tokens * q_heads * d);
-            const float scale = 1 / std::sqrt(static_cast<float>(d));
-            auto result = on_both(*cuda, [&](Rig& rig) {
-              auto floats = [&](std::int64_t n) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, n))); };
-              const AttnState state{floats(tokens * q_heads * d), floats(tokens * q_heads), floats(tokens * q_heads)};
-              const void* query = rig.put(q);
-              const QueryForms forms{chunk, rig.put(older), tokens * q_heads * d};
-              const KvTile tile{rig.put(kv), rows * 2 * d * size_of(act), 0, rows};
-              std::byte* mass = rig.put(Tensor(DType::f32, kv_heads * stride, 0.5));
-              rig.stream->launch(AttendArgs{.q = query,
-                                            .q_stride = q_stride,
-                                            .kv = tile,
-                                            .state = state,
-                                            .out = rig.put(Tensor(act, tokens * q_heads * d)),
-                                            .act = act,
-                                            .tokens = tokens,
-                                            .q_heads = q_heads,
-                                            .kv_heads = kv_heads,
-                                            .head_dim = d,
-                                            .q_pos = before,
-                                            .scale = scale,
-                                            .forms = forms});
-              rig.stream->launch(AddMassArgs{query, q_stride, tile, state, reinterpret_cast<float*>(mass), stride, act,
-                                             tokens, q_heads, kv_heads, d, before, scale, forms});
-              return rig.get(mass, DType::f32, kv_heads * stride);
-            });
-            CAPTURE(name_of(act), d, group, tokens, before, chunk);
-            CHECK(nmse(result.second.values(), result.first.values()) < 1e-9);
-            for (std::int64_t h = 0; h < kv_heads; ++h) CHECK(result.second.get(h * stride + rows) == 0.5);
-          }
+  for (std::int64_t d : {8, 80, 128, 256})
+    for (std::int64_t group : {1, 3})
+      for (std::int64_t tokens : {1, 20, 270})
+        for (std::int64_t chunk : {0, 256, 512}) {
+          const std::int64_t before = random.integer(0, chunk > 0 ? 4 * chunk : 500), rows = before + tokens,
+                             kv_heads = 2;
+          const std::int64_t q_heads = group * kv_heads, q_stride = q_heads * d + 8, stride = rows + 3;
+          const Tensor q = random.normal(act, tokens * q_stride), kv = random.normal(act, kv_heads * rows * 2 * d);
+          const Tensor older = random.normal(act, 2 * tokens * q_heads * d);
+          const float scale = 1 / std::sqrt(static_cast<float>(d));
+          auto result = on_both(*cuda, [&](Rig& rig) {
+            auto floats = [&](std::int64_t n) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, n))); };
+            const AttnState state{floats(tokens * q_heads * d), floats(tokens * q_heads), floats(tokens * q_heads)};
+            const void* query = rig.put(q);
+            const QueryForms forms{chunk, rig.put(older), tokens * q_heads * d};
+            const KvTile tile{rig.put(kv), rows * 2 * d * size_of(act), 0, rows};
+            std::byte* mass = rig.put(Tensor(DType::f32, kv_heads * stride, 0.5));
+            rig.stream->launch(AttendArgs{.q = query,
+                                          .q_stride = q_stride,
+                                          .kv = tile,
+                                          .state = state,
+                                          .out = rig.put(Tensor(act, tokens * q_heads * d)),
+                                          .act = act,
+                                          .tokens = tokens,
+                                          .q_heads = q_heads,
+                                          .kv_heads = kv_heads,
+                                          .head_dim = d,
+                                          .q_pos = before,
+                                          .scale = scale,
+                                          .forms = forms});
+            rig.stream->launch(AddMassArgs{query, q_stride, tile, state, reinterpret_cast<float*>(mass), stride, act,
+                                           tokens, q_heads, kv_heads, d, before, scale, forms});
+            return rig.get(mass, DType::f32, kv_heads * stride);
+          });
+          CAPTURE(name_of(act), d, group, tokens, before, chunk);
+          CHECK(nmse(result.second.values(), result.first.values()) < 1e-9);
+          for (std::int64_t h = 0; h < kv_heads; ++h) CHECK(result.second.get(h * stride + rows) == 0.5);
+        }
 }
+
+}  // namespace
+
+// In a case for each, so that sanitizers end.
+TEST_CASE("cuda: add_mass, f32", "[cuda][shared]") { add_masses(DType::f32); }
+TEST_CASE("cuda: add_mass, bf16", "[cuda][shared]") { add_masses(DType::bf16); }
 
 TEST_CASE("cuda: judge", "[cuda][shared]") {
   Rig* cuda = cuda_rig();
@@ -212,34 +219,44 @@ TEST_CASE("cuda: judge", "[cuda][shared]") {
         }
 }
 
-TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks", "[cuda][shared]") {
+namespace {
+
+void judge_forms(DType act) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(57);
-  for (DType act : kTypes)
-    for (std::int64_t d : {24, 64, 128, 256})
-      for (std::int64_t group : {1, 5, 8})
-        for (std::int64_t chunk : {256, 512}) {
-          const std::int64_t rows = 3 * chunk + random.integer(1, chunk), kv_heads = 2, count = 4;
-          Judgement j{Batch(random, count, rows + 5),
-                      {count * kv_heads, rows + 1},
-                      act,
-                      kv_heads,
-                      group,
-                      d,
-                      rows,
-                      random.normal(act, count * (kv_heads * group * d + 8), 2),
-                      random.normal(act, 0)};
-          j.kv = random.normal(act, j.batch.slots * kv_heads * rows * 2 * d);
-          if (d % kRowGroup == 0) j.type = kRowTypes[random.integer(0, 3)];
-          for (std::int64_t t = 0; t < count; ++t)
-            j.batch.spans[t].rows = static_cast<std::int32_t>(t == 3 ? rows : t * chunk + random.integer(1, chunk));
-          j.lists.fill(random, j.batch, 25);
-          j.chunk = chunk;
-          j.older = random.normal(act, 2 * count * kv_heads * group * d, 2);
-          CAPTURE(name_of(act), int(j.type), d, group, chunk);
-          check_judged(*cuda, j);
-        }
+  for (std::int64_t d : {24, 64, 128, 256})
+    for (std::int64_t group : {1, 5, 8})
+      for (std::int64_t chunk : {256, 512, 1024}) {
+        const std::int64_t rows = 3 * chunk + random.integer(1, chunk), kv_heads = 2, count = 4;
+        Judgement j{Batch(random, count, rows + 5),
+                    {count * kv_heads, rows + 1},
+                    act,
+                    kv_heads,
+                    group,
+                    d,
+                    rows,
+                    random.normal(act, count * (kv_heads * group * d + 8), 2),
+                    random.normal(act, 0)};
+        j.kv = random.normal(act, j.batch.slots * kv_heads * rows * 2 * d);
+        if (d % kRowGroup == 0) j.type = kRowTypes[random.integer(0, 3)];
+        for (std::int64_t t = 0; t < count; ++t)
+          j.batch.spans[t].rows = static_cast<std::int32_t>(t == 3 ? rows : t * chunk + random.integer(1, chunk));
+        j.lists.fill(random, j.batch, 25);
+        j.chunk = chunk;
+        j.older = random.normal(act, 2 * count * kv_heads * group * d, 2);
+        CAPTURE(name_of(act), int(j.type), d, group, chunk);
+        check_judged(*cuda, j);
+      }
+}
+
+}  // namespace
+
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, f32", "[cuda][shared]") {
+  judge_forms(DType::f32);
+}
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, bf16", "[cuda][shared]") {
+  judge_forms(DType::bf16);
 }
 
 TEST_CASE("cuda: judge where all scores are equal: the lower rows are the top", "[cuda][shared]") {

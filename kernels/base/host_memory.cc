@@ -33,6 +33,16 @@ void prefer_node(std::byte* data, std::int64_t bytes, int node) {
   numa_bitmask_free(nodes);
 }
 
+cpu_set_t own_processors(int node) {
+  cpu_set_t own, near;
+  CPU_ZERO(&own);
+  CPU_ZERO(&near);
+  sched_getaffinity(0, sizeof own, &own);
+  for (int i = 0; node >= 0 && numa_available() >= 0 && i < CPU_SETSIZE; ++i)
+    if (CPU_ISSET(i, &own) && numa_node_of_cpu(i) == node) CPU_SET(i, &near);
+  return CPU_COUNT(&near) > 0 ? near : own;
+}
+
 void touch_pages(std::byte* data, std::int64_t bytes) {
   parallel_for(ceil_div(bytes, kHugePage), 8, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t at = begin * kHugePage; at < std::min(end * kHugePage, bytes); at += kPage)
@@ -60,9 +70,14 @@ HostMemory::HostMemory(std::int64_t bytes, std::string_view what, HostMemoryOpti
 HostMemory::HostMemory(HostMemory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
+int processors_on_node(int numa_node) {
+  const cpu_set_t processors = own_processors(numa_node);
+  return std::max(1, CPU_COUNT(&processors));
+}
+
 void run_on_node(int numa_node) {
-  if (numa_node < 0 || numa_available() < 0 || numa_node > numa_max_node()) return;
-  numa_run_on_node(numa_node);
+  const cpu_set_t processors = own_processors(numa_node);
+  sched_setaffinity(0, sizeof processors, &processors);  // a refusal is harmless
 }
 
 void trim_heap() {

@@ -30,7 +30,9 @@ class HostMemory {
   std::int64_t size_;
 };
 
-/// The calling thread runs on this node from now on; -1, and where the system has one node or refuses: as before.
+/// Those of the calling thread's processors that are on the node; all of them for -1, and where none is.
+int processors_on_node(int numa_node);
+/// The calling thread runs on those from now on.
 void run_on_node(int numa_node);
 
 /// Bytes the system could still give this process: MemAvailable, under the cgroup's limit where there is one (its

@@ -166,6 +166,16 @@ void attend(const AttendArgs& a, cudaStream_t stream) {
 
 }  // namespace cuda
 
+namespace {
+
+/// The newest CUDA that the driver serves; 0: there is no driver.
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+}  // namespace
+
 int cuda_device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -173,14 +183,10 @@ int cuda_device_count() {
   return 0;
 }
 
-bool has_cuda_driver() {
-  int version = 0;
-  return cudaDriverGetVersion(&version) == cudaSuccess && version > 0;
-}
+bool has_cuda_driver() { return driver_version() > 0; }
 
 std::string cuda_absence() {
-  CudaAnswers answers{.runtime = CUDART_VERSION};
-  if (cudaDriverGetVersion(&answers.driver) != cudaSuccess) answers.driver = 0;
+  CudaAnswers answers{.driver = driver_version(), .runtime = CUDART_VERSION};
   if (const cudaError_t error = cudaGetDeviceCount(&answers.devices); error != cudaSuccess) {
     answers.devices = 0;
     answers.failed = cudaGetErrorString(error);

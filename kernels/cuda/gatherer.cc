@@ -1,8 +1,8 @@
 #include "kernels/cuda/gatherer.h"
 
 #include <algorithm>
-#include <thread>
 
+#include "kernels/base/host_memory.h"
 #include "kernels/cuda/allocate.h"
 
 namespace longhaul::cuda {
@@ -20,7 +20,7 @@ GatherQueue* make_queue() {
 Gatherer::Gatherer(const GatherChoice& choice, int host_node) : queue_(make_queue()) {
   constexpr int kSlots = 4 * kHostBlocks;
   if (choice.route != GatherRoute::zero_copy) {
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    const int cores = processors_on_node(host_node);
     host_.emplace(choice.host_threads > 0 ? choice.host_threads : std::max(1, cores - 2), kSlots, host_node);
   }
   const double share = choice.route == GatherRoute::zero_copy ? 0
