@@ -24,7 +24,7 @@ KvLayout make_layout(const KvPolicy& policy, double resident, double cache, std:
   if (layout.all_resident()) return layout;
   layout.ring_rows = std::min(policy.recent_rows, layout.host_rows());
   if (!policy.selects() || !policy.dense_layers.empty())
-    layout.tile_rows = std::min(policy.tile_rows, layout.host_rows());
+    layout.tile_rows = std::min(policy.tile_rows.value_or(KvPolicy::kTileRows), layout.host_rows());
   if (!policy.selects()) return layout;
   // A layer's staging holds what was predicted for it and what the prediction missed.
   const bool predicts = policy.look_ahead != LookAhead::none;

@@ -71,8 +71,10 @@ struct KvPolicy {
   LookAhead look_ahead = LookAhead::none;
   std::optional<double> cache = 0.0;     // slots of the resident set, as a multiple of the budget; none: what fits
   std::optional<double> resident = 0.0;  // share of a session's rows kept on the device; none ("auto"): what fits
-  std::int64_t tile_rows = 1024;         // rows per streamed tile, a multiple of kAttendBlock
-  std::int64_t recent_rows = 128;        // rows of the recent window's ring, a multiple of kAttendBlock
+  /// Rows per streamed tile, a multiple of kAttendBlock; none ("auto"): as many as the plan says, kTileRows without.
+  std::optional<std::int64_t> tile_rows;
+  static constexpr std::int64_t kTileRows = 1024;
+  std::int64_t recent_rows = 128;  // rows of the recent window's ring, a multiple of kAttendBlock
 
   bool operator==(const KvPolicy&) const = default;
 

@@ -79,11 +79,14 @@ std::int64_t read_whole(const toml::node& node, std::string_view key, const std:
   return *value;
 }
 
-std::int64_t read_block_rows(const toml::node& node, std::string_view key, const std::string& where) {
+/// `or_else`: what else may stand there.
+std::int64_t read_block_rows(const toml::node& node, std::string_view key, const std::string& where,
+                             const char* or_else = "") {
   auto rows = node.value_exact<std::int64_t>();
-  if (!rows) refuse(key, where, "a number of rows");
+  if (!rows) refuse(key, where, fmt::format("a number of rows{}", or_else));
   if (*rows <= 0 || *rows % kAttendBlock != 0 || *rows > (std::int64_t{1} << 32))
-    throw UserError(Exit::usage, "{}: {} = {} must be a positive multiple of {}", where, key, *rows, kAttendBlock);
+    throw UserError(Exit::usage, "{}: {} = {} must be a positive multiple of {}{}", where, key, *rows, kAttendBlock,
+                    or_else);
   return *rows;
 }
 
@@ -258,8 +261,17 @@ const std::vector<PolicyField>& policy_fields() {
          else t.insert("resident", "auto");
        },
        always},
-      {"tile_rows", [](N n, P p, W w) { p.tile_rows = read_block_rows(n, "tile_rows", w); },
-       [](C p, T t) { t.insert("tile_rows", p.tile_rows); }, moving},
+      {"tile_rows",
+       [](N n, P p, W w) {
+         p.tile_rows.reset();
+         if (auto text = n.value_exact<std::string>(); text && *text == "auto") return;
+         p.tile_rows = read_block_rows(n, "tile_rows", w, ", or \"auto\"");
+       },
+       [](C p, T t) {
+         if (p.tile_rows) t.insert("tile_rows", *p.tile_rows);
+         else t.insert("tile_rows", "auto");
+       },
+       moving},
       {"recent_rows", [](N n, P p, W w) { p.recent_rows = read_block_rows(n, "recent_rows", w); },
        [](C p, T t) { t.insert("recent_rows", p.recent_rows); }, moving}};
   return fields;

@@ -121,6 +121,45 @@ TEST_CASE(
   CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).layers_held == 2);
 }
 
+TEST_CASE("a tile is as long as a copy over the link wants it, and no plan is refused or changed for it") {
+  for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "llama-2-7b"})
+    for (const double device : {1.5, 4.0, 12.0, 24.0, 139.0})
+      for (const std::int64_t context : {3 << 10, 32 << 10, 300 << 10}) {
+        const ModelConfig config = load_geometry(geometry).config;
+        const Budget budget = gib(device, 1000);
+        EngineOptions options = options_of("stream", context);
+        CHECK_FALSE(options.policy.tile_rows);
+        const auto fitted = try_fit(config, options, budget);
+        options.policy.tile_rows = KvPolicy::kTileRows;
+        const auto given = try_fit(config, options, budget);
+        CAPTURE(geometry, device, context);
+        REQUIRE(fitted.has_value() == given.has_value());
+        if (!fitted) continue;
+        CHECK(given->policy.tile_rows == KvPolicy::kTileRows);
+        CHECK(fitted->max_sessions == given->max_sessions);
+        CHECK(fitted->streamed_layers == given->streamed_layers);
+        CHECK((fitted->resident >= 1) == (given->resident >= 1));
+        CHECK(plan_memory(config, *fitted).device_bytes <= budget.device_for_plan());
+        const std::int64_t rows = fitted->policy.tile_rows.value_or(KvPolicy::kTileRows);
+        auto bytes = [&](std::int64_t tile) {
+          EngineOptions with = *fitted;
+          with.policy.tile_rows = tile;
+          return plan_memory(config, with).device_bytes;
+        };
+        CHECK(bytes(rows) - bytes(KvPolicy::kTileRows) <= budget.device / 128);
+        if (rows > KvPolicy::kTileRows) {
+          CHECK(rows * config.kv_heads * kv_shape(config, *fitted).row_bytes() <= 32 << 20);
+          CHECK(4 * rows <= fitted->max_len);
+        }
+      }
+  auto rows = [](const char* geometry, std::int64_t context, double device) {
+    return fit(load_geometry(geometry).config, options_of("stream", context), gib(device, 200)).policy.tile_rows;
+  };
+  CHECK(rows("llama-3.1-8b", 256 << 10, 24) == 8192);
+  CHECK(rows("llama-2-7b", 128 << 10, 24) == 2048);
+  CHECK(rows("llama-3.1-8b", 256 << 10, 12) == 8192);
+}
+
 TEST_CASE("rows that are all resident stay so, whatever a faster prefill would take") {
   const ModelConfig config = load_geometry("llama-3.1-8b").config;
   bool seen = false;

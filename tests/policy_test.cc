@@ -29,8 +29,8 @@ TEST_CASE("policies answer alike where they differ only in where rows live and w
   CHECK(same(offload, load_policy("on-demand")));
   CHECK(same(offload, load_policy("sparse-resident")));
   CHECK(same(load_policy("dense"), load_policy("stream")));
-  for (const char* set : {"cache=2.0", "resident=0.5", "tile_rows=64", "recent_rows=256", "look_ahead=\"hidden\"",
-                          "eager_layers=[0, 1]"}) {
+  for (const char* set : {"cache=2.0", "resident=0.5", "tile_rows=64", "tile_rows=\"auto\"", "recent_rows=256",
+                          "look_ahead=\"hidden\"", "eager_layers=[0, 1]"}) {
     CAPTURE(set);
     CHECK(same(offload, load_policy("offload", {set})));
   }
@@ -63,7 +63,7 @@ TEST_CASE("a bad policy is one line that names the key") {
   names("select = \"some\"", "\"some\" is unknown; known: all, labels, recent, heavy");
   names("tile_rows = 100", "multiple of 64");
   names("tile_rows = -64", "tile_rows");
-  names("tile_rows = \"64\"", "tile_rows");
+  names("tile_rows = \"64\"", "\"auto\"");
   names("resident = 1.5", "resident");
   names("resident = \"most\"", "\"auto\"");
   names("resident = 1.0\ntile_rows = 64", "'tile_rows' has no meaning");

@@ -263,20 +263,21 @@ std::string smaller_rows(const ModelConfig& config, EngineOptions options, const
   return "";
 }
 
-/// What makes a prefill faster and takes memory, the fastest first; narrow: the plan without.
+/// What makes a prefill, or streaming, faster and takes memory, the fastest first; narrow: the plan without.
 std::vector<EngineOptions> wider(const ModelConfig& config, const EngineOptions& options, const EngineOptions& narrow,
                                  const Budget& budget) {
   std::vector<EngineOptions> out;
   const std::int64_t widest = options.widens_chunk ? widest_chunk(config, options, budget) : options.prefill_chunk;
   const bool labelled = options.policy.select == Select::labels;
   const std::int64_t held = options.may_hold_two && labelled && holds_two(config, narrow, budget) ? 2 : 1;
+  EngineOptions tiled = options;
+  if (!options.policy.tile_rows) tiled.policy.tile_rows = longest_tile(config, narrow, budget);
   for (std::int64_t chunk = widest; chunk >= options.prefill_chunk; chunk /= 2)
     for (std::int64_t layers = held; layers >= 1; --layers) {
-      out.push_back(options);
+      out.push_back(tiled);
       out.back().prefill_chunk = chunk;
       out.back().layers_held = layers;
     }
-  out.pop_back();  // narrow itself
   return out;
 }
 
@@ -291,6 +292,21 @@ std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, cons
     options.prefill_chunk = 2 * chunk;
     if (2 * chunk > kMost || plan_memory(config, options).device_bytes - least > budget.device / kShare) return chunk;
   }
+}
+
+std::int64_t longest_tile(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  constexpr std::int64_t kMostBytes = 32 << 20, kParts = 4, kShare = 128;
+  const std::int64_t row_bytes = config.kv_heads * kv_shape(config, options).row_bytes();
+  const auto bytes = [&](std::int64_t rows) {
+    options.policy.tile_rows = rows;
+    return plan_memory(config, options).device_bytes;
+  };
+  const std::int64_t least = bytes(KvPolicy::kTileRows);
+  std::int64_t rows = KvPolicy::kTileRows;
+  while (2 * rows * row_bytes <= kMostBytes && 2 * rows * kParts <= options.max_len &&
+         bytes(2 * rows) - least <= budget.device / kShare)
+    rows *= 2;
+  return rows;
 }
 
 bool holds_two(const ModelConfig& config, EngineOptions options, const Budget& budget) {

@@ -118,6 +118,12 @@ struct Budget {
 /// sixteenth of its memory.
 std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
+/// Rows of a streamed tile where the policy leaves them to the plan, placed as `options` says: KvPolicy::kTileRows,
+/// doubled up to 32 MiB, beside which the microseconds that a copy over the link takes before its bytes are nothing, as
+/// long as the longest context has four tiles, for a step waits for its first, and as what that takes of the device
+/// more is no more than a 128th of its memory.
+std::int64_t longest_tile(const ModelConfig& config, EngineOptions options, const Budget& budget);
+
 /// Whether what it takes of the device to have the rows of two layers in a prefill, placed as `options` says, is no
 /// more than a 32nd of its memory. Where a layer takes long the labels of the one before are made behind its last chunk
 /// alone.
