@@ -16,9 +16,8 @@ RandomFillArgs noise(void* out, std::int64_t count, std::uint64_t seed) {
   return {.out = out, .type = DType::bf16, .count = count, .seed = seed};
 }
 
-}  // namespace
-
-double seconds_on(Device& device, const std::function<void(Stream&)>& enqueue, int times) {
+/// Of `times` runs after one to warm up, the shortest first.
+std::vector<double> runs_on(Device& device, const std::function<void(Stream&)>& enqueue, int times) {
   auto stream = device.make_stream("bench");
   auto done = device.make_event();
   std::vector<double> seconds;
@@ -30,6 +29,13 @@ double seconds_on(Device& device, const std::function<void(Stream&)>& enqueue, i
     if (i >= 0) seconds.push_back(seconds_since(start));
   }
   std::ranges::sort(seconds);
+  return seconds;
+}
+
+}  // namespace
+
+double seconds_on(Device& device, const std::function<void(Stream&)>& enqueue, int times) {
+  const std::vector<double> seconds = runs_on(device, enqueue, times);
   return seconds[seconds.size() / 2];
 }
 
@@ -51,7 +57,7 @@ double link_bandwidth(Device& device, CopyKind kind, std::int64_t bytes, int tim
   const PinnedMemory host(device, bytes, {});
   const Buffer there = device.allocate(bytes, "bench");
   const bool down = kind == CopyKind::device_to_host;
-  const double seconds = seconds_on(
+  const std::vector<double> seconds = runs_on(
       device,
       [&](Stream& stream) {
         for (int i = 0; i < kCopies; ++i)
@@ -61,7 +67,7 @@ double link_bandwidth(Device& device, CopyKind kind, std::int64_t bytes, int tim
                        .kind = kind});
       },
       times);
-  return static_cast<double>(bytes) * kCopies / seconds;
+  return static_cast<double>(bytes) * kCopies / seconds.front();
 }
 
 double product_rate(Device& device, std::int64_t n, int products, int times) {
