@@ -142,13 +142,15 @@ TEST_CASE("cuda: add_list_mass", "[cuda]") {
 
 namespace {
 
-void add_masses(DType act) {
+using Sizes = std::initializer_list<std::int64_t>;
+
+void add_masses(DType act, Sizes head_dims, Sizes groups, Sizes tokens_of_each) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(51);
-  for (std::int64_t d : {8, 80, 128, 256})
-    for (std::int64_t group : {1, 3})
-      for (std::int64_t tokens : {1, 20, 270})
+  for (std::int64_t d : head_dims)
+    for (std::int64_t group : groups)
+      for (std::int64_t tokens : tokens_of_each)
         for (std::int64_t chunk : {0, 256, 512}) {
           const std::int64_t before = random.integer(0, chunk > 0 ? 4 * chunk : 500), rows = before + tokens,
                              kv_heads = 2;
@@ -189,18 +191,23 @@ void add_masses(DType act) {
 }  // namespace
 
 // In a case for each, so that sanitizers end.
-TEST_CASE("cuda: add_mass, f32", "[cuda][shared]") { add_masses(DType::f32); }
-TEST_CASE("cuda: add_mass, bf16", "[cuda][shared]") { add_masses(DType::bf16); }
+TEST_CASE("cuda: add_mass, f32", "[cuda]") { add_masses(DType::f32, {8, 80, 128, 256}, {1, 3}, {1, 20, 270}); }
+TEST_CASE("cuda: add_mass, bf16", "[cuda]") { add_masses(DType::bf16, {8, 80, 128, 256}, {1, 3}, {1, 20, 270}); }
+TEST_CASE("cuda: add_mass, small enough for a race checker", "[cuda][shared]") {
+  for (DType act : kTypes) add_masses(act, {8, 128}, {3}, {20});
+}
 
-TEST_CASE("cuda: judge", "[cuda][shared]") {
+namespace {
+
+void judge_all(Sizes head_dims, Sizes groups, std::int64_t most_rows) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(53);
   for (DType act : kTypes)
-    for (std::int64_t d : {8, 24, 64, 80, 128, 256})
-      for (std::int64_t group : {1, 3, 5, 8})
+    for (std::int64_t d : head_dims)
+      for (std::int64_t group : groups)
         for (std::int64_t percent : {0, 1, 25, 100}) {
-          const std::int64_t rows = random.integer(1, 3000), kv_heads = 2, count = random.integer(1, 3);
+          const std::int64_t rows = random.integer(1, most_rows), kv_heads = 2, count = random.integer(1, 3);
           Judgement j{Batch(random, count, rows + 5),
                       {count * kv_heads, rows + 1},
                       act,
@@ -219,15 +226,13 @@ TEST_CASE("cuda: judge", "[cuda][shared]") {
         }
 }
 
-namespace {
-
-void judge_forms(DType act) {
+void judge_forms(DType act, Sizes head_dims, Sizes groups, Sizes chunks) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(57);
-  for (std::int64_t d : {24, 64, 128, 256})
-    for (std::int64_t group : {1, 5, 8})
-      for (std::int64_t chunk : {256, 512, 1024}) {
+  for (std::int64_t d : head_dims)
+    for (std::int64_t group : groups)
+      for (std::int64_t chunk : chunks) {
         const std::int64_t rows = 3 * chunk + random.integer(1, chunk), kv_heads = 2, count = 4;
         Judgement j{Batch(random, count, rows + 5),
                     {count * kv_heads, rows + 1},
@@ -252,11 +257,17 @@ void judge_forms(DType act) {
 
 }  // namespace
 
-TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, f32", "[cuda][shared]") {
-  judge_forms(DType::f32);
+TEST_CASE("cuda: judge", "[cuda]") { judge_all({8, 24, 64, 80, 128, 256}, {1, 3, 5, 8}, 3000); }
+TEST_CASE("cuda: judge, small enough for a race checker", "[cuda][shared]") { judge_all({64, 80}, {1, 5}, 400); }
+
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, f32", "[cuda]") {
+  judge_forms(DType::f32, {24, 64, 128, 256}, {1, 5, 8}, {256, 512, 1024});
 }
-TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, bf16", "[cuda][shared]") {
-  judge_forms(DType::bf16);
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, bf16", "[cuda]") {
+  judge_forms(DType::bf16, {24, 64, 128, 256}, {1, 5, 8}, {256, 512, 1024});
+}
+TEST_CASE("cuda: judge of queries in three forms, small enough for a race checker", "[cuda][shared]") {
+  for (DType act : kTypes) judge_forms(act, {64}, {5}, {256});
 }
 
 TEST_CASE("cuda: judge where all scores are equal: the lower rows are the top", "[cuda][shared]") {

@@ -19,19 +19,17 @@ void add_sessions(Case& c, Random& random, std::int64_t chunk) {
   }
 }
 
-}  // namespace
+using Sizes = std::initializer_list<std::int64_t>;
 
-namespace {
-
-void compare_lists(std::int64_t d) {
+void compare_lists(std::int64_t d, Sizes groups, Sizes chunks) {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(270);
   Agreement agreement;
-  for (std::int64_t group : {1, 2, 4, 7, 8, 16})
+  for (std::int64_t group : groups)
     for (std::int64_t bits : {4, 8, 16})
       for (std::int64_t dims : {random.integer(1, d), std::min<std::int64_t>(d, 32), std::min<std::int64_t>(d, 64)})
-        for (std::int64_t chunk : {256, 1024}) {
+        for (std::int64_t chunk : chunks) {
           Case c{4, random.integer(1, 3), group, d, random.integer(3 * chunk + 1, 6 * chunk), dims, bits};
           c.act = random.integer(0, 1) ? DType::f32 : DType::bf16;
           c.combine = random.integer(0, 1) ? Combine::mean : Combine::max;
@@ -47,20 +45,48 @@ void compare_lists(std::int64_t d) {
   CHECK(agreement.jaccard() >= 0.999);
 }
 
+void compare_far(Sizes groups, Sizes all_dims, std::initializer_list<double> deviations) {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(276);
+  for (double deviation : deviations) {
+    Agreement agreement;
+    for (std::int64_t group : groups)
+      for (std::int64_t dims : all_dims)
+        for (Combine combine : {Combine::mean, Combine::max}) {
+          Case c{4, 2, group, 64, random.integer(2000, 5000), dims, 4};
+          c.combine = combine;
+          add_sessions(c, random, 256);
+          c.fill(random, deviation);
+          c.fill_forms(random, 256, false, deviation);
+          CAPTURE(group, dims, c.capacity);
+          const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
+          check_lists(c, got);
+          agreement.add(want, got);
+        }
+    CAPTURE(deviation);
+    CHECK(agreement.jaccard() >= 0.99);
+  }
+}
+
 }  // namespace
 
 // In a case for each, so that sanitizers end.
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 8", "[cuda][shared]") {
-  compare_lists(8);
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 8", "[cuda]") {
+  compare_lists(8, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 64", "[cuda][shared]") {
-  compare_lists(64);
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 64", "[cuda]") {
+  compare_lists(64, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 128", "[cuda][shared]") {
-  compare_lists(128);
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 128", "[cuda]") {
+  compare_lists(128, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 256", "[cuda][shared]") {
-  compare_lists(256);
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 256", "[cuda]") {
+  compare_lists(256, {1, 2, 4, 7, 8, 16}, {256, 1024});
+}
+
+TEST_CASE("cuda: select by labels with three forms, small enough for a race checker", "[cuda][shared]") {
+  compare_lists(64, {1, 4, 8}, {256});
 }
 
 TEST_CASE("cuda: select with three forms is exact where scores are", "[cuda][shared]") {
@@ -127,28 +153,11 @@ TEST_CASE("cuda: select with three forms and the sums that they have left lists 
       }
 }
 
-TEST_CASE("cuda: select with three forms agrees with the CPU however far their scores lie apart", "[cuda][shared]") {
-  Rig* cuda = cuda_rig();
-  if (cuda == nullptr) return;
-  Random random(276);
-  for (double deviation : {4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5}) {
-    Agreement agreement;
-    for (std::int64_t group : {2, 4, 8})
-      for (std::int64_t dims : {1, 32, 64})
-        for (Combine combine : {Combine::mean, Combine::max}) {
-          Case c{4, 2, group, 64, random.integer(2000, 5000), dims, 4};
-          c.combine = combine;
-          add_sessions(c, random, 256);
-          c.fill(random, deviation);
-          c.fill_forms(random, 256, false, deviation);
-          CAPTURE(group, dims, c.capacity);
-          const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return c.run(rig); });
-          check_lists(c, got);
-          agreement.add(want, got);
-        }
-    CAPTURE(deviation);
-    CHECK(agreement.jaccard() >= 0.99);
-  }
+TEST_CASE("cuda: select with three forms agrees with the CPU however far their scores lie apart", "[cuda]") {
+  compare_far({2, 4, 8}, {1, 32, 64}, {4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5});
+}
+TEST_CASE("cuda: select with three forms far apart, small enough for a race checker", "[cuda][shared]") {
+  compare_far({4}, {32}, {4.0, 64.0, 1e5});
 }
 
 TEST_CASE("cuda: select with three forms for more heads than there are processors", "[cuda][shared]") {

@@ -4,6 +4,7 @@
 #include "tests/support/compare.h"
 #include "tests/support/cuda_rig.h"
 #include "tests/support/labels.h"
+#include "tests/support/select_case.h"
 
 using namespace longhaul;
 using namespace longhaul::test;
@@ -147,4 +148,50 @@ TEST_CASE("cuda: where all rows are listed, or none competes, there is no tail, 
       CHECK((*results)[2].bytes == (*results)[3].bytes);
     }
   }
+}
+
+TEST_CASE("cuda: tails of a batch are those of its sessions, and as the CPU has them, whether sums are kept or not",
+          "[cuda][shared]") {
+  Rig* cuda = cuda_rig();
+  if (cuda == nullptr) return;
+  Random random(97);
+  for (const std::int64_t group : {1, 4, 8})
+    for (const std::int64_t chunk : {0, 256})
+      for (const bool keeps_sums : {false, true}) {
+        selecting::Case c{4, 2, group, 64, 1500, 32, 4};
+        for (const std::int64_t slot : {2, 0, 3, 1}) {
+          const std::int64_t rows = random.integer(200, c.capacity);
+          c.add(slot, rows, random.integer(40, slot == 3 ? rows : rows / 4), slot, 32);
+        }
+        c.fill(random, 1);
+        c.fill_forms(random, chunk, false, 1);
+        const std::int64_t fit = std::ssize(c.tails) / c.slots;  // what labels lack, then weights
+        for (std::int64_t i = 0; i < std::ssize(c.tails); ++i)
+          if (i % fit >= c.kv_heads * c.d) c.tails[i] = static_cast<float>(random.integer(1, 40)) / 20;
+        auto tails = [&](Rig& rig, const selecting::Case& some) {
+          const std::int64_t heads = some.count() * c.q_heads;
+          SelectArgs a = some.args(rig, rig.put(Tensor(DType::f32, some.scratch_floats())));
+          auto floats = [&](std::int64_t n) { return reinterpret_cast<float*>(rig.put(Tensor(DType::f32, n))); };
+          a.out.tail = floats(heads);
+          if (keeps_sums) a.sums = floats(c.slots * c.q_heads), a.sums_stride = c.q_heads;
+          rig.stream->launch(a);
+          return rig.get(a.out.tail, DType::f32, heads).values();
+        };
+        const auto [want, got] = on_both(*cuda, [&](Rig& rig) { return tails(rig, c); });
+        CAPTURE(group, chunk, keeps_sums);
+        for (std::size_t i = 0; i < want.size(); ++i) CHECK(std::abs(got[i] - want[i]) < 0.02);
+        for (std::int64_t t = 0; t < c.count(); ++t) {
+          selecting::Case one = c;
+          one.spans = {c.spans[t]};
+          one.q = Tensor(c.act, c.q_stride);
+          std::copy_n(c.q.bytes.begin() + t * c.q_stride * 4, c.q_stride * 4, one.q.bytes.begin());
+          for (const std::int64_t form : {0, 1})  // as they lie for one place
+            std::copy_n(c.older.bytes.begin() + (form * c.form_stride + t * c.q_heads * c.d) * 4, c.q_heads * c.d * 4,
+                        one.older.bytes.begin() + form * c.form_stride * 4);
+          const std::vector<double> alone = tails(*cuda, one);
+          for (std::int64_t i = 0; i < c.q_heads; ++i)  // parts of other sizes are added up in another order
+            CHECK(alone[i] == Approx(got[t * c.q_heads + i]).margin(1e-4));
+          cuda->clear();
+        }
+      }
 }
