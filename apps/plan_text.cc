@@ -58,6 +58,7 @@ Json capacity_json(const ModelConfig& config, const Capacity& c) {
   Json json{{"sessions", c.options.max_sessions},
             {"resident_share", share},
             {"resident_rows", layout.prefix_rows},
+            {"tile_rows", layout.tile_rows},
             {"window_rows", layout.ring_rows},
             {"resident_set_slots", layout.cache_rows},
             {"attended_rows", layout.list_rows > 0 ? layout.list_rows : layout.capacity},

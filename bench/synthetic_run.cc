@@ -41,6 +41,7 @@ SyntheticRun::SyntheticRun(const SyntheticSetting& setting) : setting_(setting) 
                         .max_sessions = setting.batch,
                         .prefill_chunk = setting.prefill_chunk,
                         .may_hold_two = true,
+                        .lengthens_tile = true,
                         .wanted = setting.wanted,
                         .formats = setting.geometry.formats,
                         .probes = setting.probes};
@@ -85,6 +86,8 @@ std::string SyntheticRun::describe() const {
   if (o.policy.selects()) text += fmt::format(", k {}", o.policy.budget(setting_.context));
   if (o.policy.selects() && o.cache > 0) text += fmt::format(", B {:.4g} k", o.cache);
   if (!o.policy.selects()) text += fmt::format(", resident {:.3g}", o.resident);
+  if (const std::int64_t rows = kv_layout(setting_.geometry.config, o).tile_rows; rows > 0)
+    text += fmt::format(", tiles of {} rows", rows);
   if (o.streamed_layers > 0)
     text += fmt::format(", weights of {} of {} layers streamed", o.streamed_layers, setting_.geometry.config.layers);
   if (o.packed) text += fmt::format(", weights packed as {}", o.formats->names());

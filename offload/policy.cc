@@ -90,7 +90,7 @@ KvPolicy answering(KvPolicy policy) {
   if (policy.repair) policy.look_ahead = plain.look_ahead, policy.eager_layers = plain.eager_layers;
   policy.cache = plain.cache;
   policy.resident = plain.resident;
-  policy.tile_rows = plain.tile_rows;
+  policy.tile_rows = KvPolicy::kTileRows;  // as text, too, what jobs of earlier versions have
   policy.recent_rows = plain.recent_rows;
   return policy;
 }

@@ -93,7 +93,8 @@ KvPolicy load_policy(const std::string& name_or_file, const std::vector<std::str
 KvPolicy parse_policy(std::string_view toml, const std::string& where);
 /// TOML that parse_policy reads back to an equal value.
 std::string print_policy(const KvPolicy& policy);
-/// What of a policy may change a token, all else as by default: equal for two that answer alike.
+/// What of a policy may change a token, all else as by default: equal for two that answer alike. A job's record has it
+/// as text, so that must stay.
 KvPolicy answering(KvPolicy policy);
 std::vector<std::string> shipped_policies();
 

@@ -191,8 +191,12 @@ void add_masses(DType act, Sizes head_dims, Sizes groups, Sizes tokens_of_each) 
 }  // namespace
 
 // In a case for each, so that sanitizers end.
-TEST_CASE("cuda: add_mass, f32", "[cuda]") { add_masses(DType::f32, {8, 80, 128, 256}, {1, 3}, {1, 20, 270}); }
-TEST_CASE("cuda: add_mass, bf16", "[cuda]") { add_masses(DType::bf16, {8, 80, 128, 256}, {1, 3}, {1, 20, 270}); }
+TEST_CASE("cuda: add_mass, f32", "[cuda][shared][long]") {
+  add_masses(DType::f32, {8, 80, 128, 256}, {1, 3}, {1, 20, 270});
+}
+TEST_CASE("cuda: add_mass, bf16", "[cuda][shared][long]") {
+  add_masses(DType::bf16, {8, 80, 128, 256}, {1, 3}, {1, 20, 270});
+}
 TEST_CASE("cuda: add_mass, small enough for a race checker", "[cuda][shared]") {
   for (DType act : kTypes) add_masses(act, {8, 128}, {3}, {20});
 }
@@ -257,13 +261,13 @@ void judge_forms(DType act, Sizes head_dims, Sizes groups, Sizes chunks) {
 
 }  // namespace
 
-TEST_CASE("cuda: judge", "[cuda]") { judge_all({8, 24, 64, 80, 128, 256}, {1, 3, 5, 8}, 3000); }
+TEST_CASE("cuda: judge", "[cuda][shared][long]") { judge_all({8, 24, 64, 80, 128, 256}, {1, 3, 5, 8}, 3000); }
 TEST_CASE("cuda: judge, small enough for a race checker", "[cuda][shared]") { judge_all({64, 80}, {1, 5}, 400); }
 
-TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, f32", "[cuda]") {
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, f32", "[cuda][shared][long]") {
   judge_forms(DType::f32, {24, 64, 128, 256}, {1, 5, 8}, {256, 512, 1024});
 }
-TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, bf16", "[cuda]") {
+TEST_CASE("cuda: judge of queries in three forms, sessions in different chunks, bf16", "[cuda][shared][long]") {
   judge_forms(DType::bf16, {24, 64, 128, 256}, {1, 5, 8}, {256, 512, 1024});
 }
 TEST_CASE("cuda: judge of queries in three forms, small enough for a race checker", "[cuda][shared]") {

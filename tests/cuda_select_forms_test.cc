@@ -72,16 +72,16 @@ void compare_far(Sizes groups, Sizes all_dims, std::initializer_list<double> dev
 }  // namespace
 
 // In a case for each, so that sanitizers end.
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 8", "[cuda]") {
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 8", "[cuda][shared][long]") {
   compare_lists(8, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 64", "[cuda]") {
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 64", "[cuda][shared][long]") {
   compare_lists(64, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 128", "[cuda]") {
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 128", "[cuda][shared][long]") {
   compare_lists(128, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
-TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 256", "[cuda]") {
+TEST_CASE("cuda: select by labels with three forms agrees with the CPU, heads of 256", "[cuda][shared][long]") {
   compare_lists(256, {1, 2, 4, 7, 8, 16}, {256, 1024});
 }
 
@@ -153,7 +153,8 @@ TEST_CASE("cuda: select with three forms and the sums that they have left lists 
       }
 }
 
-TEST_CASE("cuda: select with three forms agrees with the CPU however far their scores lie apart", "[cuda]") {
+TEST_CASE("cuda: select with three forms agrees with the CPU however far their scores lie apart",
+          "[cuda][shared][long]") {
   compare_far({2, 4, 8}, {1, 32, 64}, {4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5});
 }
 TEST_CASE("cuda: select with three forms far apart, small enough for a race checker", "[cuda][shared]") {

@@ -57,7 +57,7 @@ void compare_far(std::initializer_list<std::int64_t> groups, std::initializer_li
 
 }  // namespace
 
-TEST_CASE("cuda: select by labels agrees with the CPU however far scores range", "[cuda]") {
+TEST_CASE("cuda: select by labels agrees with the CPU however far scores range", "[cuda][shared][long]") {
   compare_far({2, 3, 4, 8}, {0.01, 1.0, 4.0, 16.0, 32.0, 64.0, 128.0, 512.0, 1e5, 1e31});
 }
 TEST_CASE("cuda: select by labels with scores far apart, small enough for a race checker", "[cuda][shared]") {

@@ -121,43 +121,86 @@ TEST_CASE(
   CHECK(fit(load_geometry("llama-3.1-8b").config, options, gib(24, 64)).layers_held == 2);
 }
 
-TEST_CASE("a tile is as long as a copy over the link wants it, and no plan is refused or changed for it") {
+namespace {
+
+/// What a longer tile may change: rows that are resident because there is room. True if there is one.
+bool check_lengthened(const ModelConfig& config, EngineOptions options, const Budget& budget) {
+  const auto plain = try_fit(config, options, budget);
+  options.lengthens_tile = true;
+  const auto longer = try_fit(config, options, budget);
+  REQUIRE(plain.has_value() == longer.has_value());
+  if (!plain) return false;
+  const KvLayout before = kv_layout(config, *plain);
+  CHECK(plain->policy.tile_rows == options.policy.tile_rows);
+  EngineOptions same = *longer;
+  same.policy.tile_rows = plain->policy.tile_rows, same.resident = plain->resident;
+  CHECK(plan_memory(config, same).table() == plan_memory(config, *plain).table());
+  CHECK((longer->resident >= 1) == (plain->resident >= 1));
+  CHECK(longer->resident <= plain->resident);
+  CHECK(longer->store_rows == plain->store_rows);
+  CHECK(together(config, *longer).longest >= together(config, *plain).longest);
+  const MemoryPlan plan = plan_memory(config, *longer);
+  CHECK(plan.device_bytes <= budget.device_for_plan());
+  CHECK(plan.host_bytes + budget.beside(longer->policy) <= budget.host);
+  const std::int64_t rows = kv_layout(config, *longer).tile_rows;
+  if (options.policy.tile_rows || rows <= KvPolicy::kTileRows) {
+    CHECK(longer->policy.tile_rows == options.policy.tile_rows);
+    return false;
+  }
+  CHECK(rows * config.kv_heads * kv_shape(config, *longer).row_bytes() <= 32 << 20);
+  CHECK(4 * rows <= before.host_rows());
+  same.policy.tile_rows = rows;
+  CHECK(plan_memory(config, same).device_bytes - plan_memory(config, *plain).device_bytes <= budget.device / 128);
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("a tile is as long as a copy over the link wants it, and the plan is the same otherwise") {
+  int lengthened = 0;
   for (const char* geometry : {"llama-3.2-1b", "llama-3.1-8b", "llama-2-7b"})
-    for (const double device : {1.5, 4.0, 12.0, 24.0, 139.0})
-      for (const std::int64_t context : {3 << 10, 32 << 10, 300 << 10}) {
-        const ModelConfig config = load_geometry(geometry).config;
-        const Budget budget = gib(device, 1000);
-        EngineOptions options = options_of("stream", context);
-        CHECK_FALSE(options.policy.tile_rows);
-        const auto fitted = try_fit(config, options, budget);
-        options.policy.tile_rows = KvPolicy::kTileRows;
-        const auto given = try_fit(config, options, budget);
-        CAPTURE(geometry, device, context);
-        REQUIRE(fitted.has_value() == given.has_value());
-        if (!fitted) continue;
-        CHECK(given->policy.tile_rows == KvPolicy::kTileRows);
-        CHECK(fitted->max_sessions == given->max_sessions);
-        CHECK(fitted->streamed_layers == given->streamed_layers);
-        CHECK((fitted->resident >= 1) == (given->resident >= 1));
-        CHECK(plan_memory(config, *fitted).device_bytes <= budget.device_for_plan());
-        const std::int64_t rows = fitted->policy.tile_rows.value_or(KvPolicy::kTileRows);
-        auto bytes = [&](std::int64_t tile) {
-          EngineOptions with = *fitted;
-          with.policy.tile_rows = tile;
-          return plan_memory(config, with).device_bytes;
-        };
-        CHECK(bytes(rows) - bytes(KvPolicy::kTileRows) <= budget.device / 128);
-        if (rows > KvPolicy::kTileRows) {
-          CHECK(rows * config.kv_heads * kv_shape(config, *fitted).row_bytes() <= 32 << 20);
-          CHECK(4 * rows <= fitted->max_len);
+    for (const char* policy : {"stream", "offload-dense2", "offload"})
+      for (const std::int64_t context : {3 << 10, 20 << 10, 64 << 10, 300 << 10})
+        for (double device = 1.5; device < 40; device *= 1.013) {
+          const ModelConfig config = load_geometry(geometry).config;
+          EngineOptions options = options_of(policy, context);
+          const auto turn = static_cast<int>(device * 1000);
+          options.widens_chunk = options.may_hold_two = turn % 2 == 0;
+          if (turn % 3 == 0) options.policy.resident = 0.0;
+          if (turn % 7 == 0) options.policy.tile_rows = 128;
+          CAPTURE(geometry, policy, device, context);
+          lengthened += check_lengthened(config, options, gib(device, 1000));
         }
-      }
+  CHECK(lengthened > 100);
   auto rows = [](const char* geometry, std::int64_t context, double device) {
-    return fit(load_geometry(geometry).config, options_of("stream", context), gib(device, 200)).policy.tile_rows;
+    EngineOptions options = options_of("stream", context);
+    options.lengthens_tile = true;
+    return fit(load_geometry(geometry).config, options, gib(device, 200)).policy.tile_rows;
   };
   CHECK(rows("llama-3.1-8b", 256 << 10, 24) == 8192);
-  CHECK(rows("llama-2-7b", 128 << 10, 24) == 2048);
   CHECK(rows("llama-3.1-8b", 256 << 10, 12) == 8192);
+  CHECK(rows("llama-2-7b", 128 << 10, 24) == 2048);
+}
+
+TEST_CASE("a longer tile leaves a host that is nearly full, and sessions of their own lengths, what they have") {
+  const ModelConfig config = load_geometry("llama-3.1-8b").config;
+  int lengthened = 0;
+  for (const double device : {12.0, 20.0, 24.0})
+    for (const bool own_lengths : {false, true})
+      for (const std::int64_t more : {0, 20, 56, 57, 100, 500}) {
+        EngineOptions options = options_of("stream", 64 << 10, 4);
+        options.widens_chunk = options.may_hold_two = true;
+        if (own_lengths)
+          options.lengths = std::make_shared<const std::vector<std::int64_t>>(
+              std::vector<std::int64_t>{64 << 10, 60 << 10, 50 << 10, 40 << 10, 30 << 10, 20 << 10, 10 << 10});
+        const auto plain = try_fit(config, options, gib(device, 1000));
+        REQUIRE(plain);
+        Budget budget = gib(device, 0);
+        budget.host = plan_memory(config, *plain).host_bytes + budget.beside(options.policy) + (more << 20);
+        CAPTURE(device, own_lengths, more);
+        lengthened += check_lengthened(config, options, budget);
+      }
+  CHECK(lengthened > 5);
 }
 
 TEST_CASE("rows that are all resident stay so, whatever a faster prefill would take") {

@@ -23,6 +23,37 @@ TEST_CASE("law 12: parse(print(policy)) = policy") {
     }
 }
 
+TEST_CASE("what answers is told in the words that jobs of earlier versions have in their records") {
+  CHECK(print_policy(answering(load_policy("stream"))) ==
+        "kv_dtype = 'bf16'\n"
+        "name = ''\n"
+        "recent_rows = 128\n"
+        "resident = 0.0\n"
+        "select = 'all'\n"
+        "tile_rows = 1024\n");
+  CHECK(print_policy(answering(load_policy("offload"))) ==
+        "cache = 0.0\n"
+        "combine = 'mean'\n"
+        "dense_layers = []\n"
+        "kv_dtype = 'bf16'\n"
+        "label_bits = 4\n"
+        "label_dims = 32\n"
+        "labels = 'document'\n"
+        "look_ahead = 'none'\n"
+        "min_rows = 256\n"
+        "name = ''\n"
+        "recent_rows = 128\n"
+        "repair = true\n"
+        "resident = 0.0\n"
+        "select = 'labels'\n"
+        "share = '1/16'\n"
+        "sinks = 4\n"
+        "tail = 'mean'\n"
+        "tile_rows = 1024\n"
+        "top_p = 1.0\n"
+        "window = 32\n");
+}
+
 TEST_CASE("policies answer alike where they differ only in where rows live and when they move") {
   auto same = [](const KvPolicy& a, const KvPolicy& b) { return answering(a) == answering(b); };
   const KvPolicy offload = load_policy("offload");

@@ -263,22 +263,36 @@ std::string smaller_rows(const ModelConfig& config, EngineOptions options, const
   return "";
 }
 
-/// What makes a prefill, or streaming, faster and takes memory, the fastest first; narrow: the plan without.
+/// What makes a prefill faster and takes memory, the fastest first; narrow: the plan without.
 std::vector<EngineOptions> wider(const ModelConfig& config, const EngineOptions& options, const EngineOptions& narrow,
                                  const Budget& budget) {
   std::vector<EngineOptions> out;
   const std::int64_t widest = options.widens_chunk ? widest_chunk(config, options, budget) : options.prefill_chunk;
   const bool labelled = options.policy.select == Select::labels;
   const std::int64_t held = options.may_hold_two && labelled && holds_two(config, narrow, budget) ? 2 : 1;
-  EngineOptions tiled = options;
-  if (!options.policy.tile_rows) tiled.policy.tile_rows = longest_tile(config, narrow, budget);
   for (std::int64_t chunk = widest; chunk >= options.prefill_chunk; chunk /= 2)
     for (std::int64_t layers = held; layers >= 1; --layers) {
-      out.push_back(tiled);
+      out.push_back(options);
       out.back().prefill_chunk = chunk;
       out.back().layers_held = layers;
     }
+  out.pop_back();  // narrow itself
   return out;
+}
+
+/// The plan with the longest tile beside which all else stays as it is, but for rows that are resident because there is
+/// room.
+EngineOptions lengthen_tile(const ModelConfig& config, const EngineOptions& plan, const Budget& budget) {
+  if (!plan.lengthens_tile || plan.policy.tile_rows || kv_layout(config, plan).tile_rows == 0) return plan;
+  const Together all = together(config, plan);
+  for (std::int64_t rows = longest_tile(config, plan, budget); rows > KvPolicy::kTileRows; rows /= 2) {
+    EngineOptions longer = plan;
+    longer.policy.tile_rows = rows;
+    if (!fit_resident(config, longer, budget) || longer.cache != plan.cache) continue;
+    const Together some = together(config, longer);
+    if (some.longest >= all.longest && some.shortest >= all.shortest) return longer;
+  }
+  return plan;
 }
 
 }  // namespace
@@ -301,9 +315,9 @@ std::int64_t longest_tile(const ModelConfig& config, EngineOptions options, cons
     options.policy.tile_rows = rows;
     return plan_memory(config, options).device_bytes;
   };
-  const std::int64_t least = bytes(KvPolicy::kTileRows);
+  const std::int64_t streamed = kv_layout(config, options).host_rows(), least = bytes(KvPolicy::kTileRows);
   std::int64_t rows = KvPolicy::kTileRows;
-  while (2 * rows * row_bytes <= kMostBytes && 2 * rows * kParts <= options.max_len &&
+  while (2 * rows * row_bytes <= kMostBytes && 2 * rows * kParts <= streamed &&
          bytes(2 * rows) - least <= budget.device / kShare)
     rows *= 2;
   return rows;
@@ -333,9 +347,10 @@ std::optional<EngineOptions> try_fit(const ModelConfig& config, EngineOptions op
       if (!narrow) continue;
       for (const EngineOptions& wide : wider(config, options, *narrow, budget)) {
         const auto room = fitted(wide);
-        if (room && (room->resident >= 1 || narrow->resident < 1)) return room;  // no step pays for a prefill's speed
+        if (room && (room->resident >= 1 || narrow->resident < 1))  // no step pays for a prefill's speed
+          return lengthen_tile(config, *room, budget);
       }
-      return narrow;
+      return lengthen_tile(config, *narrow, budget);
     }
   return {};
 }

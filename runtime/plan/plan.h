@@ -58,6 +58,8 @@ struct EngineOptions {
   bool widens_chunk = false;         // fit_to_budget doubles it, up to widest_chunk(), as far as the plan fits
   std::int64_t layers_held = 1;      // SelectionExtras::layers_held
   bool may_hold_two = false;         // fit_to_budget makes that 2, where holds_two() and the plan fits
+  bool lengthens_tile = false;       // fit_to_budget sets policy.tile_rows, where the policy leaves them to it, up to
+                                     // longest_tile(), as far as all else stays as it is
   /// Prompts that begin alike share whole units of so many rows; 0: whole chunks, so that a prompt is cut alike whoever
   /// else there is, and sharing changes no bit.
   std::int64_t share_unit = 0;
@@ -120,8 +122,8 @@ std::int64_t widest_chunk(const ModelConfig& config, EngineOptions options, cons
 
 /// Rows of a streamed tile where the policy leaves them to the plan, placed as `options` says: KvPolicy::kTileRows,
 /// doubled up to 32 MiB, beside which the microseconds that a copy over the link takes before its bytes are nothing, as
-/// long as the longest context has four tiles, for a step waits for its first, and as what that takes of the device
-/// more is no more than a 128th of its memory.
+/// long as the longest session streams four tiles a layer, for a step waits for its first, and as what that takes of
+/// the device more is no more than a 128th of its memory.
 std::int64_t longest_tile(const ModelConfig& config, EngineOptions options, const Budget& budget);
 
 /// Whether what it takes of the device to have the rows of two layers in a prefill, placed as `options` says, is no
