@@ -290,9 +290,10 @@ EngineOptions wanted_options(const Options& o, const ModelConfig& config, std::s
   engine.max_len = longest;
   engine.max_sessions = sessions;
   engine.prefill_chunk = o.prefill_chunk.value_or(engine.prefill_chunk);
-  engine.widens_chunk = !o.prefill_chunk && named_cuda_device(o.device);
-  engine.may_hold_two = named_cuda_device(o.device).has_value();    // elsewhere fits and layers share the same cores
-  engine.lengthens_tile = named_cuda_device(o.device).has_value();  // elsewhere a copy takes no time beside its bytes
+  const bool on_gpu = named_cuda_device(o.device).has_value();
+  engine.widens_chunk = on_gpu && !o.prefill_chunk;
+  engine.may_hold_two = on_gpu;    // elsewhere fits and layers share the same cores
+  engine.lengthens_tile = on_gpu;  // elsewhere a copy takes no time beside its bytes
   engine.share_unit = share_unit(o);
   engine.wanted = parse_placement(o.weights, o.hidden_states, o.weight_format);
   engine.formats = std::move(formats);

@@ -22,21 +22,15 @@ __global__ void fill_random(const __grid_constant__ RandomFillArgs a) {
 
 /// Blocks of x write one head's list between them; y: token and head.
 __global__ void replay_lists(const __grid_constant__ ReplayArgs a) {
-  constexpr int kAhead = 4;  // rows of a thread that are known before selection ends, which replay is not to prolong
-  const std::int64_t i = blockIdx.y, stride = gridDim.x * blockDim.x;
+  const std::int64_t i = blockIdx.y;
   const auto list = synthetic::replayed_list(a, a.batch.spans[i / a.kv_heads], i % a.kv_heads);
-  std::int64_t j = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  std::int32_t ahead[kAhead];
-#pragma unroll
-  for (int n = 0; n < kAhead; ++n) ahead[n] = j + n * stride < list.size() ? list.row(j + n * stride, a.recall) : 0;
   wait_for_previous();
   let_next_start();
-  if (j == 0) a.out.count[i] = static_cast<std::int32_t>(list.size());
+  if (blockIdx.x == 0 && threadIdx.x == 0) a.out.count[i] = static_cast<std::int32_t>(list.size());
   std::int32_t* rows = a.out.rows + i * a.out.stride;
-#pragma unroll
-  for (int n = 0; n < kAhead; ++n, j += stride)
-    if (j < list.size()) rows[j] = ahead[n];
-  for (; j < list.size(); j += stride) rows[j] = list.row(j, a.recall);
+  for (std::int64_t j = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; j < list.size();
+       j += gridDim.x * blockDim.x)
+    rows[j] = list.row(j, a.recall);
 }
 
 /// y: KV head.

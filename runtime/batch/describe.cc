@@ -36,9 +36,8 @@ std::string describe_streaming(const ModelConfig& config, const EngineOptions& o
         cache, with_commas(layout.prefix_rows + layout.ring_rows), with_commas(layout.cache_rows),
         with_commas(layout.list_rows));
   return fmt::format(
-      "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step, in tiles "
-      "of "
-      "{} rows",
+      "{} {} device budget {}: {:.0f} % of the rows stay on the device, the rest is streamed at every step, {} rows a "
+      "tile",
       cache, bytes > budget.device ? ">" : "and weights against", format_bytes(budget.device),
       100.0 * static_cast<double>(layout.prefix_rows) / static_cast<double>(layout.capacity),
       with_commas(layout.tile_rows));
