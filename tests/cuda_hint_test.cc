@@ -54,7 +54,7 @@ TEST_CASE("cuda: select with given sums agrees with the CPU", "[cuda][shared]") 
   CHECK(agreement.jaccard() >= 0.999);
 }
 
-TEST_CASE("cuda: selections beside a gather and others, in any order, list the same", "[cuda][shared]") {
+TEST_CASE("cuda: selections beside a gather and others, in any order, list the same", "[cuda][shared][long]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(177);
