@@ -292,7 +292,7 @@ TEST_CASE("cuda: a fit that fails on the host is told at the next host wait, and
   rig.device->unpin(host.data());
 }
 
-TEST_CASE("cuda: who enqueues a fit does not wait for it", "[cuda]") {
+TEST_CASE("cuda: who enqueues a fit does not wait for it", "[cuda][clock]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(45);

@@ -26,7 +26,7 @@ TEST_CASE("cuda: a GPU's facts are told, and its description begins with its nam
   CHECK_THROWS_AS(cuda_facts(cuda_device_count()), DeviceError);
 }
 
-TEST_CASE("cuda: streams measure their copies and their waits, when asked", "[cuda]") {
+TEST_CASE("cuda: streams measure their copies and their waits, when asked", "[cuda][clock]") {
   if (cuda_rig() == nullptr) return;
   constexpr std::int64_t kBytes = std::int64_t{256} << 20;
   const auto device = make_cuda_device(0, std::int64_t{1} << 30);

@@ -286,7 +286,7 @@ TEST_CASE("cuda: linear gives a token the same bits whatever other tokens are th
     }
 }
 
-TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda]") {
+TEST_CASE("cuda: two streams share the matrix-product workspace in turn", "[cuda][partials]") {
   Rig* cuda = cuda_rig();
   if (cuda == nullptr) return;
   Random random(7);

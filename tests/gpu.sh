@@ -136,11 +136,12 @@ run_tests() {
   fi
   # cuBLASLt's own kernels race on purpose, so racecheck takes our cases alone, and small ones of those that it does
   # not end ([long]). synccheck must be told how many barriers in shared memory a block has (48 in score_units): it does
-  # not find out by itself, and takes those beyond its guess for errors.
-  local small="$filter~[engine]~[planted]~[large]" tool
+  # not find out by itself, and takes those beyond its guess for errors. Under a tool the host is late for cases that
+  # compare times ([clock]). initcheck complains of a reduction of cuBLASLt's own over its products' parts ([partials]).
+  local small="$filter~[engine]~[planted]~[large]~[clock]" tool
   sanitizer memcheck 4 "$small" --report-api-errors no &
   sanitizer racecheck 7 "${small}[shared]~[long]" --report-api-errors no &
-  sanitizer initcheck 3 "$small" --report-api-errors no &
+  sanitizer initcheck 3 "$small~[partials]" --report-api-errors no &
   sanitizer synccheck 2 "${small}[shared]" --report-api-errors no --num-cuda-barriers 64 &
   wait
   for tool in memcheck racecheck initcheck synccheck; do told 8 $tool-planted; told 25 $tool; done
