@@ -185,11 +185,13 @@ TEST_CASE("cuda: tails of a batch are those of its sessions, and as the CPU has 
         cpu.clear();
         CAPTURE(group, chunk, keeps_sums);
         // A listed row's shares are bytes, right to a 256th of what the group's heads have of it together (share_unit()
-        // of the device), so where lists hold nearly all, little is left that is as exact as the whole.
-        const double bytes = group == 1 ? 0 : static_cast<double>(group) / 256;
-        for (std::size_t i = 0; i < want.size(); ++i)
-          CHECK(std::abs(std::exp(got[i] - all[i]) - std::exp(want[i] - all[i])) <
-                bytes + 0.02 * std::exp(want[i] - all[i]));
+        // of the device). Of hundreds of rows these errors do not add up: a quarter of the most that they could. They
+        // are of the whole, and show in a tail where a list holds nearly all.
+        const double bytes = group == 1 ? 0 : static_cast<double>(group) / 256 / 4;
+        for (std::size_t i = 0; i < want.size(); ++i) {
+          const double of_whole = std::abs(std::exp(got[i] - all[i]) - std::exp(want[i] - all[i]));
+          CHECK((std::abs(got[i] - want[i]) < 0.02 || of_whole < bytes));
+        }
         for (std::int64_t t = 0; t < c.count(); ++t) {
           selecting::Case one = c;
           one.spans = {c.spans[t]};
